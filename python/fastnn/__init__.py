@@ -1,0 +1,58 @@
+"""fastnn: the fastest way to train neural networks of dense layers on a CPU, from NumPy arrays.
+
+    net = fastnn.mlp([784, 512, 10], batch_norm=True, dropout=0.5)
+    trainer = fastnn.Trainer(net, fastnn.SoftmaxCrossEntropy(), fastnn.Adam(lr=1e-3))
+    history = trainer.fit(x, t, epochs=10)
+
+`fastnn.reference` has the same names and signatures in plain NumPy: the oracle of the tests, and the text to
+learn from.
+"""
+
+from . import data, init, reference, schedules
+from .layers import GELU, Affine, BatchNorm, Dropout, Embedding, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
+from .losses import MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from .network import Sequential, mlp
+from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
+from .runtime import get_num_threads, matmul, set_num_threads, show_config, threads
+from .sparse import RowSparse
+from .trainer import History, Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GELU",
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "Affine",
+    "BatchNorm",
+    "Dropout",
+    "Embedding",
+    "History",
+    "LeakyReLU",
+    "MeanSquaredError",
+    "Momentum",
+    "Nesterov",
+    "RMSProp",
+    "ReLU",
+    "RowSparse",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "SigmoidCrossEntropy",
+    "SoftmaxCrossEntropy",
+    "Tanh",
+    "Trainer",
+    "__version__",
+    "data",
+    "get_num_threads",
+    "init",
+    "matmul",
+    "mlp",
+    "reference",
+    "schedules",
+    "set_num_threads",
+    "show_config",
+    "threads",
+]

@@ -1,0 +1,219 @@
+"""Checks of arguments, shared by the native tier and the reference.
+
+Each takes the argument's name first and returns the value in the form that the code goes on with. An error
+names the argument, says what was expected and shows what came. `bool` is not a number here, and neither is
+NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def shown(value: object) -> str:
+    """Return a short text of a value for an error message."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _range(low: float | None, high: float | None, ends: str) -> str:
+    """Return the words for an interval: " in [0, 1)", " >= 1", "" ..."""
+    if low is not None and high is not None:
+        return f" in {ends[0]}{low}, {high}{ends[1]}"
+    if low is not None:
+        return f" >{'=' * (ends[0] == '[')} {low}"
+    if high is not None:
+        return f" <{'=' * (ends[1] == ']')} {high}"
+    return ""
+
+
+def real_number(
+    name: str, value: Any, low: float | None = None, high: float | None = None, ends: str = "[]"
+) -> float:
+    """Return `value` as a float.
+
+    Parameters
+    ----------
+    name
+        The argument's name, for the message.
+    value
+        A Python or NumPy number.
+    low, high
+        The bounds; None: any finite number. A bound of infinity that is closed admits infinity itself.
+    ends
+        "[" or "(", then "]" or ")": closed or open ends, as in mathematics.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a real number.
+    ValueError
+        If it is NaN or outside the interval.
+    """
+    expected = f"{name} must be a number{_range(low, high, ends)}"
+    if isinstance(value, bool) or not isinstance(value, (float, int, np.floating, np.integer)):
+        raise TypeError(f"{expected}, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
+    above = number > -math.inf if low is None else (number >= low if ends[0] == "[" else number > low)
+    below = number < math.inf if high is None else (number <= high if ends[1] == "]" else number < high)
+    if not (above and below):
+        raise ValueError(f"{expected}, got {shown(value)}")
+    return number
+
+
+def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """Return `value` as an int, low <= value <= high (None: no bound).
+
+    Raises TypeError if it is not a Python or NumPy integer, ValueError if it is out of bounds.
+    """
+    expected = f"{name} must be an integer{_range(low, high, '[]')}"
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{expected}, got {shown(value)}")
+    number = int(value)
+    if (low is not None and number < low) or (high is not None and number > high):
+        raise ValueError(f"{expected}, got {shown(value)}")
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool; TypeError unless it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def seed64(name: str, value: Any) -> int:
+    """Return `value` as a seed, an int in [0, 2**64); TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer in [0, 2**64), got {shown(value)}")
+    number = int(value)
+    if not 0 <= number < 2**64:
+        raise ValueError(f"{name} must be an integer in [0, 2**64), got {shown(value)}")
+    return number
+
+
+def choice(name: str, value: Any, options: Sequence[str]) -> str:
+    """Return `value`, one of the strings `options`; TypeError or ValueError otherwise."""
+    expected = f"{name} must be one of {', '.join(options)}"
+    if not isinstance(value, str):
+        raise TypeError(f"{expected}, got {shown(value)}")
+    if value not in options:
+        raise ValueError(f"{expected}, got {shown(value)}")
+    return value
+
+
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """Return `value`; TypeError unless it can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, got {shown(value)}")
+    return value  # type: ignore[no-any-return]
+
+
+def float_dtype(name: str, value: Any) -> np.dtype[Any]:
+    """Return `value` as a NumPy dtype; TypeError unless it is float32 or float64."""
+    try:
+        dtype = None if value is None else np.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype not in FLOATS:
+        raise TypeError(f"{name} must be float32 or float64, got {shown(value)}")
+    return dtype  # type: ignore[no-any-return]
+
+
+def generator(name: str, value: Any) -> np.random.Generator:
+    """Return a NumPy generator from None (fresh entropy), a seed (int >= 0) or a generator."""
+    if isinstance(value, np.random.Generator):
+        return value
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+        raise TypeError(
+            f"{name} must be None, an integer >= 0 or a numpy.random.Generator, got {shown(value)}"
+        )
+    return np.random.default_rng(None if value is None else integer(name, value, 0))
+
+
+def real_array(name: str, value: Any) -> Array:
+    """Return `value` as an array of real numbers of its own dtype; TypeError if it holds anything else."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{name} must be an array, got {shown(value)}") from None
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array
+
+
+def float_array(name: str, value: Any, dtype: np.dtype[Any] | None = None) -> Array:
+    """Return `value` as a float array: data at the door of a layer.
+
+    With `dtype` it is converted to that; without, float32 and float64 stay as they are and other real dtypes
+    become float32. Nothing is copied that is right already.
+    """
+    array = real_array(name, value)
+    if dtype is None:
+        dtype = array.dtype if array.dtype in FLOATS else FLOATS[0]
+    return array.astype(dtype, copy=False)
+
+
+def parameter(
+    name: str, value: Any, ndim: int, like: Array | None = None, shape: tuple[int, ...] | None = None
+) -> Array:
+    """Return `value`, a parameter of a layer: the same array, not a copy.
+
+    It must be float32 or float64 with `ndim` dimensions; `like` fixes the dtype and `shape` the shape.
+    TypeError or ValueError otherwise.
+    """
+    array = np.asarray(value)
+    if array.dtype not in FLOATS:
+        raise TypeError(f"{name} must be a float32 or float64 array, got dtype {array.dtype}")
+    if like is not None and array.dtype != like.dtype:
+        raise TypeError(f"{name} must have dtype {like.dtype}, got {array.dtype}")
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimension{'s' * (ndim != 1)}, got shape {array.shape}")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return array
+
+
+def indices(name: str, value: Any, count: int) -> Array:
+    """Return `value` as an array of integers, each in [0, count); TypeError or ValueError otherwise."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers in [0, {count}), got dtype {array.dtype}")
+    if array.size:
+        low, high = array.min(), array.max()
+        if low < 0 or high >= count:
+            raise ValueError(
+                f"{name} must hold integers in [0, {count}), got {int(low if low < 0 else high)}"
+            )
+    return array
+
+
+def sample_weights(name: str, value: Any, rows: int) -> tuple[Array, float]:
+    """Return the weights of the samples as float64 (rows,) and their sum.
+
+    They must be finite, not negative, and their sum positive; TypeError or ValueError otherwise.
+    """
+    weights = float_array(name, value, FLOATS[1])
+    if weights.shape != (rows,):
+        raise ValueError(f"{name} must have shape ({rows},), got {weights.shape}")
+    total = float(weights.sum())
+    if not ((weights >= 0).all() and 0 < total < math.inf):
+        raise ValueError(f"{name} must hold finite numbers >= 0 with a sum > 0, got a sum of {total}")
+    return weights, total

@@ -1,0 +1,214 @@
+"""The layers, native: the classes of `fastnn.reference.layers` with forward and backward in C++.
+
+Arguments, attributes and formulas are those of the reference, from which the constructors, properties and
+configurations come; what computes is overridden here, each pass one native call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from . import _core
+from .reference import layers as reference
+from .sparse import RowSparse
+
+if TYPE_CHECKING:
+    from ._checks import Array
+
+__all__ = ["GELU", "Affine", "BatchNorm", "Dropout", "Embedding", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Tanh"]
+
+C = TypeVar("C", bound="type[Any]")
+
+
+def documented(cls: C) -> C:
+    """Give a native class the docstring of the reference class that it speeds up."""
+    cls.__doc__ = next(base.__doc__ for base in cls.__mro__[1:] if base.__name__ == cls.__name__)
+    return cls
+
+
+@documented
+class Affine(reference.Affine):
+    def __init__(self, W: Any, b: Any) -> None:
+        super().__init__(W, b)
+        self._in_use = _core.InUse()
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return x W + b, shape (N, n_out), for x (N, ...), which is flattened to (N, n_in)."""
+        W = self.params["W"]
+        x = _core.as_real("x", x, W)
+        rows = x if x.ndim == 2 else reference.flattened(x, W.shape[0])
+        y = _core.affine_forward(rows, W, self.params["b"])
+        self._saved = x.shape, rows
+        return y
+
+    def backward(self, dout: Any) -> Array:
+        """Return dout W^T in the shape of x; fill `grads`."""
+        shape, rows = self._saved or self._recall()
+        dx = self._native_backward(rows, dout, True)
+        return dx if len(shape) == 2 else dx.reshape(shape)
+
+    def backward_params(self, dout: Any) -> None:
+        """Fill grads["W"] = x^T dout and grads["b"] = sum(dout); dout (N, n_out)."""
+        self._native_backward(self._recall()[1], dout, False)
+
+    def _native_backward(self, rows: Array, dout: Any, want_dx: bool) -> Any:
+        W, grads = self.params["W"], self.grads
+        dW = grads["W"] if "W" in grads else np.empty(W.shape, W.dtype)
+        db = grads["b"] if "b" in grads else np.empty(W.shape[1], W.dtype)
+        dout = _core.as_real("dout", dout, W)
+        dx = _core.affine_backward(self._in_use, rows, W, dout, dW, db, want_dx)
+        grads["W"], grads["b"] = dW, db
+        return dx
+
+
+@documented
+class BatchNorm(reference.BatchNorm):
+    def __init__(
+        self,
+        gamma: Any,
+        beta: Any,
+        momentum: float = 0.9,
+        running_mean: Any = None,
+        running_var: Any = None,
+        *,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(gamma, beta, momentum, running_mean, running_var, eps=eps)
+        self._in_use = _core.InUse()
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return gamma xhat + beta in the shape of x (N, ...), which is flattened to (N, D).
+
+        Raises ValueError for a batch of no rows in training.
+        """
+        gamma = self.params["gamma"]
+        x = _core.as_real("x", x, gamma)
+        rows = x if x.ndim == 2 else reference.flattened(x, gamma.size)
+        y, mean, rstd = _core.batchnorm_forward(
+            self._in_use,
+            rows,
+            gamma,
+            self.params["beta"],
+            self.running_mean,
+            self.running_var,
+            self.momentum,
+            self.eps,
+            bool(train),
+        )
+        self._saved = x.shape, rows, mean, rstd, bool(train)
+        return y if x.ndim == 2 else y.reshape(x.shape)
+
+    def backward(self, dout: Any) -> Array:
+        """Return the gradient with respect to x; fill grads["gamma"] and grads["beta"]."""
+        shape, rows, mean, rstd, train = self._recall()
+        gamma, grads = self.params["gamma"], self.grads
+        dgamma = grads["gamma"] if "gamma" in grads else np.empty(gamma.shape, gamma.dtype)
+        dbeta = grads["beta"] if "beta" in grads else np.empty(gamma.shape, gamma.dtype)
+        dout = _core.as_real("dout", dout, gamma)
+        if len(shape) != 2:
+            dout = reference.matched(dout, shape, gamma.dtype).reshape(rows.shape)
+        dx = _core.batchnorm_backward(self._in_use, train, rows, mean, rstd, gamma, dout, dgamma, dbeta)
+        grads["gamma"], grads["beta"] = dgamma, dbeta
+        return dx if len(shape) == 2 else dx.reshape(shape)
+
+
+@documented
+class Dropout(reference.Dropout):
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return a new array of the shape of x: elements dropped if `train`, scaled as `inverted` says."""
+        x = _core.as_real("x", x, None)
+        kept = None
+        if train:
+            scale = 1 / (1 - self.ratio) if self.inverted else 1.0
+            threshold = reference.dropout_threshold(self.ratio)
+            y, kept = _core.dropout_forward(x, self.seed, self.step, self.stream, threshold, scale)
+            self._kept = kept, x.shape
+            self.step += 1
+        else:
+            scale = 1.0 if self.inverted else 1 - self.ratio
+            y = _core.scaled(x, scale)
+        self._saved = x.shape, x.dtype, kept, scale
+        return y
+
+    def backward(self, dout: Any) -> Array:
+        """Return dout, dropped and scaled as the last forward did with x."""
+        shape, dtype, kept, scale = self._recall()
+        dout = reference.matched(dout, shape, dtype)
+        return _core.scaled(dout, scale) if kept is None else _core.dropout_backward(kept, scale, dout)
+
+    @property
+    def mask(self) -> Array | None:
+        """What the last forward in training kept: a bool array in the shape of x, or None before any."""
+        if self._kept is None:
+            return None
+        bits, shape = self._kept
+        return np.unpackbits(bits, count=int(np.prod(shape)), bitorder="little").astype(bool).reshape(shape)
+
+
+@documented
+class Embedding(reference.Embedding):
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return W[x], shape x.shape + (dim,), for integers x of any shape, each in [0, vocab)."""
+        y, self._saved = _core.embedding_forward(x, self.params["W"])
+        return y
+
+    def backward(self, dout: Any) -> None:
+        """Put the row-sparse gradient in grads["W"]."""
+        x = self._recall()
+        W = self.params["W"]
+        rows, values = _core.embedding_backward(x, _core.as_real("dout", dout, W), W.shape[1])
+        self.grads["W"] = RowSparse.trusted(rows, values, W.shape)
+
+
+class _Activation(reference.Layer):
+    """Passes of an element-wise function; `_saved` is its output or, `_from_input`, its input."""
+
+    _kind: int
+    _from_input = False
+    alpha = 0.0
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return the function of each element of x."""
+        x = _core.as_real("x", x, None)
+        y = _core.activation_forward(self._kind, x, self.alpha)
+        self._saved = x if self._from_input else y
+        return y
+
+    def backward(self, dout: Any) -> Array:
+        """Return dout dy/dx."""
+        saved = self._recall()
+        return _core.activation_backward(self._kind, saved, _core.as_real("dout", dout, saved), self.alpha)
+
+
+@documented
+class ReLU(_Activation, reference.ReLU):
+    _kind = 0
+
+
+@documented
+class LeakyReLU(_Activation, reference.LeakyReLU):
+    _kind = 1
+
+
+@documented
+class Sigmoid(_Activation, reference.Sigmoid):
+    _kind = 2
+
+
+@documented
+class Tanh(_Activation, reference.Tanh):
+    _kind = 3
+
+
+@documented
+class GELU(_Activation, reference.GELU):
+    _kind = 4
+    _from_input = True
+
+
+@documented
+class SiLU(_Activation, reference.SiLU):
+    _kind = 5
+    _from_input = True

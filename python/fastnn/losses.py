@@ -1,0 +1,60 @@
+"""The losses, native: the classes of `fastnn.reference.losses` with forward and backward in C++."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import _checks, _core
+from .layers import documented
+from .reference import losses as reference
+
+if TYPE_CHECKING:
+    from ._checks import Array
+
+__all__ = ["MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy"]
+
+
+@documented
+class SoftmaxCrossEntropy(reference.SoftmaxCrossEntropy):
+    def forward(self, x: Any, t: Any, sample_weight: Any = None) -> float:
+        """Return the loss of logits x (N, C) for labels (N,) or rows of probabilities (N, C)."""
+        x = _core.as_real("x", x, None)
+        loss, self.y, *self._saved = _core.softmax_cross_entropy_forward(x, t, sample_weight)
+        return loss
+
+    def backward(self, dout: float = 1.0) -> Array:
+        """Return the gradient of the loss with respect to x, times `dout`."""
+        labels, weights, scale = self._recall()
+        scale *= _checks.real_number("dout", dout)
+        return _core.softmax_cross_entropy_backward(self.y, labels, weights, scale)
+
+
+class _Dense(reference.Loss):
+    """A loss whose gradient is a weighted difference of predictions and targets of the same shape."""
+
+    _sigmoid: bool
+    _factor: float  # of the difference, in the gradient
+
+    def forward(self, x: Any, t: Any, sample_weight: Any = None) -> float:
+        """Return the loss of outputs x (N, ...) for targets t of the same shape, or (N,) for x (N, 1)."""
+        x = _core.as_real("x", x, None)
+        loss, self.y, *self._saved = _core.dense_loss_forward(self._sigmoid, x, t, sample_weight)
+        return loss
+
+    def backward(self, dout: float = 1.0) -> Array:
+        """Return the gradient of the loss with respect to x, times `dout`."""
+        t, weights, scale = self._recall()
+        scale *= self._factor * _checks.real_number("dout", dout)
+        return _core.dense_loss_backward(self.y, t, weights, scale)
+
+
+@documented
+class SigmoidCrossEntropy(_Dense, reference.SigmoidCrossEntropy):
+    _sigmoid = True
+    _factor = 1.0
+
+
+@documented
+class MeanSquaredError(_Dense, reference.MeanSquaredError):
+    _sigmoid = False
+    _factor = 2.0

@@ -1,0 +1,98 @@
+"""The optimizers, native: the classes of `fastnn.reference.optimizers`, one native call an update.
+
+Unlike the reference's, a gradient may be of another real dtype or of any strides: it is converted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from . import _core
+from .layers import documented
+from .reference import optimizers as reference
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["CLASSES", "SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "RMSProp", "from_config"]
+
+
+class _Native(reference.Optimizer):
+    """The update by the native rule `_kind`, with the values of the options named in `_betas`, and eps."""
+
+    _kind: ClassVar[int]
+    _betas: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._in_use = _core.InUse()
+
+    def update(self, params: dict[str, Any], grads: dict[str, Any]) -> None:
+        """Do one update of every parameter, in place, in one native call; see `fastnn.reference.SGD.update`."""
+        states = [self.state[slot] for slot in self.slots]
+        states += [None] * (2 - len(states))  # type: ignore[list-item]
+        betas = [getattr(self, name) for name in self._betas]
+        betas += [0.0] * (2 - len(betas))
+        _core.update(
+            self._in_use,
+            self._kind,
+            params,
+            grads,
+            *states,
+            self.rate(),
+            self.weight_decay,
+            *betas,
+            getattr(self, "eps", 0.0),
+            self.step + 1,
+        )
+        self.step += 1
+
+
+@documented
+class SGD(_Native, reference.SGD):
+    _kind = 0
+
+
+@documented
+class Momentum(_Native, reference.Momentum):
+    _kind = 1
+    _betas = ("momentum",)
+
+
+@documented
+class Nesterov(_Native, reference.Nesterov):
+    _kind = 2
+    _betas = ("momentum",)
+
+
+@documented
+class AdaGrad(_Native, reference.AdaGrad):
+    _kind = 3
+
+
+@documented
+class RMSProp(_Native, reference.RMSProp):
+    _kind = 4
+    _betas = ("decay_rate",)
+
+
+@documented
+class Adam(_Native, reference.Adam):
+    _kind = 5
+    _betas = ("beta1", "beta2")
+
+
+@documented
+class AdamW(_Native, reference.AdamW):
+    _kind = 6
+    _betas = ("beta1", "beta2")
+
+
+CLASSES: dict[str, type[Any]] = {
+    c.__name__: c for c in (SGD, Momentum, Nesterov, AdaGrad, RMSProp, Adam, AdamW)
+}
+
+
+def from_config(config: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
+    """Return a new optimizer as its `config()` described it; ValueError if that is none of `classes`."""
+    return reference.from_config(config, classes)

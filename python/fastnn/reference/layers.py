@@ -1,0 +1,603 @@
+"""The layers, in NumPy: forward and backward of each, as a textbook has them.
+
+A layer is eager: `forward` computes and remembers what `backward` needs, `backward` takes the gradient of the
+loss with respect to the output (`dout`), leaves the gradients of the parameters in `grads` and returns the
+gradient with respect to the input. N is the number of rows of a batch; sums and means run over it. Inputs are
+never modified; the dtype is that of the parameters or, in a layer without any, of the input (float32 for what
+is neither float32 nor float64).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _checks
+from .. import init as initial
+from ..sparse import RowSparse
+from .philox import words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import Self
+
+    from .._checks import Array
+
+__all__ = [
+    "GELU",
+    "Affine",
+    "BatchNorm",
+    "Dropout",
+    "Embedding",
+    "Layer",
+    "LeakyReLU",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Tanh",
+    "dropout_threshold",
+    "erfc",
+    "sigmoid",
+]
+
+
+def _param(name: str) -> Any:
+    """Return a property over `params[name]`; what is assigned must have the old shape and dtype."""
+
+    def get(self: Layer) -> Array:
+        return self.params[name]
+
+    def put(self: Layer, value: Any) -> None:
+        old = self.params[name]
+        self.params[name] = _checks.parameter(name, value, old.ndim, like=old, shape=old.shape)
+
+    return property(get, put, doc=f'The parameter `params["{name}"]`.')
+
+
+def _grad(name: str) -> Any:
+    """Return a property over `grads[name]`, None before the first backward."""
+    return property(
+        lambda self: self.grads.get(name),
+        doc=f'The gradient `grads["{name}"]`; None before the first backward.',
+    )
+
+
+class Layer:
+    """Base of the layers.
+
+    Attributes
+    ----------
+    params : dict
+        The parameters by name: the live arrays, which optimizers change in place.
+    grads : dict
+        Their gradients; empty before the first backward, then the same arrays, overwritten by each.
+    """
+
+    takes_indices = False
+
+    def __init__(self, **params: Array) -> None:
+        self.params: dict[str, Array] = params
+        self.grads: dict[str, Any] = {}
+        self._saved: Any = None
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return the layer's output for `x`; `train` matters to BatchNorm and Dropout."""
+        raise NotImplementedError
+
+    def backward(self, dout: Any) -> Any:
+        """Return the gradient with respect to the last x, given that of the output; fill `grads`.
+
+        Raises RuntimeError before any forward, ValueError if `dout` has not the output's shape.
+        """
+        raise NotImplementedError
+
+    def backward_params(self, dout: Any) -> None:
+        """Fill `grads` only: for the first layer of a network, where nobody asks for the input's gradient."""
+        self.backward(dout)
+
+    def config(self) -> dict[str, Any]:
+        """Return what `from_config` makes a layer of this form from, as JSON can hold it."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a layer of the form that `config` describes, its parameters zeros (a scale: ones)."""
+        return cls(**config)
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The dtype of the parameters; None without any."""
+        return next((p.dtype for p in self.params.values()), None)
+
+    def _recall(self) -> Any:
+        if self._saved is None:
+            raise RuntimeError(f"{type(self).__name__}: backward before forward")
+        return self._saved
+
+    def _grad_out(self, name: str) -> Array:
+        """Return the array that holds the gradient of a parameter, new for the first backward."""
+        if name not in self.grads:
+            self.grads[name] = np.empty_like(self.params[name])
+        return self.grads[name]  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        """Return the class and its configuration."""
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+
+
+def matched(dout: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return `dout` in the dtype of the output; ValueError unless it has the output's shape."""
+    array = _checks.float_array("dout", dout, dtype)
+    if array.shape != shape:
+        raise ValueError(f"dout must have the output's shape {shape}, got {array.shape}")
+    return array
+
+
+def flattened(x: Array, features: int) -> Array:
+    """Return x (N, ...) as (N, features); ValueError if it has not as many features."""
+    if x.ndim == 0 or math.prod(x.shape[1:]) != features:
+        raise ValueError(f"x must have shape (N, ...) with {features} features a row, got shape {x.shape}")
+    return x.reshape(len(x), features)
+
+
+class Affine(Layer):
+    """The fully connected layer, y = x W + b.
+
+        dx = dout W^T        dW = x^T dout        db = sum(dout)
+
+    Parameters
+    ----------
+    W : float32 or float64 array, shape (n_in, n_out)
+        Kept, not copied: an optimizer changes it in place.
+    b : array of the same dtype, shape (n_out,)
+    """
+
+    W, b, dW, db = _param("W"), _param("b"), _grad("W"), _grad("b")
+
+    def __init__(self, W: Any, b: Any) -> None:
+        W = _checks.parameter("W", W, 2)
+        super().__init__(W=W, b=_checks.parameter("b", b, 1, like=W, shape=W.shape[1:]))
+
+    @classmethod
+    def create(
+        cls, n_in: int, n_out: int, *, init: Any = "he", rng: Any = None, dtype: Any = np.float32
+    ) -> Self:
+        """Return a layer with initial weights and b = 0.
+
+        Parameters
+        ----------
+        n_in, n_out : int >= 1
+        init : str, float or callable
+            See `fastnn.init.resolve`.
+        rng : None, int or numpy.random.Generator
+        dtype : float32 or float64
+        """
+        n_in = _checks.integer("n_in", n_in, 1)
+        n_out = _checks.integer("n_out", n_out, 1)
+        dtype = _checks.float_dtype("dtype", dtype)
+        W = initial.resolve(init)(n_in, n_out, _checks.generator("rng", rng), dtype)
+        return cls(W, np.zeros(n_out, dtype))
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return x W + b, shape (N, n_out), for x (N, ...), which is flattened to (N, n_in)."""
+        W, b = self.params["W"], self.params["b"]
+        x = _checks.float_array("x", x, W.dtype)
+        flat = flattened(x, W.shape[0])
+        self._saved = x.shape, flat
+        return flat @ W + b
+
+    def backward_params(self, dout: Any) -> None:
+        """Fill grads["W"] = x^T dout and grads["b"] = sum(dout); dout (N, n_out)."""
+        _, x = self._recall()
+        W = self.params["W"]
+        dout = matched(dout, (len(x), W.shape[1]), W.dtype)
+        np.matmul(x.T, dout, out=self._grad_out("W"))
+        np.sum(dout, axis=0, out=self._grad_out("b"))
+
+    def backward(self, dout: Any) -> Array:
+        """Return dout W^T in the shape of x; fill `grads`."""
+        self.backward_params(dout)
+        shape, _ = self._recall()
+        W = self.params["W"]
+        dx: Array = np.reshape(np.asarray(dout, dtype=W.dtype) @ W.T, shape)
+        return dx
+
+    def config(self) -> dict[str, Any]:
+        """Return n_in, n_out and dtype."""
+        n_in, n_out = self.params["W"].shape
+        return {"n_in": n_in, "n_out": n_out, "dtype": str(self.dtype)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a layer of the form that `config` describes, all zeros."""
+        return cls.create(**config, init=_zeros)
+
+
+class BatchNorm(Layer):
+    """Batch normalization (Ioffe, Szegedy 2015), each of D features over the N rows of the batch.
+
+        xhat = (x - mean) rstd        rstd = 1 / sqrt(var + eps)        y = gamma xhat + beta
+
+    with the batch's mean and biased variance, sum((x - mean)^2) / N, in training and the running ones
+    otherwise. In training
+
+        dx = gamma rstd (dout - mean(dout) - xhat mean(dout xhat))
+        dgamma = sum(dout xhat)        dbeta = sum(dout)
+        running = momentum running + (1 - momentum) batch
+
+    and after `train=False`, where the statistics are constants, dx = gamma rstd dout.
+
+    Parameters
+    ----------
+    gamma, beta : float32 or float64 arrays, shape (D,)
+        Kept, not copied.
+    momentum : float in [0, 1]
+        The share of the old running statistics that a batch leaves.
+    running_mean, running_var : arrays, shape (D,), or None
+        Where to start, copied; None: mean 0, variance 1.
+    eps : float > 0
+        Added to the variance, inside the root.
+
+    Attributes
+    ----------
+    running_mean, running_var : arrays, shape (D,)
+        Updated in place by each forward in training.
+    """
+
+    gamma, beta, dgamma, dbeta = _param("gamma"), _param("beta"), _grad("gamma"), _grad("beta")
+
+    def __init__(
+        self,
+        gamma: Any,
+        beta: Any,
+        momentum: float = 0.9,
+        running_mean: Any = None,
+        running_var: Any = None,
+        *,
+        eps: float = 1e-5,
+    ) -> None:
+        gamma = _checks.parameter("gamma", gamma, 1)
+        super().__init__(gamma=gamma, beta=_checks.parameter("beta", beta, 1, like=gamma, shape=gamma.shape))
+        self.momentum = _checks.real_number("momentum", momentum, 0, 1)
+        self.eps = _checks.real_number("eps", eps, 0, None, "(]")
+        self.running_mean = _statistic("running_mean", running_mean, gamma, 0)
+        self.running_var = _statistic("running_var", running_var, gamma, 1)
+        if (self.running_var < 0).any():
+            raise ValueError(f"running_var must hold numbers >= 0, got {self.running_var.min()}")
+
+    @classmethod
+    def create(cls, n: int, *, momentum: float = 0.9, eps: float = 1e-5, dtype: Any = np.float32) -> Self:
+        """Return a layer for n features with gamma = 1, beta = 0."""
+        n = _checks.integer("n", n, 1)
+        dtype = _checks.float_dtype("dtype", dtype)
+        return cls(np.ones(n, dtype), np.zeros(n, dtype), momentum, eps=eps)
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return gamma xhat + beta in the shape of x (N, ...), which is flattened to (N, D).
+
+        Raises ValueError for a batch of no rows in training.
+        """
+        gamma, beta = self.params["gamma"], self.params["beta"]
+        x = _checks.float_array("x", x, gamma.dtype)
+        flat = flattened(x, gamma.size)
+        if train:
+            if len(flat) == 0:
+                raise ValueError(f"x must have at least one row in training, got shape {x.shape}")
+            mean = flat.mean(axis=0)
+            centred = flat - mean
+            var = np.mean(centred * centred, axis=0)
+            for running, batch in ((self.running_mean, mean), (self.running_var, var)):
+                running *= self.momentum
+                running += (1 - self.momentum) * batch
+        else:
+            centred, var = flat - self.running_mean, self.running_var
+        rstd = 1 / np.sqrt(var + self.eps)
+        xhat = centred * rstd
+        self._saved = x.shape, xhat, rstd, train
+        y: Array = np.reshape(gamma * xhat + beta, x.shape)
+        return y
+
+    def backward(self, dout: Any) -> Array:
+        """Return the gradient with respect to x; fill grads["gamma"] and grads["beta"]."""
+        shape, xhat, rstd, train = self._recall()
+        gamma = self.params["gamma"]
+        dout = matched(dout, shape, gamma.dtype).reshape(xhat.shape)
+        dgamma = np.sum(dout * xhat, axis=0, out=self._grad_out("gamma"))
+        dbeta = np.sum(dout, axis=0, out=self._grad_out("beta"))
+        if train:
+            dout = dout - dbeta / len(xhat) - xhat * (dgamma / len(xhat))
+        dx: Array = np.reshape(gamma * rstd * dout, shape)
+        return dx
+
+    def config(self) -> dict[str, Any]:
+        """Return n, momentum, eps and dtype."""
+        n = self.params["gamma"].size
+        return {"n": n, "momentum": self.momentum, "eps": self.eps, "dtype": str(self.dtype)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a layer of the form that `config` describes, as `create` does."""
+        return cls.create(**config)
+
+
+def _statistic(name: str, value: Any, like: Array, default: float) -> Array:
+    """Return a copy of a running statistic; all `default` for None."""
+    if value is None:
+        return np.full(like.shape, default, like.dtype)
+    array = np.array(_checks.float_array(name, value, like.dtype))
+    if array.shape != like.shape:
+        raise ValueError(f"{name} must have shape {like.shape}, got {array.shape}")
+    return array
+
+
+def dropout_threshold(ratio: float) -> int:
+    """Return round(ratio 2^32), at most 2^32 - 1: an element is kept if its random word is not below."""
+    return min(round(ratio * 2**32), 2**32 - 1)
+
+
+class Dropout(Layer):
+    """Dropout (Srivastava et al. 2014): training drops (sets to 0) each element with probability `ratio`.
+
+        inverted (usual):  y = mask x / (1 - ratio) in training,  y = x               otherwise
+        classic:           y = mask x               in training,  y = (1 - ratio) x   otherwise
+
+    and dx is dout times what y is x times. The mask is a pure function of (seed, step, stream, position in C
+    order): element i is kept if Philox word i (`fastnn.reference.philox.words`) >= round(ratio 2^32), the
+    same in float32 and float64.
+
+    Parameters
+    ----------
+    ratio : float in [0, 1)
+    inverted : bool
+    seed : int in [0, 2**64) or None
+        None: 64 bits from the operating system; a Trainer then puts its own seed in the place.
+
+    Attributes
+    ----------
+    seed : int
+    seeded : bool
+        Whether a seed was given.
+    step : int
+        Forwards in training so far; a Trainer sets it before each step.
+    stream : int
+        0, or the layer's place in the network, which a Trainer sets.
+    """
+
+    def __init__(self, ratio: float = 0.5, *, inverted: bool = True, seed: int | None = None) -> None:
+        super().__init__()
+        self.ratio = _checks.real_number("ratio", ratio, 0, 1, "[)")
+        self.inverted = _checks.flag("inverted", inverted)
+        self.seeded = seed is not None
+        self.seed = _checks.seed64("seed", seed) if self.seeded else int.from_bytes(os.urandom(8), "little")
+        self.step = 0
+        self.stream = 0
+        self._kept: Any = None
+
+    @property
+    def mask(self) -> Array | None:
+        """What the last forward in training kept: a bool array in the shape of x, or None before any."""
+        kept: Array | None = self._kept
+        return kept
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return a new array of the shape of x: elements dropped if `train`, scaled as `inverted` says."""
+        x = _checks.float_array("x", x)
+        scale = x.dtype.type(1)
+        if train and self.inverted:
+            scale = x.dtype.type(1 / (1 - self.ratio))
+        elif not train and not self.inverted:
+            scale = x.dtype.type(1 - self.ratio)
+        mask = None
+        if train:
+            keep = words(self.seed, self.step, self.stream, x.size) >= np.uint32(
+                dropout_threshold(self.ratio)
+            )
+            self._kept = mask = keep.reshape(x.shape)
+            self.step += 1
+        self._saved = x.shape, x.dtype, mask, scale
+        return self._scaled(x, mask, scale)
+
+    def backward(self, dout: Any) -> Array:
+        """Return dout, dropped and scaled as the last forward did with x."""
+        shape, dtype, mask, scale = self._recall()
+        return self._scaled(matched(dout, shape, dtype), mask, scale)
+
+    @staticmethod
+    def _scaled(a: Array, mask: Array | None, scale: Any) -> Array:
+        scaled: Array = a * scale
+        return scaled if mask is None else np.where(mask, scaled, a.dtype.type(0))
+
+    def config(self) -> dict[str, Any]:
+        """Return ratio, inverted and the seed, None if none was given."""
+        return {"ratio": self.ratio, "inverted": self.inverted, "seed": self.seed if self.seeded else None}
+
+
+class Embedding(Layer):
+    """A table of vectors, looked up by row: y = W[x].
+
+    The gradient of W is zero but in the rows that x names, so grads["W"] is a `RowSparse` with those rows
+    alone; a row that occurs more than once gets the sum. Indices have no gradient: backward returns None, and
+    the layer comes first in a network.
+
+    Parameters
+    ----------
+    W : float32 or float64 array, shape (vocab, dim)
+        Kept, not copied.
+    """
+
+    takes_indices = True
+    W, dW = _param("W"), _grad("W")
+
+    def __init__(self, W: Any) -> None:
+        super().__init__(W=_checks.parameter("W", W, 2))
+
+    @classmethod
+    def create(
+        cls, vocab: int, dim: int, *, init: Any = 0.01, rng: Any = None, dtype: Any = np.float32
+    ) -> Self:
+        """Return a layer with initial vectors, by default normal draws with standard deviation 0.01.
+
+        Parameters
+        ----------
+        vocab, dim : int >= 1
+        init : str, float or callable
+            See `fastnn.init.resolve`.
+        rng : None, int or numpy.random.Generator
+        dtype : float32 or float64
+        """
+        vocab = _checks.integer("vocab", vocab, 1)
+        dim = _checks.integer("dim", dim, 1)
+        dtype = _checks.float_dtype("dtype", dtype)
+        return cls(initial.resolve(init)(vocab, dim, _checks.generator("rng", rng), dtype))
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return W[x], shape x.shape + (dim,), for integers x of any shape, each in [0, vocab)."""
+        W = self.params["W"]
+        x = _checks.indices("x", x, len(W))
+        self._saved = x
+        y: Array = W[x]
+        return y
+
+    def backward(self, dout: Any) -> None:
+        """Put the row-sparse gradient in grads["W"]."""
+        x = self._recall()
+        W = self.params["W"]
+        dout = matched(dout, (*x.shape, W.shape[1]), W.dtype)
+        self.grads["W"] = RowSparse.from_tokens(x, dout, W.shape)
+
+    def config(self) -> dict[str, Any]:
+        """Return vocab, dim and dtype."""
+        vocab, dim = self.params["W"].shape
+        return {"vocab": vocab, "dim": dim, "dtype": str(self.dtype)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a layer of the form that `config` describes, all zeros."""
+        return cls.create(**config, init=_zeros)
+
+
+def _zeros(n_in: int, n_out: int, rng: Any, dtype: Any) -> Array:
+    return np.zeros((n_in, n_out), dtype)
+
+
+class ReLU(Layer):
+    """The rectifier, y = max(x, 0); dx = dout where x > 0, else 0."""
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return max(x, 0); NaN stays NaN."""
+        x = _checks.float_array("x", x)
+        self._saved = x > 0, x.dtype
+        y: Array = np.maximum(x, x.dtype.type(0))
+        return y
+
+    def backward(self, dout: Any) -> Array:
+        """Return dout where x > 0, else 0."""
+        positive, dtype = self._recall()
+        return np.where(positive, matched(dout, positive.shape, dtype), dtype.type(0))
+
+
+class LeakyReLU(Layer):
+    """The leaky rectifier, y = x where x > 0, else alpha x; dx = dout where x > 0, else alpha dout.
+
+    Parameters
+    ----------
+    alpha : float >= 0
+        The slope on the left.
+    """
+
+    def __init__(self, alpha: float = 0.01) -> None:
+        super().__init__()
+        self.alpha = _checks.real_number("alpha", alpha, 0)
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return x where x > 0, else alpha x."""
+        x = _checks.float_array("x", x)
+        positive = x > 0
+        self._saved = positive, x.dtype
+        y: Array = np.where(positive, x, x.dtype.type(self.alpha) * x)
+        return y
+
+    def backward(self, dout: Any) -> Array:
+        """Return dout where x > 0, else alpha dout."""
+        positive, dtype = self._recall()
+        dout = matched(dout, positive.shape, dtype)
+        dx: Array = np.where(positive, dout, dtype.type(self.alpha) * dout)
+        return dx
+
+    def config(self) -> dict[str, Any]:
+        """Return alpha."""
+        return {"alpha": self.alpha}
+
+
+class _Smooth(Layer):
+    """Base of the smooth activations: `_value` gives y and dy/dx at x."""
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return the function of each element of x."""
+        x = _checks.float_array("x", x)
+        y, slope = self._value(x)
+        self._saved = slope
+        return y
+
+    def backward(self, dout: Any) -> Array:
+        """Return dout dy/dx."""
+        slope = self._recall()
+        dx: Array = matched(dout, slope.shape, slope.dtype) * slope
+        return dx
+
+    def _value(self, x: Array) -> tuple[Array, Array]:
+        raise NotImplementedError
+
+
+def sigmoid(x: Array) -> Array:
+    """Return 1 / (1 + exp(-x)), written so that no exponential overflows."""
+    small = np.exp(-np.abs(x))  # in (0, 1]
+    y: Array = np.where(x < 0, small, x.dtype.type(1)) / (1 + small)
+    return y
+
+
+class Sigmoid(_Smooth):
+    """The logistic function, y = 1 / (1 + exp(-x)); dx = dout y (1 - y)."""
+
+    def _value(self, x: Array) -> tuple[Array, Array]:
+        y = sigmoid(x)
+        return y, y * (1 - y)
+
+
+class Tanh(_Smooth):
+    """The hyperbolic tangent, y = tanh(x); dx = dout (1 - y^2)."""
+
+    def _value(self, x: Array) -> tuple[Array, Array]:
+        y = np.tanh(x)
+        return y, 1 - y * y
+
+
+def erfc(x: Array) -> Array:
+    """Return the complementary error function; NumPy has none, so Python's is called for each element."""
+    return np.fromiter(map(math.erfc, x.ravel().tolist()), x.dtype, x.size).reshape(x.shape)
+
+
+class GELU(_Smooth):
+    """The Gaussian error linear unit (Hendrycks, Gimpel 2016), exact: y = x P(x), P the normal distribution.
+
+        P(x) = (1 + erf(x / sqrt(2))) / 2    p(x) = exp(-x^2 / 2) / sqrt(2 pi)    dx = dout (P(x) + x p(x))
+
+    P is computed as erfc(-x / sqrt(2)) / 2: the same, without the cancellation for x < 0.
+    """
+
+    def _value(self, x: Array) -> tuple[Array, Array]:
+        distribution = erfc(x * -math.sqrt(0.5)) / 2
+        density = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+        return x * distribution, distribution + x * density
+
+
+class SiLU(_Smooth):
+    """The sigmoid linear unit (swish), y = x s(x), s the sigmoid; dx = dout s(x) (1 + x (1 - s(x)))."""
+
+    def _value(self, x: Array) -> tuple[Array, Array]:
+        s = sigmoid(x)
+        return x * s, s * (1 + x * (1 - s))

@@ -1,0 +1,318 @@
+"""Networks: layers one after the other.
+
+`Sequential` asks little of a layer, so that layers of your own and native ones can stand in it alike:
+
+    forward(x, train), backward(dout)  as in `fastnn.reference.layers`
+    params, grads                      dicts of arrays, if it has any; all arrays of a network have one dtype
+    backward_params(dout)              optional: fills grads only; called on the first layer instead of
+                                       backward where the gradient with respect to the data is not wanted
+    takes_indices                      optional: true if x must keep its integers (an embedding)
+    running_mean, running_var          optional: arrays that belong to the state but are not trained
+    config(), from_config(config)      for files, with the class in `Sequential.layer_classes`
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import _checks, checkpoint, data
+from . import layers as _layers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from typing_extensions import Self
+
+    from .._checks import Array
+    from ..checkpoint import Path
+
+__all__ = ["ACTIVATIONS", "RUNNING", "Sequential", "mlp"]
+
+RUNNING = ("running_mean", "running_var")
+ACTIVATIONS = {
+    "relu": "ReLU",
+    "leaky_relu": "LeakyReLU",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "gelu": "GELU",
+    "silu": "SiLU",
+}
+PREDICT_ROWS = 1024
+OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file
+
+
+class Sequential:
+    """A network that passes its input through its layers in order.
+
+    Parameters
+    ----------
+    layers : iterable of layers
+        At least one; see the module for what a layer is. No layer may occur twice.
+
+    Attributes
+    ----------
+    layers : tuple
+    dtype : numpy dtype or None
+        The dtype of the parameters, to which `forward` converts its input; None without parameters.
+    """
+
+    layer_classes: ClassVar[Mapping[str, Any]] = {
+        name: getattr(_layers, name)
+        for name in ("Affine", "BatchNorm", "Dropout", "Embedding", *ACTIVATIONS.values())
+    }
+
+    def __init__(self, layers: Iterable[Any]) -> None:
+        try:
+            self.layers = tuple(layers)
+        except TypeError:
+            raise TypeError(f"layers must be an iterable of layers, got {_checks.shown(layers)}") from None
+        if not self.layers:
+            raise ValueError("layers must hold at least one layer")
+        for i, layer in enumerate(self.layers):
+            if not (callable(getattr(layer, "forward", None)) and callable(getattr(layer, "backward", None))):
+                raise TypeError(f"layers[{i}] must have forward and backward, got {_checks.shown(layer)}")
+            if isinstance(layer, Sequential):
+                raise TypeError(f"layers[{i}] is a network: pass its layers, *net.layers")
+        if len({id(layer) for layer in self.layers}) < len(self.layers):
+            raise ValueError("layers must hold each layer once")
+        self._named = [(f"{i}.", layer) for i, layer in enumerate(self.layers)]
+        self._with_params = [(prefix, layer) for prefix, layer in self._named if hasattr(layer, "params")]
+        self.dtype: np.dtype[Any] | None = None
+        for name, param in self.params.items():
+            if not isinstance(param, np.ndarray) or param.dtype not in _checks.FLOATS:
+                raise TypeError(
+                    f"parameter {name} must be a float32 or float64 array, got {_checks.shown(param)}"
+                )
+            if self.dtype not in (None, param.dtype):
+                raise TypeError(
+                    f"parameter {name} must have the dtype {self.dtype} of the others, got {param.dtype}"
+                )
+            self.dtype = param.dtype
+        self._takes_indices = bool(getattr(self.layers[0], "takes_indices", False))
+
+    @classmethod
+    def from_sizes(
+        cls,
+        sizes: Sequence[int],
+        *,
+        activation: str = "relu",
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+        init: Any = "he",
+        seed: Any = None,
+        dtype: Any = np.float32,
+    ) -> Self:
+        """Return a network of dense layers of the given sizes; see `mlp`."""
+        if isinstance(sizes, str) or not hasattr(sizes, "__len__") or len(sizes) < 2:
+            raise ValueError(f"sizes must hold at least two integers, got {_checks.shown(sizes)}")
+        sizes = [_checks.integer(f"sizes[{i}]", n, 1) for i, n in enumerate(sizes)]
+        make = cls.layer_classes
+        activate = make[ACTIVATIONS[_checks.choice("activation", activation, tuple(ACTIVATIONS))]]
+        batch_norm = _checks.flag("batch_norm", batch_norm)
+        dropout = _checks.real_number("dropout", dropout, 0, 1, "[)")
+        rng = _checks.generator("seed", seed)
+        layers: list[Any] = []
+        for n_in, n_out in pairwise(sizes[:-1]):
+            layers.append(make["Affine"].create(n_in, n_out, init=init, rng=rng, dtype=dtype))
+            if batch_norm:
+                layers.append(make["BatchNorm"].create(n_out, dtype=dtype))
+            layers.append(activate())
+            if dropout:
+                layers.append(make["Dropout"](dropout))
+        layers.append(make["Affine"].create(sizes[-2], sizes[-1], init=init, rng=rng, dtype=dtype))
+        return cls(layers)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters by name, "0.W": a new dict of the live arrays."""
+        return {prefix + name: p for prefix, layer in self._with_params for name, p in layer.params.items()}
+
+    @property
+    def grads(self) -> dict[str, Any]:
+        """The gradients by name: a new dict of the live arrays; empty before the first backward."""
+        return {prefix + name: g for prefix, layer in self._with_params for name, g in layer.grads.items()}
+
+    def forward(self, x: Any, train: bool = True) -> Any:
+        """Return the output of the last layer.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+            Converted to the network's dtype, unless the first layer takes indices.
+        train : bool
+            False: BatchNorm uses its running statistics and Dropout drops nothing.
+        """
+        if self.dtype is not None and not self._takes_indices:
+            x = _checks.float_array("x", x, self.dtype)
+        for layer in self.layers:
+            x = layer.forward(x, train)
+        return x
+
+    def backward(self, dout: Any) -> Any:
+        """Return the input's gradient, given that of the output; fill `grads`."""
+        for layer in reversed(self.layers):
+            dout = layer.backward(dout)
+        return dout
+
+    def backward_params(self, dout: Any) -> None:
+        """Fill `grads` only, which is all that training needs."""
+        for layer in self.layers[:0:-1]:
+            dout = layer.backward(dout)
+        first = self.layers[0]
+        getattr(first, "backward_params", first.backward)(dout)
+
+    def predict(self, x: Any, batch_size: int | None = None) -> Array:
+        """Return the network's outputs, computed with `train=False`.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+            May be a memory map or of another dtype: it is read and converted a batch at a time.
+        batch_size : int >= 1 or None
+            Rows at a time; None: 1024.
+        """
+        x = x if isinstance(x, np.ndarray) else np.asarray(x)
+        rows = PREDICT_ROWS if batch_size is None else _checks.integer("batch_size", batch_size, 1)
+        if x.ndim == 0:
+            raise ValueError("x must have shape (N, ...), got no dimension")
+        first = self.forward(x[:rows], False)
+        if len(x) <= rows:
+            return np.array(first)
+        out = np.empty((len(x), *first.shape[1:]), first.dtype)
+        out[:rows] = first
+        for batch in data.batches(len(x), rows):
+            if batch.start > 0:
+                out[batch] = self.forward(x[batch], False)
+        return out
+
+    def _state(self) -> dict[str, Array]:
+        """Return the live arrays of parameters and running statistics, by name."""
+        running = {
+            prefix + name: getattr(layer, name)
+            for prefix, layer in self._named
+            for name in RUNNING
+            if hasattr(layer, name)
+        }
+        return self.params | running
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of parameters and running statistics, by name: "0.W", "1.running_mean"."""
+        return {name: np.array(array) for name, array in self._state().items()}
+
+    def load_state_dict(self, d: Mapping[str, Any]) -> None:
+        """Copy the arrays of `d` into the network's.
+
+        `d` must hold exactly the names of `state_dict`, each an array of that shape, float32 or float64.
+        TypeError or ValueError, and no change, if it does not.
+        """
+        state = self._state()
+        if not hasattr(d, "keys"):
+            raise TypeError(f"d must be a dict of arrays, got {_checks.shown(d)}")
+        if state.keys() != set(d.keys()):
+            missing, surplus = sorted(state.keys() - d.keys()), sorted(d.keys() - state.keys())
+            raise ValueError(
+                f"d must have the names of the network's state: missing {missing}, not expected {surplus}"
+            )
+        given = {
+            name: _checks.parameter(f"d[{name!r}]", d[name], array.ndim, shape=array.shape)
+            for name, array in state.items()
+        }
+        for name, array in state.items():
+            if not array.flags.writeable:
+                raise ValueError(f"the network's {name} must be writeable")
+        for name, array in state.items():
+            array[...] = given[name]
+
+    def architecture(self) -> list[dict[str, Any]]:
+        """Return the layers as JSON can hold them, [{"layer": class name, argument: value, ...}, ...].
+
+        Raises TypeError if a layer is not one of fastnn's own.
+        """
+        for i, layer in enumerate(self.layers):
+            if self.layer_classes.get(type(layer).__name__) is not type(layer):
+                raise TypeError(
+                    f"layers[{i}] must be a layer of fastnn to be saved, got a {type(layer).__name__}; "
+                    "state_dict() works for any"
+                )
+        return [{"layer": type(layer).__name__, **layer.config()} for layer in self.layers]
+
+    def save(self, path: Path) -> None:
+        """Write architecture and state to a file, .npz or .safetensors by its name; see `fastnn.checkpoint`.
+
+        Raises TypeError, and writes nothing, if a layer is not one of fastnn's own.
+        """
+        checkpoint.write(path, "network", self._state(), {"layers": self.architecture()})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return the network of a file that `save`, or a trainer's `save`, has written.
+
+        Raises OSError if it cannot be opened and ValueError, which says why, if it holds no network.
+        """
+        return cls._from_file(path, *checkpoint.read(path, "network", "trainer"))
+
+    @classmethod
+    def _from_file(cls, path: Path, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Self:
+        try:
+            layers = []
+            for config in meta["layers"]:
+                arguments = dict(config)
+                layers.append(cls.layer_classes[arguments.pop("layer")].from_config(arguments))
+            net = cls(layers)
+            net.load_state_dict({name: a for name, a in arrays.items() if not name.startswith(OPTIMIZER)})
+        except (AttributeError, KeyError, TypeError, ValueError, MemoryError) as error:
+            raise ValueError(f"{path} does not describe a network: {type(error).__name__}: {error}") from None
+        return net
+
+    def __repr__(self) -> str:
+        """Return the layers, one a line."""
+        return "Sequential([\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + "])"
+
+
+def mlp(
+    sizes: Sequence[int],
+    *,
+    activation: str = "relu",
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    init: Any = "he",
+    seed: Any = None,
+    dtype: Any = np.float32,
+) -> Sequential:
+    """Return a network of dense layers.
+
+    For each hidden size Affine, BatchNorm if wanted, activation, Dropout if wanted; then a last Affine.
+
+    Parameters
+    ----------
+    sizes : sequence of int >= 1
+        Features in, hidden sizes, outputs: [784, 512, 10].
+    activation : str
+        "relu", "leaky_relu", "sigmoid", "tanh", "gelu" or "silu".
+    batch_norm : bool
+        Whether a BatchNorm stands before each activation.
+    dropout : float in [0, 1)
+        The ratio of a Dropout after each activation; 0: none.
+    init : str, float or callable
+        The initial weights, see `fastnn.init.resolve`.
+    seed : None, int or numpy.random.Generator
+        Draws the weights, layer by layer.
+    dtype : float32 or float64
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these.
+    """
+    return Sequential.from_sizes(
+        sizes,
+        activation=activation,
+        batch_norm=batch_norm,
+        dropout=dropout,
+        init=init,
+        seed=seed,
+        dtype=dtype,
+    )

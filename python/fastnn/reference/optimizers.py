@@ -1,0 +1,396 @@
+"""The optimizers, in NumPy: in-place updates of a whole dict of parameters.
+
+In the formulas p is a parameter, g its gradient, lr the learning rate and t the number of the update, 1 for
+the first. Weight decay adds weight_decay * p to the gradient (the slope of the penalty weight_decay / 2 *
+|p|^2) of every entry given, but in AdamW, where it is decoupled from the gradient.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import _checks, schedules
+from ..sparse import RowSparse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .._checks import Array
+
+    Rate = float | Callable[[int], float]
+
+__all__ = [
+    "CLASSES",
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "Momentum",
+    "Nesterov",
+    "Optimizer",
+    "RMSProp",
+    "from_config",
+]
+
+
+class Optimizer:
+    """Base of the optimizers.
+
+    Attributes
+    ----------
+    lr : float >= 0, or function step -> float
+        The learning rate as given; a function is called with the number of updates done. May be assigned
+        between updates.
+    weight_decay : float >= 0
+    step : int
+        Updates done.
+    state : dict
+        The memory by kind and name of parameter, {"m": {name: array}, ...}, made of zeros when a name is
+        first seen.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("weight_decay",)
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, lr: Rate, weight_decay: float) -> None:
+        self.lr = lr if callable(lr) else _checks.real_number("lr", lr, 0)
+        self.weight_decay = _checks.real_number("weight_decay", weight_decay, 0)
+        self.step = 0
+        self.state: dict[str, dict[str, Array]] = {slot: {} for slot in self.slots}
+
+    def update(self, params: dict[str, Any], grads: dict[str, Any]) -> None:
+        """Do one update of every parameter, in place.
+
+        Parameters
+        ----------
+        params : dict
+            float32 or float64 arrays by name, changed in place. A plain number is replaced in the dict.
+        grads : dict
+            For each name in `params`, and no other, the gradient: an array of the same shape and dtype; a
+            number for a number; or a `RowSparse`, for which only the rows that it names, and their state,
+            change ("lazy"), by weight decay too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If anything does not fit; then nothing has changed.
+        """
+        lr = self.rate()
+        entries = self._entries(params, grads)
+        with np.errstate(
+            all="ignore"
+        ):  # an overflow gives inf, as in any kernel, and never an exception half-way
+            for name, p, g, state in entries:
+                for slot, memory in zip(self.slots, state, strict=True):
+                    self.state[slot][name] = memory
+                if isinstance(g, RowSparse):
+                    rows = g.rows
+                    p_rows, state_rows = p[rows], [memory[rows] for memory in state]
+                    self._step(p_rows, g.values, state_rows, lr)
+                    p[rows] = p_rows
+                    for memory, changed in zip(state, state_rows, strict=True):
+                        memory[rows] = changed
+                else:
+                    self._step(np.atleast_1d(p), np.atleast_1d(g), [np.atleast_1d(m) for m in state], lr)
+                if not isinstance(params[name], np.ndarray):
+                    params[name] = p[()] if isinstance(params[name], np.generic) else float(p)
+        self.step += 1
+
+    def rate(self) -> float:
+        """Return the learning rate of the next update; TypeError or ValueError unless it is a number >= 0."""
+        return _checks.real_number("lr", self.lr(self.step) if callable(self.lr) else self.lr, 0)
+
+    def _entries(self, params: Any, grads: Any) -> list[tuple[str, Array, Any, list[Array]]]:
+        """Return (name, parameter, gradient, state) of every entry, checked, nothing changed yet."""
+        for name, value in (("params", params), ("grads", grads)):
+            if not isinstance(value, dict):
+                raise TypeError(f"{name} must be a dict, got {_checks.shown(value)}")
+        if params.keys() != grads.keys():
+            odd = next(iter(params.keys() ^ grads.keys()))
+            here, there = ("params", "grads") if odd in params else ("grads", "params")
+            raise ValueError(
+                f"params and grads must have the same names: {odd!r} is in {here}, not in {there}"
+            )
+        entries = []
+        for name, param in params.items():
+            p = _parameter(f"params[{name!r}]", param)
+            g = _gradient(f"grads[{name!r}]", grads[name], p)
+            state = [self.state[slot].get(name) for slot in self.slots]
+            for memory in state:
+                if memory is not None and (memory.shape != p.shape or memory.dtype != p.dtype):
+                    was = _checks.shown(memory)
+                    raise ValueError(f"params[{name!r}] must be what it was, {was}, got {_checks.shown(p)}")
+            entries.append((name, p, g, [np.zeros(p.shape, p.dtype) if m is None else m for m in state]))
+        return entries
+
+    def _step(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        """Update one parameter and its state in place."""
+        self._apply(p, g + self.weight_decay * p if self.weight_decay else g, state, lr)
+
+    def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        """Apply the optimizer's formula, in place; `g` has the weight decay in it, and is not changed."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return {"optimizer": class, "step": updates done, "state": {slot: {name: array}}}, all copied."""
+        state = {slot: {name: m.copy() for name, m in memory.items()} for slot, memory in self.state.items()}
+        return {"optimizer": type(self).__name__, "step": self.step, "state": state}
+
+    def load_state_dict(self, d: Mapping[str, Any]) -> None:
+        """Copy what `state_dict` returned; TypeError or ValueError, and no change, if it does not fit."""
+        if not isinstance(d, dict) or not d.keys() >= {"optimizer", "step", "state"}:
+            raise ValueError(f"d must be a dict with optimizer, step and state, got {_checks.shown(d)}")
+        if d["optimizer"] != type(self).__name__:
+            raise ValueError(
+                f"d must be the state of {type(self).__name__}, got that of {_checks.shown(d['optimizer'])}"
+            )
+        step = _checks.integer("d['step']", d["step"], 0)
+        given = d["state"]
+        if not isinstance(given, dict) or given.keys() != set(self.slots):
+            raise ValueError(f"d['state'] must have the entries {self.slots}, got {_checks.shown(given)}")
+        state: dict[str, dict[str, Array]] = {}
+        for slot in self.slots:
+            if not isinstance(given[slot], dict):
+                raise TypeError(f"d['state'][{slot!r}] must be a dict, got {_checks.shown(given[slot])}")
+            state[slot] = {}
+            for name, memory in given[slot].items():
+                what = f"d['state'][{slot!r}][{name!r}]"
+                state[slot][name] = np.array(_checks.parameter(what, memory, np.ndim(memory)))
+        first = state[self.slots[0]] if self.slots else {}
+        for slot in self.slots[1:]:
+            if {n: (m.shape, m.dtype) for n, m in state[slot].items()} != {
+                n: (m.shape, m.dtype) for n, m in first.items()
+            }:
+                raise ValueError(
+                    f"d['state'][{slot!r}] must have the names, shapes and dtypes of {self.slots[0]!r}"
+                )
+        self.step, self.state = step, state
+
+    def config(self) -> dict[str, Any]:
+        """Return {"optimizer": class, "lr": number or schedule's dict, option: number, ...}, fit for JSON.
+
+        Raises TypeError if `lr` is a plain function.
+        """
+        options = {name: float(getattr(self, name)) for name in self.options}
+        return {"optimizer": type(self).__name__, "lr": schedules.rate_to_json(self.lr)} | options
+
+    def __repr__(self) -> str:
+        """Return the class, its learning rate and its options."""
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("lr", *self.options))
+        return f"{type(self).__name__}({options})"
+
+
+def _parameter(what: str, param: Any) -> Array:
+    """Return a parameter as an array to change in place; a number as a new array without dimensions."""
+    if not isinstance(param, np.ndarray):
+        _checks.real_number(what, param)
+        return np.array(
+            param, dtype=param.dtype if getattr(param, "dtype", None) in _checks.FLOATS else np.float64
+        )
+    if param.dtype not in _checks.FLOATS:
+        raise TypeError(f"{what} must be float32 or float64, got dtype {param.dtype}")
+    if not param.flags.writeable:
+        raise ValueError(f"{what} must be writeable")
+    return param
+
+
+def _gradient(what: str, grad: Any, p: Array) -> Any:
+    """Return the gradient of a parameter, checked."""
+    if p.ndim == 0 and not isinstance(grad, (np.ndarray, RowSparse)):
+        grad = np.array(_checks.real_number(what, grad, -np.inf, np.inf), dtype=p.dtype)
+    if not isinstance(grad, (np.ndarray, RowSparse)):
+        raise TypeError(f"{what} must be an array, got {_checks.shown(grad)}")
+    if grad.shape != p.shape:
+        raise ValueError(f"{what} must have its parameter's shape {p.shape}, got {grad.shape}")
+    if grad.dtype != p.dtype:
+        raise TypeError(f"{what} must have its parameter's dtype {p.dtype}, got {grad.dtype}")
+    return grad
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: p <- p - lr g."""
+
+    def __init__(self, lr: Rate = 0.01, *, weight_decay: float = 0.0) -> None:
+        super().__init__(lr, weight_decay)
+
+    def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        p -= lr * g
+
+
+class Momentum(Optimizer):
+    """Momentum: v <- momentum v - lr g; p <- p + v.
+
+    Parameters
+    ----------
+    lr : float >= 0 or schedule
+    momentum : float in [0, 1]
+    weight_decay : float >= 0
+    """
+
+    options = ("momentum", "weight_decay")
+    slots = ("v",)
+
+    def __init__(self, lr: Rate = 0.01, momentum: float = 0.9, *, weight_decay: float = 0.0) -> None:
+        super().__init__(lr, weight_decay)
+        self.momentum = _checks.real_number("momentum", momentum, 0, 1)
+
+    def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        (v,) = state
+        v *= self.momentum
+        v -= lr * g
+        p += v
+
+
+class Nesterov(Momentum):
+    """Nesterov's accelerated gradient: v <- momentum v - lr g; p <- p + momentum v - lr g, with the new v.
+
+    p is the point one step ahead, where the gradient is taken (Bengio, Boulanger-Lewandowski, Pascanu 2013).
+    With the old v the step is momentum^2 v - (1 + momentum) lr g. Parameters as for `Momentum`.
+    """
+
+    def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        (v,) = state
+        v *= self.momentum
+        v -= lr * g
+        p += self.momentum * v - lr * g
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad (Duchi, Hazan, Singer 2011): h <- h + g^2; p <- p - lr g / (sqrt(h) + eps).
+
+    Parameters
+    ----------
+    lr : float >= 0 or schedule
+    eps : float > 0
+        Outside the root.
+    weight_decay : float >= 0
+    """
+
+    options = ("eps", "weight_decay")
+    slots = ("h",)
+
+    def __init__(self, lr: Rate = 0.01, eps: float = 1e-7, *, weight_decay: float = 0.0) -> None:
+        super().__init__(lr, weight_decay)
+        self.eps = _checks.real_number("eps", eps, 0, None, "(]")
+
+    def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        (h,) = state
+        h += g * g
+        p -= lr * g / (np.sqrt(h) + self.eps)
+
+
+class RMSProp(Optimizer):
+    """RMSProp (Tieleman, Hinton 2012): h <- d h + (1 - d) g^2; p <- p - lr g / (sqrt(h) + eps).
+
+    Parameters
+    ----------
+    lr : float >= 0 or schedule
+    decay_rate : float in [0, 1]
+        d.
+    eps : float > 0
+        Outside the root.
+    weight_decay : float >= 0
+    """
+
+    options = ("decay_rate", "eps", "weight_decay")
+    slots = ("h",)
+
+    def __init__(
+        self, lr: Rate = 0.01, decay_rate: float = 0.99, eps: float = 1e-7, *, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        self.decay_rate = _checks.real_number("decay_rate", decay_rate, 0, 1)
+        self.eps = _checks.real_number("eps", eps, 0, None, "(]")
+
+    def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        (h,) = state
+        h *= self.decay_rate
+        h += (1 - self.decay_rate) * (g * g)
+        p -= lr * g / (np.sqrt(h) + self.eps)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma, Ba 2015, Algorithm 1).
+
+        m <- beta1 m + (1 - beta1) g        v <- beta2 v + (1 - beta2) g^2
+        p <- p - lr mhat / (sqrt(vhat) + eps)        mhat = m / (1 - beta1^t)        vhat = v / (1 - beta2^t)
+
+    Parameters
+    ----------
+    lr : float >= 0 or schedule
+    beta1, beta2 : float in [0, 1)
+    eps : float > 0
+        Outside the root, after the bias correction.
+    weight_decay : float >= 0
+    """
+
+    options = ("beta1", "beta2", "eps", "weight_decay")
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        lr: Rate = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        self.beta1 = _checks.real_number("beta1", beta1, 0, 1, "[)")
+        self.beta2 = _checks.real_number("beta2", beta2, 0, 1, "[)")
+        self.eps = _checks.real_number("eps", eps, 0, None, "(]")
+
+    def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        m, v = state
+        t = self.step + 1
+        m *= self.beta1
+        m += (1 - self.beta1) * g
+        v *= self.beta2
+        v += (1 - self.beta2) * (g * g)
+        mhat = m / (1 - self.beta1**t)
+        vhat = v / (1 - self.beta2**t)
+        p -= lr * mhat / (np.sqrt(vhat) + self.eps)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov, Hutter 2019).
+
+    First p <- p - lr weight_decay p, then Adam's update by g alone. Parameters as for `Adam`.
+    """
+
+    def __init__(
+        self,
+        lr: Rate = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(lr, beta1, beta2, eps=eps, weight_decay=weight_decay)
+
+    def _step(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        p -= lr * self.weight_decay * p
+        self._apply(p, g, state, lr)
+
+
+CLASSES: dict[str, type[Any]] = {
+    c.__name__: c for c in (SGD, Momentum, Nesterov, AdaGrad, RMSProp, Adam, AdamW)
+}
+
+
+def from_config(config: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
+    """Return a new optimizer as `Optimizer.config` described it; ValueError if that is none of `classes`."""
+    arguments = dict(config) if isinstance(config, dict) else {}
+    name = arguments.pop("optimizer", None)
+    if not isinstance(name, str) or name not in classes:
+        raise ValueError(
+            f"config must be a dict with an optimizer of {', '.join(classes)}, got {_checks.shown(config)}"
+        )
+    try:
+        return classes[name](**arguments | {"lr": schedules.rate_from_json(arguments.get("lr"))})
+    except TypeError as error:
+        raise ValueError(f"config does not describe {name}: {error}") from None

@@ -1,0 +1,83 @@
+"""Matrix multiply and thread settings, by NumPy.
+
+The number of threads is checked and remembered and governs nothing: NumPy multiplies matrices with a BLAS
+that has settings of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _checks
+
+if TYPE_CHECKING:
+    from .._checks import Array
+
+__all__ = ["get_num_threads", "matmul", "set_num_threads", "show_config", "threads"]
+
+_threads = os.cpu_count() or 1
+
+
+def matmul(a: Any, b: Any, out: Any = None) -> Array:
+    """Return the matrix product of a (m, k) and b (k, n).
+
+    Parameters
+    ----------
+    a, b : float32 or float64 arrays, both of one dtype, any strides
+    out : array, shape (m, n), or None
+        Where to put the product.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes or shapes do not fit.
+    """
+    a = _checks.parameter("a", a, 2)
+    b = _checks.parameter("b", b, 2, like=a)
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"b must have a.shape[1] = {a.shape[1]} rows, got shape {b.shape}")
+    if out is None:
+        return np.asarray(a @ b)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an array, got {_checks.shown(out)}")
+    _checks.parameter("out", out, 2, like=a, shape=(a.shape[0], b.shape[1]))
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable")
+    return np.matmul(a, b, out=out)
+
+
+def set_num_threads(n: int) -> None:
+    """Remember n >= 1 as the number of threads; NumPy's own threads do not follow it."""
+    global _threads
+    _threads = _checks.integer("n", n, 1)
+
+
+def get_num_threads() -> int:
+    """Return the number of threads last set, at first the number of processors."""
+    return _threads
+
+
+class threads:
+    """Context in which the number of threads is n >= 1; NumPy's own threads do not follow it."""
+
+    def __init__(self, n: int) -> None:
+        self._n = _checks.integer("n", n, 1)
+
+    def __enter__(self) -> None:
+        """Set the number of threads."""
+        self._before = get_num_threads()
+        set_num_threads(self._n)
+
+    def __exit__(self, *error: object) -> None:
+        """Set the number that it was."""
+        set_num_threads(self._before)
+
+
+def show_config() -> dict[str, Any]:
+    """Return version, instruction set chosen, instruction sets built, threads and OpenMP version (None)."""
+    from .. import __version__
+
+    return {"version": __version__, "isa": "numpy", "isas": ["numpy"], "threads": _threads, "openmp": None}

@@ -1,0 +1,456 @@
+"""Training: steps, epochs, evaluation and checkpoints.
+
+`Trainer` drives any network, loss and optimizer with the methods of this package's. What a subclass may do in
+its own way stands in small methods: `step`, `_run_epoch` (all steps of an epoch), `_gather`, `_clip`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import _checks, checkpoint, data
+from ..sparse import RowSparse
+from . import losses as _losses
+from . import optimizers as _optimizers
+from .network import OPTIMIZER, RUNNING, Sequential
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from typing_extensions import Self
+
+    from .._checks import Array
+    from ..checkpoint import Path
+
+__all__ = ["History", "Trainer"]
+
+
+class History:
+    """What happened during `Trainer.fit`.
+
+    The arrays can be had as attributes or by name, history["loss"].
+
+    Attributes
+    ----------
+    loss : float64 array
+        The training loss of each step.
+    val_loss, val_accuracy : float64 arrays
+        The figures on the validation data after each epoch; empty without such data, or where the loss has no
+        accuracy.
+    epochs : int
+        Epochs completed.
+    interrupted : bool
+        Whether Ctrl-C ended the training.
+    """
+
+    def __init__(self) -> None:
+        self._figures: dict[str, list[float]] = {"loss": [], "val_loss": [], "val_accuracy": []}
+        self.epochs = 0
+        self.interrupted = False
+
+    def __getitem__(self, name: str) -> Array:
+        """Return the array of that name; KeyError if there is none."""
+        return np.array(self._figures[name], dtype=np.float64)
+
+    def keys(self) -> list[str]:
+        """Return the names of the arrays."""
+        return list(self._figures)
+
+    def __iter__(self) -> Iterator[str]:
+        """Return an iterator over the names of the arrays."""
+        return iter(self.keys())
+
+    @property
+    def loss(self) -> Array:
+        """The training loss of each step."""
+        return self["loss"]
+
+    @property
+    def val_loss(self) -> Array:
+        """The loss on the validation data after each epoch."""
+        return self["val_loss"]
+
+    @property
+    def val_accuracy(self) -> Array:
+        """The accuracy on the validation data after each epoch."""
+        return self["val_accuracy"]
+
+    def extend(self, **figures: Iterable[float]) -> None:
+        """Add figures to the arrays named."""
+        for name, values in figures.items():
+            self._figures[name].extend(values)
+
+    def __repr__(self) -> str:
+        """Return the number of epochs and steps and the last of each figure."""
+        last = "".join(f", {name}={values[-1]:.4g}" for name, values in self._figures.items() if values)
+        return f"History(epochs={self.epochs}, steps={len(self._figures['loss'])}{last})"
+
+
+class Trainer:
+    """Trains a network.
+
+    Parameters
+    ----------
+    net : Sequential
+    loss : loss
+    optimizer : optimizer
+    clip_norm : float > 0 or None
+        Where the L2 norm of all gradients together exceeds it, they are scaled down to it (Pascanu, Mikolov,
+        Bengio 2013).
+    seed : int in [0, 2**64)
+        Governs the order of the rows in `fit` and the masks of every Dropout that was made without a seed of
+        its own.
+
+    Attributes
+    ----------
+    net, loss, optimizer, clip_norm, seed
+        As given.
+    steps, epochs : int
+        What was done so far, by all calls.
+    """
+
+    network_class: ClassVar[type[Sequential]] = Sequential
+    loss_classes: ClassVar[Mapping[str, Any]] = {
+        name: getattr(_losses, name)
+        for name in ("SoftmaxCrossEntropy", "SigmoidCrossEntropy", "MeanSquaredError")
+    }
+    optimizer_classes: ClassVar[Mapping[str, Any]] = _optimizers.CLASSES
+
+    def __init__(
+        self, net: Any, loss: Any, optimizer: Any, clip_norm: float | None = None, seed: int = 0
+    ) -> None:
+        for name, value, methods in (
+            ("net", net, ("forward", "backward")),
+            ("loss", loss, ("forward", "backward")),
+            ("optimizer", optimizer, ("update",)),
+        ):
+            for method in methods:
+                if isinstance(value, type) or not callable(getattr(value, method, None)):
+                    raise TypeError(
+                        f"{name} must be an object with {' and '.join(methods)}, got {_checks.shown(value)}"
+                    )
+        self.net = net
+        self.loss = loss
+        self.optimizer = optimizer
+        self.clip_norm = (
+            None if clip_norm is None else _checks.real_number("clip_norm", clip_norm, 0, None, "(]")
+        )
+        self.seed = _checks.seed64("seed", seed)
+        self.steps = 0
+        self.epochs = 0
+        layers = getattr(net, "layers", ())
+        self._dropouts = [
+            (i, layer)
+            for i, layer in enumerate(layers)
+            if all(hasattr(layer, name) for name in ("seed", "stream", "step"))
+        ]
+        self._running = [(layer, name) for layer in layers for name in RUNNING if hasattr(layer, name)]
+
+    # One step
+
+    def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
+        """Do one step: forward, backward, update.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+        t : array
+            Targets, as the loss takes them.
+        sample_weight : array, shape (N,), or None
+
+        Returns
+        -------
+        float
+            The loss before the update.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; then parameters, statistics, counters and the optimizer are as they
+            were.
+        """
+        undo = self._snapshot()
+        try:
+            for i, dropout in self._dropouts:
+                dropout.stream = i
+                dropout.step = self.steps
+                if not getattr(dropout, "seeded", True):
+                    dropout.seed = self.seed
+            loss = self._loss(self.net.forward(x, True), t, sample_weight)
+            getattr(self.net, "backward_params", self.net.backward)(self.loss.backward())
+            grads = self.net.grads
+            if self.clip_norm is not None:
+                self._clip(grads, self.clip_norm)
+            self.optimizer.update(self.net.params, grads)
+        except BaseException:
+            undo()
+            raise
+        self.steps += 1
+        return loss
+
+    def _loss(self, y: Any, t: Any, sample_weight: Any) -> float:
+        """Return the loss; one that knows no weights is not given any."""
+        if sample_weight is None:
+            return float(self.loss.forward(y, t))
+        return float(self.loss.forward(y, t, sample_weight))
+
+    def _snapshot(self) -> Callable[[], None]:
+        """Return a function that undoes what a step that fails before its update has changed."""
+        statistics = [(layer, name, getattr(layer, name).copy()) for layer, name in self._running]
+        counters = [(layer, layer.seed, layer.stream, layer.step) for _, layer in self._dropouts]
+
+        def undo() -> None:
+            for layer, name, array in statistics:
+                getattr(layer, name)[...] = array
+            for layer, seed, stream, step in counters:
+                layer.seed, layer.stream, layer.step = seed, stream, step
+
+        return undo
+
+    def _clip(self, grads: dict[str, Any], limit: float) -> None:
+        """Scale all gradients by limit / norm, in place, where their common L2 norm exceeds the limit."""
+        arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
+        norm = math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
+        if norm > limit:
+            for a in arrays:
+                a *= limit / norm
+
+    # Many steps
+
+    def fit(
+        self,
+        x: Any,
+        t: Any,
+        epochs: int = 10,
+        batch_size: int = 128,
+        shuffle: bool = True,
+        validation: tuple[Any, ...] | None = None,
+        callbacks: Iterable[Callable[[Any, History], Any]] = (),
+        progress: bool | None = None,
+        sample_weight: Any = None,
+    ) -> History:
+        """Train on a data set.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+            Of any real dtype; may be a memory map. Rows are read, and converted to the network's dtype, a
+            batch at a time.
+        t : array, N rows
+        epochs : int >= 0
+            How often every row is used. The last batch of an epoch is smaller where `batch_size` does not
+            divide N.
+        batch_size : int >= 1
+        shuffle : bool
+            True: the rows come in the order `fastnn.data.permutation(N, seed, epochs done so far)`.
+        validation : (x, t) or (x, t, sample_weight) or None
+            Evaluated after each epoch.
+        callbacks : iterable of functions (trainer, history)
+            Called after each epoch; a true result ends the training.
+        progress : bool or None
+            Whether to show a bar, which takes the package tqdm (the extra fastnn[progress]); None: if tqdm is
+            there and standard error is a terminal.
+        sample_weight : array, shape (N,), or None
+            Finite, >= 0. A batch the weights of which are all 0 is passed over.
+
+        Returns
+        -------
+        History
+            Also after Ctrl-C, which ends the training; what was learned is kept.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        ImportError
+            For progress=True without tqdm.
+        """
+        x, t, sample_weight = _data_set("", x, t, sample_weight)
+        epochs = _checks.integer("epochs", epochs, 0)
+        batch_size = _checks.integer("batch_size", batch_size, 1)
+        shuffle = _checks.flag("shuffle", shuffle)
+        if validation is not None:
+            if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+                raise TypeError(
+                    f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
+                )
+            validation = _data_set("validation ", *validation)
+        try:
+            callbacks = tuple(callbacks)
+        except TypeError:
+            raise TypeError(
+                f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}"
+            ) from None
+        for i, callback in enumerate(callbacks):
+            _checks.function(f"callbacks[{i}]", callback)
+        history = History()
+        bar = _progress_bar(progress, epochs * -(-len(x) // batch_size))
+        try:
+            for _ in range(epochs):
+                order = data.permutation(len(x), self.seed, self.epochs) if shuffle else None
+                for losses in self._run_epoch(x, t, sample_weight, order, batch_size):
+                    history.extend(loss=losses)
+                    if bar is not None and losses:
+                        bar.update(len(losses))
+                        bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
+                self.epochs += 1
+                history.epochs += 1
+                if validation is not None:
+                    figures = self.evaluate(*validation)
+                    history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
+                if any([callback(self, history) for callback in callbacks]):
+                    break
+        except KeyboardInterrupt:
+            history.interrupted = True
+        finally:
+            if bar is not None:
+                bar.close()
+        return history
+
+    def _run_epoch(
+        self, x: Array, t: Array, sample_weight: Array | None, order: Array | None, batch_size: int
+    ) -> Iterator[Sequence[float]]:
+        """Do the steps of one epoch; yield the losses of the steps done since the last yield."""
+        for batch in data.batches(len(x), batch_size):
+            rows = batch if order is None else order[batch]
+            weights = None if sample_weight is None else sample_weight[rows]
+            if weights is None or weights.any():
+                yield [self.step(self._gather(x, rows), self._gather(t, rows), weights)]
+
+    def _gather(self, a: Array, rows: Array | slice) -> Array:
+        """Return these rows of an array."""
+        return a[rows]
+
+    def evaluate(self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024) -> dict[str, float]:
+        """Return the loss over a data set and, for classification, the accuracy.
+
+        Parameters
+        ----------
+        x, t, sample_weight
+            As for `fit`.
+        batch_size : int >= 1
+            Rows at a time; the result is that of all rows at once.
+
+        Returns
+        -------
+        dict
+            "loss", and where the loss is one of classification "accuracy", in [0, 1].
+        """
+        x, t, sample_weight = _data_set("", x, t, sample_weight)
+        batch_size = _checks.integer("batch_size", batch_size, 1)
+        correct = getattr(self.loss, "correct", None)
+        loss = hits = total = 0.0
+        for rows in data.batches(len(x), batch_size):
+            weights = None if sample_weight is None else sample_weight[rows]
+            share = rows.stop - rows.start if weights is None else float(weights.sum())
+            if share == 0:
+                continue
+            labels = self._gather(t, rows)
+            loss += share * self._loss(self.net.forward(self._gather(x, rows), False), labels, weights)
+            if correct is not None:
+                right = correct(self.loss.y, labels)
+                hits += float(right.sum() if weights is None else weights @ right)
+            total += share
+        return {"loss": loss / total} | ({} if correct is None else {"accuracy": hits / total})
+
+    # Files
+
+    def save(self, path: Path) -> None:
+        """Write network, optimizer, loss and counters to a file, .npz or .safetensors by its name.
+
+        Training resumes from it to the same bits. Raises TypeError, and writes nothing, if a layer, the loss,
+        the optimizer or its schedule is not one of fastnn's own.
+        """
+        for name, value, classes in (
+            ("net", self.net, {self.network_class.__name__: self.network_class}),
+            ("loss", self.loss, self.loss_classes),
+            ("optimizer", self.optimizer, self.optimizer_classes),
+        ):
+            if classes.get(type(value).__name__) is not type(value):
+                raise TypeError(
+                    f"{name}, a {type(value).__name__}, is not one of fastnn's own and cannot be saved"
+                )
+        memory = self.optimizer.state_dict()
+        arrays = self.net.state_dict()
+        for slot, state in memory["state"].items():
+            arrays |= {f"{OPTIMIZER}{slot}.{name}": array for name, array in state.items()}
+        meta = {
+            "layers": self.net.architecture(),
+            "loss": type(self.loss).__name__,
+            "optimizer": self.optimizer.config(),
+            "updates": memory["step"],
+            "clip_norm": self.clip_norm,
+            "seed": self.seed,
+            "steps": self.steps,
+            "epochs": self.epochs,
+        }
+        checkpoint.write(path, "trainer", arrays, meta)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return the trainer of a file that `save` has written.
+
+        Raises OSError if it cannot be opened and ValueError, which says why, if it holds no trainer.
+        """
+        arrays, meta = checkpoint.read(path, "trainer")
+        net = cls.network_class._from_file(path, arrays, meta)
+        try:
+            optimizer = _optimizers.from_config(meta["optimizer"], cls.optimizer_classes)
+            state: dict[str, dict[str, Array]] = {slot: {} for slot in optimizer.state_dict()["state"]}
+            params = net.params
+            for name, array in arrays.items():
+                if name.startswith(OPTIMIZER):
+                    slot, param = name[len(OPTIMIZER) :].split(".", 1)
+                    if array.shape != params[param].shape or array.dtype != params[param].dtype:
+                        raise ValueError(f"{name} must be as its parameter, got {_checks.shown(array)}")
+                    state[slot][param] = array
+            optimizer.load_state_dict(
+                {"optimizer": type(optimizer).__name__, "step": meta["updates"], "state": state}
+            )
+            trainer = cls(net, cls.loss_classes[meta["loss"]](), optimizer, meta["clip_norm"], meta["seed"])
+            trainer.steps = _checks.integer("steps", meta["steps"], 0)
+            trainer.epochs = _checks.integer("epochs", meta["epochs"], 0)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not describe a trainer: {type(error).__name__}: {error}") from None
+        return trainer
+
+    def __repr__(self) -> str:
+        """Return the parts and what was done."""
+        return (
+            f"Trainer({self.net!r}, {self.loss!r}, {self.optimizer!r}, clip_norm={self.clip_norm}, "
+            f"seed={self.seed}) after {self.epochs} epochs, {self.steps} steps"
+        )
+
+
+def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[Array, Array, Array | None]:
+    """Return a data set as arrays, not copied; TypeError or ValueError if they do not fit together."""
+    x = _checks.real_array(f"{prefix}x", x)
+    t = _checks.real_array(f"{prefix}t", t)
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"{prefix}x must have shape (N, ...) with N >= 1, got shape {x.shape}")
+    if t.ndim == 0 or len(t) != len(x):
+        raise ValueError(f"{prefix}t must have as many rows as {prefix}x, {len(x)}, got shape {t.shape}")
+    if sample_weight is not None:
+        sample_weight = _checks.sample_weights(f"{prefix}sample_weight", sample_weight, len(x))[0]
+    return x, t, sample_weight
+
+
+def _progress_bar(progress: bool | None, total: int) -> Any:
+    """Return a tqdm bar, or None where none is wanted."""
+    if progress is None:
+        import sys
+
+        if sys.stderr is None or not sys.stderr.isatty():
+            return None
+    elif not _checks.flag("progress", progress):
+        return None
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        if progress is None:
+            return None
+        raise ImportError("progress=True needs the package tqdm: pip install fastnn[progress]") from None
+    return tqdm(total=total, unit="step")

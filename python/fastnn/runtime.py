@@ -1,0 +1,129 @@
+"""Matrix multiply, threads, and the configuration of the native core."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _checks, _core
+
+if TYPE_CHECKING:
+    from ._checks import Array
+
+__all__ = ["get_num_threads", "matmul", "set_num_threads", "show_config", "threads"]
+
+
+def matmul(a: Any, b: Any, out: Any = None) -> Array:
+    """Return the matrix product of a and b.
+
+    Every element is one chain of fused multiply-adds over the inner dimension, in order: its bits depend
+    neither on the number of threads nor on the other rows.
+
+    Parameters
+    ----------
+    a : array, shape (m, k)
+    b : array, shape (k, n)
+        Real numbers, any strides (`.T` views are not copied). float32 and float64 are multiplied as they are;
+        of two dtypes the one that NumPy's promotion gives is used, integers of at most 16 bits counting as
+        float32.
+    out : float32 or float64 array, shape (m, n), or None
+        Where to put the product; of the product's dtype, any strides, and it may overlap a and b.
+
+    Returns
+    -------
+    array, shape (m, n)
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; then `out` is as it was.
+    """
+    if not (type(a) is type(b) is np.ndarray and a.dtype is b.dtype and a.dtype in _checks.FLOATS):
+        a, b = _checks.real_array("a", a), _checks.real_array("b", b)
+        dtype = np.result_type(a, b)
+        single = np.can_cast(dtype, np.float32)
+        a, b = (x.astype(np.float32 if single else np.float64, copy=False) for x in (a, b))
+    for name, x in (("a", a), ("b", b)):
+        if x.ndim != 2:
+            raise ValueError(f"{name} must have 2 dimensions, got shape {x.shape}")
+    return _core.matmul(_core.as_real("a", a, a), _core.as_real("b", b, a), out)
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads a call may use, in the whole process.
+
+    Small work stays on the calling thread whatever the limit, and results do not depend on it.
+
+    Parameters
+    ----------
+    n : int, 1 to 1024
+        At first the number of processors that this process may use, or OMP_NUM_THREADS.
+    """
+    _core.set_thread_limit(_checks.integer("n", n, 1, _core.max_threads()))
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call from this thread may use."""
+    return _core.thread_limit()
+
+
+class threads:
+    """Context in which calls from this Python thread use at most n threads.
+
+    Other Python threads are not touched: many networks can train side by side, each within `threads(1)`.
+
+    Parameters
+    ----------
+    n : int, 1 to 1024
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = _checks.integer("n", n, 1, _core.max_threads())
+        self._before: list[int] = []
+
+    def __enter__(self) -> None:
+        """Set the limit."""
+        self._before.append(_core.thread_override())
+        _core.set_thread_override(self._n)
+
+    def __exit__(self, *error: object) -> None:
+        """Set the limit that was."""
+        _core.set_thread_override(self._before.pop())
+
+
+class Config(dict[str, Any]):
+    """A dict that prints as a table."""
+
+    def __repr__(self) -> str:
+        """Return the entries, one a line."""
+        width = max(map(len, self))
+        lines = (
+            f"{name:{width}}  {', '.join(value) if isinstance(value, tuple) else value}"
+            for name, value in self.items()
+        )
+        return "\n".join(lines)
+
+
+def show_config() -> Config:
+    """Return the configuration, a dict that prints as a table.
+
+    Returns
+    -------
+    dict
+        "version"; "isa", the instruction set in use; "isas", those built, best first; "supported", those of
+        them that this processor runs; "threads", what `get_num_threads` returns; "openmp", the date of the
+        OpenMP specification that the compiler implements.
+    """
+    from . import __version__
+
+    openmp = str(_core.openmp_version())
+    return Config(
+        version=__version__,
+        isa=_core.isa(),
+        isas=_core.isas_built(),
+        supported=_core.isas_supported(),
+        threads=get_num_threads(),
+        openmp=f"{openmp[:4]}-{openmp[4:]}",
+    )

@@ -1,0 +1,99 @@
+// matmul and the affine layer.
+#include "ops/affine.h"
+
+#include "bindings/arrays.h"
+#include "ops/cost.h"
+#include "ops/gemm.h"
+
+namespace fastnn::bindings {
+namespace {
+
+// The bytes [first, last) that an array's elements lie in; empty where it has none.
+struct Extent {
+  const char *first, *last;
+};
+Extent extent_of(py::handle array) {
+  const auto* p = py::detail::array_proxy(array.ptr());
+  Extent e{p->data, p->data};
+  if (size_of(array) == 0) return e;
+  for (int i = 0; i < p->nd; ++i) (p->strides[i] < 0 ? e.first : e.last) += (p->dimensions[i] - 1) * p->strides[i];
+  e.last += is_f32(array) ? 4 : 8;
+  return e;
+}
+bool may_overlap(py::handle a, py::handle b) {
+  const Extent x = extent_of(a), y = extent_of(b);
+  return x.first < y.last && y.first < x.last;
+}
+
+template <class T>
+py::object multiply(py::handle a, py::handle b, py::handle out) {
+  const Matrix<const T> x = matrix<const T>("a", a), y = matrix<const T>("b", b);
+  if (x.cols != y.rows)
+    refuse("a.shape[1] must equal b.shape[0], got a of shape " + shape_of(a) + " and b of shape " + shape_of(b));
+  py::object result = py::reinterpret_borrow<py::object>(out);
+  bool direct = false;
+  if (!out.is_none()) {
+    if (!is_array(out) || !is_dtype<T>(out) || rank(out) != 2 || extent(out, 0) != x.rows || extent(out, 1) != y.cols)
+      refuse("out must be a " + std::string(sizeof(T) == 4 ? "float32" : "float64") + " array of shape (" + std::to_string(x.rows) + ", " +
+             std::to_string(y.cols) + "), got " + describe(out));
+    const Matrix<T> z = matrix<T>("out", out);
+    const bool rows = (z.col_stride == 1 || z.cols <= 1) && (z.rows <= 1 || z.row_stride >= z.cols);
+    const bool columns = (z.row_stride == 1 || z.rows <= 1) && (z.cols <= 1 || z.col_stride >= z.rows);
+    direct = (rows || columns) && !may_overlap(out, a) && !may_overlap(out, b);
+  }
+  py::object target = direct ? result : new_matrix<T>(x.rows, y.cols);
+  const Matrix<T> z = matrix<T>("out", target);
+  unlocked(cost::gemm<T>(x.rows, y.cols, x.cols), [&] { ops::matmul(x, y, z); });
+  if (out.is_none()) return target;
+  if (!direct) result[py::ellipsis()] = target;
+  return result;
+}
+
+template <class T>
+py::object forward(py::handle x, py::handle w, py::handle b) {
+  const Matrix<const T> input = matrix<const T>("x", x), weight = matrix<const T>("W", w);
+  if (input.cols != weight.rows)
+    refuse("x must have " + std::to_string(weight.rows) + " numbers a row (W has shape " + shape_of(w) + "), got shape " + shape_of(x));
+  const py::object dense_b = is_array(b) ? contiguous(b) : py::reinterpret_borrow<py::object>(b);
+  const T* bias = vector<const T>("b", dense_b, weight.cols);
+  py::object y = new_matrix<T>(input.rows, weight.cols);
+  const Matrix<T> out = matrix<T>("y", y);
+  unlocked(cost::gemm<T>(input.rows, weight.cols, weight.rows), [&] { ops::affine_forward(input, weight, bias, out); });
+  return y;
+}
+
+template <class T>
+py::object backward(InUse& lock, py::handle x, py::handle w, py::handle dout, py::handle dw, py::handle db, bool want_dx) {
+  const Hold hold(lock);
+  const Matrix<const T> input = matrix<const T>("x", x), weight = matrix<const T>("W", w), dy = matrix<const T>("dout", dout);
+  if (input.cols != weight.rows) refuse("W must have the shape it had in forward, (" + std::to_string(input.cols) + ", ...), got " + shape_of(w));
+  if (dy.rows != input.rows || dy.cols != weight.cols)
+    refuse("dout must have the shape of the output, (" + std::to_string(input.rows) + ", " + std::to_string(weight.cols) + "), got " + shape_of(dout));
+  const py::object dense = dy.col_stride == 1 || dy.cols <= 1 ? py::reinterpret_borrow<py::object>(dout) : contiguous(dout);
+  const Matrix<const T> rows = matrix<const T>("dout", dense);
+  const Matrix<T> weight_gradient = matrix<T>("dW", dw);
+  if (weight_gradient.rows != weight.rows || weight_gradient.cols != weight.cols || !is_contiguous(dw))
+    refuse("dW must be contiguous and have the shape of W, got " + describe(dw));
+  T* bias_gradient = vector<T>("db", db, weight.cols);
+  py::object dx = want_dx ? new_matrix<T>(input.rows, input.cols) : py::object(py::none());
+  const Matrix<T> input_gradient = want_dx ? matrix<T>("dx", dx) : Matrix<T>{};
+  unlocked(2 * cost::gemm<T>(input.rows, weight.cols, weight.rows),
+           [&] { ops::affine_backward(input, weight, rows, input_gradient, weight_gradient, bias_gradient); });
+  return dx;
+}
+
+}  // namespace
+
+void bind_affine(py::module_& m) {
+  m.def("matmul", [](py::handle a, py::handle b, py::handle out) {
+    return by_dtype("a", a, [&](auto type) { return multiply<decltype(type)>(a, b, out); });
+  });
+  m.def("affine_forward", [](py::handle x, py::handle w, py::handle b) {
+    return by_dtype("W", w, [&](auto type) { return forward<decltype(type)>(x, w, b); });
+  });
+  m.def("affine_backward", [](InUse& lock, py::handle x, py::handle w, py::handle dout, py::handle dw, py::handle db, bool want_dx) {
+    return by_dtype("W", w, [&](auto type) { return backward<decltype(type)>(lock, x, w, dout, dw, db, want_dx); });
+  });
+}
+
+}  // namespace fastnn::bindings

@@ -1,0 +1,100 @@
+#include "bindings/arrays.h"
+
+namespace fastnn::bindings {
+namespace {
+
+using py::detail::array_proxy;
+using py::detail::npy_api;
+
+// NumPy hands out one descriptor for each native type, except to arrays that come from pickles, fields or casts of descriptors.
+bool has_type(py::handle array, int type_number, PyObject* common) noexcept {
+  PyObject* descr = array_proxy(array.ptr())->descr;
+  if (descr != common) {
+    const auto dtype = py::reinterpret_borrow<py::dtype>(descr);
+    if (dtype.num() != type_number || (dtype.byteorder() != '=' && dtype.byteorder() != '|')) return false;
+  }
+  return (array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_ALIGNED_) != 0;
+}
+
+}  // namespace
+
+void refuse(const std::string& message) { throw py::value_error(message); }
+void refuse_type(const std::string& message) { throw py::type_error(message); }
+
+bool is_array(py::handle h) noexcept { return npy_api::get().PyArray_Check_(h.ptr()); }
+
+bool is_f32(py::handle array) noexcept {
+  static PyObject* const common = py::dtype::of<float>().release().ptr();
+  return has_type(array, npy_api::NPY_FLOAT_, common);
+}
+bool is_f64(py::handle array) noexcept {
+  static PyObject* const common = py::dtype::of<double>().release().ptr();
+  return has_type(array, npy_api::NPY_DOUBLE_, common);
+}
+
+std::string shape_of(py::handle array) { return py::str(array.attr("shape")); }
+
+std::string describe(py::handle h) {
+  if (!is_array(h)) return py::str(py::type::handle_of(h).attr("__name__"));
+  return std::string(py::str(h.attr("dtype"))) + " array of shape " + shape_of(h);
+}
+
+bool same_shape(py::handle a, py::handle b) noexcept {
+  if (rank(a) != rank(b)) return false;
+  for (int i = 0; i < rank(a); ++i)
+    if (extent(a, i) != extent(b, i)) return false;
+  return true;
+}
+
+py::object as_real(const char* name, py::handle x, py::handle like) {
+  const bool any = like.is_none();
+  if (is_array(x)) {
+    if (any ? is_f32(x) || is_f64(x) : (is_f32(like) ? is_f32(x) : is_f64(x))) return py::reinterpret_borrow<py::object>(x);
+  }
+  const py::array array = py::array::ensure(x);
+  if (!array) {
+    PyErr_Clear();
+    refuse_type(std::string(name) + " must be an array of real numbers, got " + describe(x));
+  }
+  const char kind = array.dtype().kind();
+  if (kind != 'f' && kind != 'i' && kind != 'u' && kind != 'b')
+    refuse_type(std::string(name) + " must hold real numbers, got " + describe(array));
+  py::object dtype;
+  if (!any) dtype = like.attr("dtype");
+  else if (array.dtype().num() == npy_api::NPY_DOUBLE_) dtype = py::dtype::of<double>();
+  else dtype = py::dtype::of<float>();
+  return array.attr("astype")(dtype, py::arg("order") = "C");
+}
+
+bool is_contiguous(py::handle array) noexcept { return (array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0; }
+bool is_writeable(py::handle array) noexcept { return (array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0; }
+
+py::object contiguous(py::handle array) {
+  if (is_contiguous(array)) return py::reinterpret_borrow<py::object>(array);
+  return array.attr("copy")("C");
+}
+
+Index size_of(py::handle array) noexcept {
+  Index n = 1;
+  for (int i = 0; i < rank(array); ++i) n *= extent(array, i);
+  return n;
+}
+
+py::object new_array(py::dtype dtype, int nd, const Index* shape) {
+  auto& api = npy_api::get();
+  PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype.release().ptr(), nd, const_cast<Py_intptr_t*>(shape), nullptr, nullptr, 0, nullptr);
+  if (!array) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(array);
+}
+
+py::object new_like(py::handle array) {
+  return new_array(py::reinterpret_borrow<py::dtype>(array_proxy(array.ptr())->descr), rank(array),
+                   reinterpret_cast<const Index*>(array_proxy(array.ptr())->dimensions));
+}
+
+void InUse::enter() {
+  if (busy_) throw std::runtime_error("this object is in use by another thread: give each thread its own, or take turns");
+  busy_ = true;
+}
+
+}  // namespace fastnn::bindings

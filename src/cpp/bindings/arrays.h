@@ -1,0 +1,131 @@
+#pragma once
+// NumPy arrays at the border: what is taken as it is, what is converted, what is refused, and in which words.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "core/types.h"
+
+namespace fastnn::bindings {
+
+namespace py = pybind11;
+
+// Raises ValueError (TypeError) with a message that names the argument.
+[[noreturn]] void refuse(const std::string& message);
+[[noreturn]] void refuse_type(const std::string& message);
+
+bool is_array(py::handle h) noexcept;
+bool is_f32(py::handle array) noexcept;  // native float32; false for anything else
+bool is_f64(py::handle array) noexcept;
+template <class T>
+bool is_dtype(py::handle array) noexcept;
+template <>
+inline bool is_dtype<float>(py::handle array) noexcept { return is_f32(array); }
+template <>
+inline bool is_dtype<double>(py::handle array) noexcept { return is_f64(array); }
+
+std::string shape_of(py::handle array);            // "(3, 4)"
+std::string describe(py::handle h);                // "float32 array of shape (3, 4)" or "list"
+bool same_shape(py::handle a, py::handle b) noexcept;
+
+// x as an array of real numbers: itself where it is an aligned float32 or float64 array of the type wanted, else converted. `like` is an array
+// whose type is wanted, or None for float32/float64 as x is and float32 otherwise. TypeError where x holds no real numbers.
+py::object as_real(const char* name, py::handle x, py::handle like);
+
+// The same array, or a C-contiguous copy.
+py::object contiguous(py::handle array);
+bool is_contiguous(py::handle array) noexcept;
+bool is_writeable(py::handle array) noexcept;
+
+inline int rank(py::handle array) { return py::detail::array_proxy(array.ptr())->nd; }
+inline Index extent(py::handle array, int axis) { return py::detail::array_proxy(array.ptr())->dimensions[axis]; }
+Index size_of(py::handle array) noexcept;
+
+template <class T>
+T* data_of(py::handle array) noexcept {
+  return reinterpret_cast<T*>(py::detail::array_proxy(array.ptr())->data);
+}
+
+// A 2-D view of an array of type T with any strides.
+template <class T>
+Matrix<T> matrix(const char* name, py::handle array) {
+  using Element = std::remove_const_t<T>;
+  if (!is_array(array) || !is_dtype<Element>(array) || rank(array) != 2)
+    refuse(std::string(name) + " must be a 2-D " + (sizeof(T) == 4 ? "float32" : "float64") + " array, got " + describe(array));
+  if (!std::is_const_v<T> && !is_writeable(array)) refuse(std::string(name) + " is read-only");
+  const auto* p = py::detail::array_proxy(array.ptr());
+  constexpr Index size = sizeof(T);
+  return {reinterpret_cast<T*>(p->data), p->dimensions[0], p->dimensions[1], p->strides[0] / size, p->strides[1] / size};
+}
+
+// The numbers of a contiguous 1-D array of type T and n numbers.
+template <class T>
+T* vector(const char* name, py::handle array, Index n) {
+  using Element = std::remove_const_t<T>;
+  if (!is_array(array) || !is_dtype<Element>(array) || rank(array) != 1 || extent(array, 0) != n || !is_contiguous(array))
+    refuse(std::string(name) + " must be a contiguous " + (sizeof(T) == 4 ? "float32" : "float64") + " array of shape (" + std::to_string(n) +
+           ",), got " + describe(array));
+  if (!std::is_const_v<T> && !is_writeable(array)) refuse(std::string(name) + " is read-only");
+  return data_of<T>(array);
+}
+
+// A new C-contiguous array, its numbers not set. MemoryError or ValueError (too many elements) from NumPy.
+py::object new_array(py::dtype dtype, int nd, const Index* shape);
+template <class T>
+py::object new_matrix(Index rows, Index cols) {
+  const Index shape[] = {rows, cols};
+  return new_array(py::dtype::of<T>(), 2, shape);
+}
+template <class T>
+py::object new_vector(Index n) {
+  return new_array(py::dtype::of<T>(), 1, &n);
+}
+py::object new_like(py::handle array);  // same type and shape, C order
+
+// f(T{}) for the type of a float32 or float64 array.
+template <class F>
+auto by_dtype(const char* name, py::handle array, F&& f) {
+  if (is_array(array) && is_f32(array)) return f(float{});
+  if (is_array(array) && is_f64(array)) return f(double{});
+  refuse_type(std::string(name) + " must be a float32 or float64 array, got " + describe(array));
+}
+
+// Runs f without the GIL if it takes long enough for another thread to profit: taking the lock back can wait for a whole switch interval.
+template <class F>
+auto unlocked(double nanoseconds, F&& f) {
+  if (nanoseconds < 10000) return f();
+  const py::gil_scoped_release release;
+  return f();
+}
+
+// Set while a native call works on an object; a second thread that comes meanwhile gets RuntimeError.
+class InUse {
+ public:
+  void enter();
+  void leave() noexcept { busy_ = false; }
+
+ private:
+  bool busy_ = false;  // guarded by the GIL
+};
+class Hold {
+ public:
+  explicit Hold(InUse& lock) : lock_(lock) { lock_.enter(); }
+  ~Hold() { lock_.leave(); }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+ private:
+  InUse& lock_;
+};
+
+// One file per subject.
+void bind_runtime(py::module_& m);
+void bind_affine(py::module_& m);
+void bind_batchnorm(py::module_& m);
+void bind_elementwise(py::module_& m);
+void bind_embedding(py::module_& m);
+void bind_losses(py::module_& m);
+void bind_optimizers(py::module_& m);
+
+}  // namespace fastnn::bindings

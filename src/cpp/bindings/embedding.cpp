@@ -1,0 +1,79 @@
+#include "ops/embedding.h"
+
+#include "bindings/arrays.h"
+#include "ops/cost.h"
+
+namespace fastnn::bindings {
+namespace {
+
+// Indices as a contiguous int64 array, each within [0, vocabulary).
+py::object indices(py::handle x, Index vocabulary) {
+  const py::array array = py::array::ensure(x);
+  if (!array) {
+    PyErr_Clear();
+    refuse_type("x must be an array of integers, got " + describe(x));
+  }
+  const char kind = array.dtype().kind();
+  if (kind != 'i' && kind != 'u') {
+    // NumPy makes float64 of an empty list
+    if (array.size() != 0) refuse_type("x must hold integer row numbers, got " + describe(array));
+  }
+  py::object numbers = array.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C", py::arg("copy") = false);
+  const int64_t* p = data_of<const int64_t>(numbers);
+  for (Index i = 0, n = size_of(numbers); i < n; ++i)
+    if (p[i] < 0 || p[i] >= vocabulary)
+      refuse("x must hold row numbers in [0, " + std::to_string(vocabulary) + "), got " + std::to_string(p[i]) + " at flat position " +
+             std::to_string(i));
+  return numbers;
+}
+
+template <class T>
+py::tuple forward(py::handle x, py::handle w) {
+  py::object table_owner = py::reinterpret_borrow<py::object>(w);
+  Matrix<const T> table = matrix<const T>("W", w);
+  if (table.col_stride != 1 && table.cols > 1) {
+    table_owner = contiguous(w);
+    table = matrix<const T>("W", table_owner);
+  }
+  py::object numbers = indices(x, table.rows);
+  std::vector<Index> shape;
+  for (int i = 0; i < rank(numbers); ++i) shape.push_back(extent(numbers, i));
+  shape.push_back(table.cols);
+  py::object y = new_array(py::dtype::of<T>(), static_cast<int>(shape.size()), shape.data());
+  const Index n = size_of(numbers);
+  const int64_t* index = data_of<const int64_t>(numbers);
+  T* to = data_of<T>(y);
+  unlocked(cost::elements<T>(n * table.cols, cost::kMove), [&] { ops::gather_rows(table, index, n, to); });
+  return py::make_tuple(std::move(y), std::move(numbers));
+}
+
+// (rows, values): the distinct indices in order, and the sums of dout over the places of each.
+template <class T>
+py::tuple backward(py::handle index, py::handle dout, Index dim) {
+  const Index n = size_of(index);
+  if (!is_array(dout) || !is_dtype<T>(dout) || rank(dout) != rank(index) + 1 || size_of(dout) != n * dim || extent(dout, rank(dout) - 1) != dim)
+    refuse("dout must have the shape of the output, " + shape_of(index) + " + (" + std::to_string(dim) + ",), got " + describe(dout));
+  const py::object dense = contiguous(dout);
+  const int64_t* numbers = data_of<const int64_t>(index);
+  const double nanoseconds = static_cast<double>(n) * 50 + cost::elements<T>(n * dim, cost::kMove);
+  const ops::Occurrences found = unlocked(nanoseconds, [&] { return ops::occurrences_of(numbers, n); });
+  const Index count = static_cast<Index>(found.rows.size());
+  py::object rows = new_array(py::dtype::of<int64_t>(), 1, &count), values = new_matrix<T>(count, dim);
+  std::copy(found.rows.begin(), found.rows.end(), data_of<int64_t>(rows));
+  const T* dy = data_of<const T>(dense);
+  T* to = data_of<T>(values);
+  unlocked(nanoseconds, [&] { ops::sum_rows(found, dy, dim, to); });
+  return py::make_tuple(std::move(rows), std::move(values));
+}
+
+}  // namespace
+
+void bind_embedding(py::module_& m) {
+  m.def("embedding_forward",
+        [](py::handle x, py::handle w) { return by_dtype("W", w, [&](auto type) { return forward<decltype(type)>(x, w); }); });
+  m.def("embedding_backward", [](py::handle index, py::handle dout, Index dim) {
+    return by_dtype("dout", dout, [&](auto type) { return backward<decltype(type)>(index, dout, dim); });
+  });
+}
+
+}  // namespace fastnn::bindings

@@ -1,0 +1,14 @@
+// The native core of fastnn: a table of contents.
+#include "bindings/arrays.h"
+
+PYBIND11_MODULE(_core, m) {
+  using namespace fastnn::bindings;
+  m.doc() = "Native kernels of fastnn. Private: use the classes of the package.";
+  bind_runtime(m);
+  bind_affine(m);
+  bind_batchnorm(m);
+  bind_elementwise(m);
+  bind_embedding(m);
+  bind_losses(m);
+  bind_optimizers(m);
+}

@@ -1,0 +1,203 @@
+// One call updates a whole dict of parameters. Everything is checked, and all state made, before a number changes.
+#include "ops/optimizers.h"
+
+#include <algorithm>
+
+#include "bindings/arrays.h"
+#include "ops/cost.h"
+
+namespace fastnn::bindings {
+namespace {
+
+std::string entry(const char* dict, py::handle key) { return std::string(dict) + "[" + std::string(py::repr(key)) + "]"; }
+
+// What one call works on. Owns a reference to every array it uses, since the dicts may change once the GIL is released.
+class Pending {
+ public:
+  Pending(const py::dict& params, const py::object& s1, const py::object& s2) : params_(params), states_{s1, s2} {}
+
+  void add(py::handle key, py::handle param, py::handle grad) {
+    if (!is_array(param)) return add_number(key, param, grad);
+    if (is_f32(param)) add_array<float>(f32_, key, param, grad);
+    else if (is_f64(param)) add_array<double>(f64_, key, param, grad);
+    else refuse_type(entry("params", key) + " must be a float32 or float64 array or a float, got " + describe(param));
+  }
+
+  void run(const ops::UpdateRule& rule) {
+    for (const auto& [dict, key, array] : new_states_) dict[key] = array;
+    Index n = 0;
+    for (const auto& u : f32_) n += u.size;
+    for (const auto& u : f64_) n += 2 * u.size;
+    unlocked(cost::elements<float>(n, cost::kUpdate), [&] {
+      if (!shares_memory()) return ops::update(rule, f32_, f64_);
+      for (const auto& u : f32_) ops::update(rule, {u}, {});  // one array under two names is updated twice, in turn
+      for (const auto& u : f64_) ops::update(rule, {}, {u});
+    });
+    for (const auto& [target, copy] : write_back_) target[py::ellipsis()] = copy;
+    for (const auto& [key, number] : numbers_) params_[key] = py::float_(*data_of<double>(number));
+  }
+
+ private:
+  struct NewState {
+    py::dict dict;
+    py::object key, array;
+  };
+  struct WriteBack {
+    py::object target, copy;
+  };
+  struct Number {
+    py::object key, number;
+  };
+
+  template <class T>
+  T* own(const py::object& array) {
+    owned_.push_back(array);
+    return data_of<T>(array);
+  }
+
+  // The array itself, or a contiguous copy whose numbers go back after the update.
+  template <class T>
+  T* in_place(const std::string& name, py::handle array) {
+    if (!is_writeable(array)) refuse(name + " is read-only");
+    const py::object dense = contiguous(array);
+    if (dense.ptr() != array.ptr()) write_back_.push_back({py::reinterpret_borrow<py::object>(array), dense});
+    return own<T>(dense);
+  }
+
+  template <class T>
+  T* state(int which, py::handle key, py::handle like) {
+    if (states_[which].is_none()) return nullptr;
+    py::dict dict = states_[which];
+    if (!dict.contains(key)) {
+      const py::object zeros = py::module_::import("numpy").attr("zeros")(like.attr("shape"), py::dtype::of<T>());
+      new_states_.push_back({dict, py::reinterpret_borrow<py::object>(key), zeros});
+      return own<T>(zeros);
+    }
+    const py::object array = dict[key];
+    if (!is_array(array) || !is_dtype<T>(array) || !same_shape(array, like))
+      refuse("the optimizer's state for " + std::string(py::repr(key)) + " is a " + describe(array) + ", but the parameter is a " + describe(like) +
+             ": use a new optimizer for other parameters");
+    return in_place<T>("the optimizer's state for " + std::string(py::repr(key)), array);
+  }
+
+  template <class T>
+  void add_array(std::vector<ops::Update<T>>& updates, py::handle key, py::handle param, py::handle grad) {
+    ops::Update<T> u{};
+    u.p = in_place<T>(entry("params", key), param);
+    if (py::hasattr(grad, "rows") && py::hasattr(grad, "values")) {
+      add_rows(u, key, param, grad);
+    } else {
+      const py::object real = as_real(entry("grads", key).c_str(), grad, param);
+      if (!same_shape(real, param))
+        refuse(entry("grads", key) + " must have the shape of its parameter, " + shape_of(param) + ", got " + describe(real));
+      u.g = own<T>(contiguous(real));
+      u.size = size_of(param);
+    }
+    u.s1 = state<T>(0, key, param);
+    u.s2 = state<T>(1, key, param);
+    updates.push_back(u);
+  }
+
+  template <class T>
+  void add_rows(ops::Update<T>& u, py::handle key, py::handle param, py::handle grad) {
+    const std::string name = entry("grads", key);
+    const py::object rows = grad.attr("rows"), given = grad.attr("values");
+    if (!is_array(rows) || rank(rows) != 1 || py::reinterpret_borrow<py::array>(rows).dtype().num() != py::dtype::of<int64_t>().num() ||
+        !is_contiguous(rows))
+      refuse_type(name + ".rows must be a contiguous int64 array of shape (k,), got " + describe(rows));
+    const py::object values = contiguous(as_real((name + ".values").c_str(), given, param));
+    const Index count = extent(rows, 0);
+    u.dim = 1;
+    bool fits = rank(param) >= 1 && rank(values) == rank(param) && extent(values, 0) == count;
+    for (int i = 1; fits && i < rank(param); ++i) {
+      fits = extent(values, i) == extent(param, i);
+      u.dim *= extent(param, i);
+    }
+    if (!fits)
+      refuse(name + ".values must have shape (" + std::to_string(count) + ", ...) and the rows of its parameter of shape " + shape_of(param) +
+             ", got " + describe(values));
+    u.rows = own<int64_t>(rows);
+    int64_t before = -1;
+    for (Index i = 0; i < count; ++i) {
+      if (u.rows[i] <= before || u.rows[i] >= extent(param, 0))
+        refuse(name + ".rows must ascend within [0, " + std::to_string(extent(param, 0)) + "), got " + std::to_string(u.rows[i]) + " at position " +
+               std::to_string(i));
+      before = u.rows[i];
+    }
+    u.g = own<T>(values);
+    u.size = count * u.dim;
+  }
+
+  void add_number(py::handle key, py::handle param, py::handle grad) {
+    const auto number = [&](const char* dict, py::handle h) {
+      const double v = PyBool_Check(h.ptr()) || PyComplex_Check(h.ptr()) ? -1.0 : PyFloat_AsDouble(h.ptr());
+      if (PyBool_Check(h.ptr()) || PyComplex_Check(h.ptr()) || PyErr_Occurred()) {
+        PyErr_Clear();
+        refuse_type(entry(dict, key) + " must be a float32 or float64 array or a float, got " + describe(h));
+      }
+      py::object zero_d = new_array(py::dtype::of<double>(), 0, nullptr);
+      *data_of<double>(zero_d) = v;
+      return zero_d;
+    };
+    const py::object p = number("params", param), g = number("grads", grad);
+    ops::Update<double> u{};
+    u.p = own<double>(p);
+    u.g = own<double>(g);
+    u.size = 1;
+    u.s1 = state<double>(0, key, p);
+    u.s2 = state<double>(1, key, p);
+    f64_.push_back(u);
+    numbers_.push_back({py::reinterpret_borrow<py::object>(key), p});
+  }
+
+  // Whether two parameters overlap: then threads must not update them side by side.
+  bool shares_memory() const {
+    std::vector<std::pair<const char*, const char*>> ranges;
+    const auto collect = [&](const auto& updates) {
+      for (const auto& u : updates)
+        if (u.size > 0 && !u.rows) ranges.push_back({reinterpret_cast<const char*>(u.p), reinterpret_cast<const char*>(u.p + u.size)});
+    };
+    collect(f32_);
+    collect(f64_);
+    std::sort(ranges.begin(), ranges.end());
+    for (std::size_t i = 1; i < ranges.size(); ++i)
+      if (ranges[i].first < ranges[i - 1].second) return true;
+    return false;
+  }
+
+  py::dict params_;
+  py::object states_[2];
+  std::vector<ops::Update<float>> f32_;
+  std::vector<ops::Update<double>> f64_;
+  std::vector<py::object> owned_;
+  std::vector<NewState> new_states_;
+  std::vector<WriteBack> write_back_;
+  std::vector<Number> numbers_;
+};
+
+void update(InUse& lock, int kind, py::handle params, py::handle grads, const py::object& s1, const py::object& s2, double lr, double weight_decay,
+            double beta1, double beta2, double eps, int64_t step) {
+  const Hold hold(lock);
+  if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
+  if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
+  if (!PyDict_Check(grads.ptr())) refuse_type("grads must be a dict of arrays, got " + describe(grads));
+  const auto p = py::reinterpret_borrow<py::dict>(params), g = py::reinterpret_borrow<py::dict>(grads);
+  for (const auto& [key, unused] : g)
+    if (!p.contains(key)) refuse(entry("grads", key) + " has no parameter of that name");
+  Pending pending(p, s1, s2);
+  for (const auto& [key, param] : p) {
+    PyObject* grad = PyDict_GetItemWithError(g.ptr(), key.ptr());
+    if (!grad) {
+      if (PyErr_Occurred()) throw py::error_already_set();
+      refuse(entry("params", key) + " has no gradient: grads must have the same keys");
+    }
+    pending.add(key, param, grad);
+  }
+  pending.run({static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, step});
+}
+
+}  // namespace
+
+void bind_optimizers(py::module_& m) { m.def("update", &update); }
+
+}  // namespace fastnn::bindings

@@ -1,0 +1,52 @@
+// Threads, the instruction set, and the small tools that Python layers use at their doors.
+#include <cstdlib>
+#include <memory>
+
+#include "bindings/arrays.h"
+#include "core/team.h"
+#include "dispatch/dispatch.h"
+
+namespace fastnn::bindings {
+
+void bind_runtime(py::module_& m) {
+  try {
+    const char* wanted = std::getenv("FASTNN_ISA");
+    if (wanted && *wanted) use_isa(wanted);
+    else use_best_isa();
+  } catch (const std::invalid_argument& error) {
+    throw py::import_error(error.what());
+  }
+
+  py::class_<InUse>(m, "InUse")
+      .def(py::init<>())
+      .def("__enter__", &InUse::enter)
+      .def("__exit__", [](InUse& lock, const py::args&) { lock.leave(); })
+      .def(py::pickle([](const InUse&) { return py::tuple(); }, [](const py::tuple&) { return std::make_unique<InUse>(); }));
+
+  m.def("as_real", [](const char* name, py::handle x, py::handle like) { return as_real(name, x, like); });
+
+  m.def("isa", [] { return active_table().isa; });
+  m.def("isa_compiled_for", [] { return active_table().compiled_for; });
+  m.def("isas_built", [] {
+    py::list names;
+    for (const Isa& isa : built_isas()) names.append(isa.name);
+    return py::tuple(names);
+  });
+  m.def("isas_supported", [] {
+    py::list names;
+    for (const Isa& isa : built_isas())
+      if (isa.supported) names.append(isa.name);
+    return py::tuple(names);
+  });
+  m.def("use_isa", [](const std::string& name) { use_isa(name); });
+  m.def("openmp_version", [] { return _OPENMP; });
+
+  m.def("max_threads", &max_threads);
+  m.def("thread_limit", &thread_limit);
+  m.def("set_thread_limit", &set_thread_limit);
+  m.def("thread_override", &thread_override);
+  m.def("set_thread_override", &set_thread_override);
+  m.def("set_work_per_member", &set_work_per_member);
+}
+
+}  // namespace fastnn::bindings

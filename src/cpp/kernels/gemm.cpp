@@ -1,0 +1,197 @@
+// C = A B (+ bias, or + C), the serial part: packing and a block of C out of register tiles.
+//
+// A tile of MR rows x NV vectors of C stays in registers while k runs: each step loads NV vectors of B and broadcasts MR numbers of A.
+// Every element of C is one chain fma(a_ip, b_pj, c_ij) over p = 0, 1, ..., so its bits depend on no blocking, tile or thread.
+#include "kernels/parts.h"
+#include "simd/simd.h"
+
+namespace fastnn::FASTNN_TARGET { namespace {
+
+// The widest tile for MR rows such that MR*NV accumulators, NV vectors of B and one broadcast fit the registers.
+constexpr int widest_tile(int mr) {
+  const int nv = (kRegisters - 1) / (kRegs * (mr + 1));
+  return nv > 4 ? 4 : nv;
+}
+constexpr int tallest_tile() {
+  int mr = 1;
+  while (widest_tile(mr + 1) >= (kRegisterBytes == 64 ? 2 : 1)) ++mr;
+  return mr;
+}
+constexpr int kTileRows = tallest_tile();  // 14 on AVX-512, 6 on AVX2 and NEON, 2 on SSE2
+
+template <class T>
+struct Tile {
+  const T* a;
+  Index a_row, a_col;
+  const T* b;
+  Index b_row, b_vector;
+  Index k;
+  T* c;
+  Index c_row;
+  const T* bias;  // the chain starts from C if accumulate, else from bias, else from zero
+  bool accumulate;
+  int last;  // lanes of the last vector that exist, 1..kLanes
+};
+
+// MaskB: the last vector of B may not be read beyond its lanes (B is not packed).
+template <class T, int MR, int NV, bool MaskB>
+void tile_kernel(const Tile<T>& t) {
+  static_assert((MR * NV + NV) * kRegs + 1 <= kRegisters, "the tile must fit the registers");
+  Vec<T> acc[MR][NV];
+  const First last{t.last};
+  const bool full = t.last == kLanes<T>;
+  const auto load_row = [&](const T* p, Vec<T>* row) {
+    FASTNN_EACH(v, NV - 1) row[v] = load(p + v * kLanes<T>);
+    row[NV - 1] = full ? load(p + (NV - 1) * kLanes<T>) : load(p + (NV - 1) * kLanes<T>, last);
+  };
+  if (t.accumulate) {
+    FASTNN_EACH(i, MR) load_row(t.c + i * t.c_row, acc[i]);
+  } else if (t.bias) {
+    load_row(t.bias, acc[0]);
+    _Pragma("GCC unroll 16") for (int i = 1; i < MR; ++i)
+      FASTNN_EACH(v, NV) acc[i][v] = acc[0][v];
+  } else {
+    FASTNN_EACH(i, MR)
+      FASTNN_EACH(v, NV) acc[i][v] = set1(T(0));
+  }
+  // Rows of A are addressed as four base pointers plus 0..3 strides; the asm keeps the compiler from making MR pointers of them, which spill.
+  constexpr int kGroups = (MR + 3) / 4;
+  const char* a[kGroups];
+  Index row = t.a_row * Index(sizeof(T)), row3 = 3 * row;
+  FASTNN_EACH(g, kGroups) a[g] = reinterpret_cast<const char*>(t.a + 4 * g * t.a_row);
+  const char* b = reinterpret_cast<const char*>(t.b);
+  const Index a_step = t.a_col * Index(sizeof(T)), b_step = t.b_row * Index(sizeof(T));
+  Index vector = t.b_vector * Index(sizeof(T)), vector3 = 3 * vector;
+  for (Index p = t.k; p > 0; --p) {
+    Vec<T> rows[NV];
+    asm("" : "+r"(row), "+r"(row3), "+r"(vector), "+r"(vector3));
+    FASTNN_EACH(v, NV) {
+      const T* from = reinterpret_cast<const T*>(v == 3 ? b + vector3 : b + v * vector);
+      rows[v] = MaskB && v == NV - 1 ? load(from, last) : load(from);
+    }
+    FASTNN_EACH(i, MR) {
+      const char* from = i % 4 == 3 ? a[i / 4] + row3 : a[i / 4] + (i % 4) * row;
+      const Vec<T> x = set1(*reinterpret_cast<const T*>(from));
+      FASTNN_EACH(v, NV) acc[i][v] = fma(x, rows[v], acc[i][v]);
+    }
+    FASTNN_EACH(g, kGroups) {
+      a[g] += a_step;
+      asm("" : "+r"(a[g]));
+    }
+    b += b_step;
+  }
+  FASTNN_EACH(i, MR) {
+    T* c = t.c + i * t.c_row;
+    FASTNN_EACH(v, NV - 1) store(c + v * kLanes<T>, acc[i][v]);
+    if (full) store(c + (NV - 1) * kLanes<T>, acc[i][NV - 1]);
+    else store(c + (NV - 1) * kLanes<T>, acc[i][NV - 1], last);
+  }
+}
+
+template <class T>
+using TileKernel = void (*)(const Tile<T>&);
+
+// The kernel for mr rows x nv vectors, found by walking the instances at compile time.
+template <class T>
+struct TileKernels {
+  TileKernel<T> at[kTileRows + 1][5][2] = {};
+  template <int MR, int NV>
+  constexpr void fill() {
+    if constexpr (MR <= kTileRows) {
+      if constexpr (NV <= widest_tile(MR)) {
+        at[MR][NV][0] = tile_kernel<T, MR, NV, false>;
+        at[MR][NV][1] = tile_kernel<T, MR, NV, true>;
+        fill<MR, NV + 1>();
+      } else {
+        fill<MR + 1, 1>();
+      }
+    }
+  }
+  constexpr TileKernels() { fill<1, 1>(); }
+};
+template <class T>
+constexpr TileKernels<T> kTileKernels{};
+
+// to[p*MR + i] = a(i, p): the rows of one tile, so that a step of k reads one line.
+template <class T>
+void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
+  for (int i = 0; i < rows; ++i)
+    for (Index p = 0; p < g.k; ++p) to[p * rows + i] = a[i * g.a_row + p * g.a_col];
+}
+
+template <class T>
+void gemm_block(const GemmBlock<T>& g) {
+  const Index panels = (g.m + kTileRows - 1) / kTileRows;
+  const Index vectors = (g.n + kLanes<T> - 1) / kLanes<T>;
+  const int tail = static_cast<int>(g.n - (vectors - 1) * kLanes<T>);
+  const bool mask = !g.b_packed && tail != kLanes<T>;
+  Index i = 0;
+  for (Index panel = 0; panel < panels; ++panel) {
+    const int mr = static_cast<int>((g.m - i + panels - panel - 1) / (panels - panel));
+    Tile<T> t{g.a + i * g.a_row, g.a_row, g.a_col, g.b, g.b_row, g.b_vector, g.k, g.c + i * g.c_row, g.c_row, g.bias, g.accumulate, kLanes<T>};
+    if (g.row_scratch) {
+      pack_rows(g, t.a, mr, g.row_scratch);
+      t.a = g.row_scratch;
+      t.a_row = 1;
+      t.a_col = mr;
+    }
+    const int widest = widest_tile(mr);
+    for (Index v = 0; v < vectors;) {
+      const int nv = static_cast<int>(smaller(widest, vectors - v));
+      const bool end = v + nv == vectors;
+      t.last = end ? tail : kLanes<T>;
+      kTileKernels<T>.at[mr][nv][end && mask](t);
+      v += nv;
+      t.b += nv * g.b_vector;
+      t.c += nv * kLanes<T>;
+      if (t.bias) t.bias += nv * kLanes<T>;
+    }
+    i += mr;
+  }
+}
+
+// Panels one vector wide: to[(j / kLanes) * k * kLanes + p*kLanes + j % kLanes] = b(p, j), zero beyond the last column.
+template <class T>
+void pack_columns(const Matrix<const T>& b, T* to) {
+  constexpr int L = kLanes<T>, S = kTransposeBlock<T>;
+  for (Index j = 0; j < b.cols; j += L, to += b.rows * L) {
+    const int width = static_cast<int>(smaller(L, b.cols - j));
+    const T* from = b.data + j * b.col_stride;
+    if (b.col_stride == 1) {
+      if (width == L)
+        for (Index p = 0; p < b.rows; ++p) store(to + p * L, load(from + p * b.row_stride));
+      else
+        for (Index p = 0; p < b.rows; ++p) store(to + p * L, load(from + p * b.row_stride, First{width}));
+      continue;
+    }
+    if (width < L)
+      for (Index p = 0; p < b.rows; ++p) store(to + p * L, set1(T(0)));
+    const bool contiguous = b.row_stride == 1;
+    for (int c = 0; c < width;) {
+      if (contiguous && c + S <= width) {
+        Index p = 0;
+        for (; p + S <= b.rows; p += S) transpose_block(from + c * b.col_stride + p, b.col_stride, to + p * L + c, L);
+        for (; p < b.rows; ++p)
+          for (int s = 0; s < S; ++s) to[p * L + c + s] = from[(c + s) * b.col_stride + p];
+        c += S;
+      } else {
+        for (Index p = 0; p < b.rows; ++p) to[p * L + c] = from[c * b.col_stride + p * b.row_stride];
+        ++c;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void fill_gemm(Kernels<T>& table) {
+  table.tile_rows = kTileRows;
+  table.lanes = kLanes<T>;
+  table.gemm_block = gemm_block<T>;
+  table.pack_columns = pack_columns<T>;
+}
+template void fill_gemm(Kernels<float>&);
+template void fill_gemm(Kernels<double>&);
+
+}  // namespace fastnn::FASTNN_TARGET

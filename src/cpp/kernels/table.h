@@ -1,0 +1,106 @@
+#pragma once
+// The kernels' only door: one table of functions per ISA and number type. Every function is serial, allocates nothing and never
+// throws; arrays are contiguous unless a stride stands beside them, and may be unaligned.
+#include "core/types.h"
+
+namespace fastnn {
+
+// C = A B + (C | bias | 0); C is m x n, A m x k, B k x n.
+template <class T>
+struct GemmBlock {
+  Index m, n, k;
+  const T* a;
+  Index a_row, a_col;  // a(i, p) = a[i*a_row + p*a_col]
+  const T* b;
+  Index b_row, b_vector;  // vector v of row p of B is at b + p*b_row + v*b_vector
+  bool b_packed;          // the last vector of each row may be read whole
+  T* c;
+  Index c_row;
+  const T* bias;  // (n,), or null
+  bool accumulate;
+  T* row_scratch;  // tile_rows*k numbers to pack rows of A into, or null: A is read where it lies
+};
+
+enum class Activation { relu, leaky_relu, sigmoid, tanh, gelu, silu };
+constexpr int kActivations = 6;
+
+template <class T>
+struct ActivationKernels {
+  void (*forward)(const T* x, T* y, Index n, T alpha);                         // y may alias x
+  void (*backward)(const T* x, const T* y, const T* dy, T* dx, Index n, T alpha);  // uses x or y, see activation_uses_output
+};
+// What backward reads: the output (ReLU by its sign, sigmoid, tanh) or the input.
+constexpr bool activation_uses_output(Activation a) { return a != Activation::gelu && a != Activation::silu; }
+
+// Columns [0, cols) of a batch of rows; the rows of x, dy, dx and y are row_stride apart.
+template <class T>
+struct BatchNormColumns {
+  Index rows, cols;
+  const T* x;
+  Index x_row;
+  const T* mean;
+  const T* rstd;  // 1/sqrt(var + eps)
+};
+
+// Position i of a stream: word (i/16)%4 of Philox-4x32-10 at block (i/64)*16 + i%16, key = seed, counter = (block, stream, step).
+struct RandomStream {
+  uint64_t seed, step;
+  uint32_t stream;
+};
+
+enum class Optimizer { sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw };
+constexpr int kOptimizers = 7;
+template <class T>
+struct OptimizerStep {
+  T lr, weight_decay;
+  T beta1, beta2;  // momentum, decay rate, or Adam's two
+  T eps;
+  T step1, rsqrt2;  // Adam: lr/(1 - beta1^t), 1/sqrt(1 - beta2^t)
+};
+
+template <class T>
+struct Kernels {
+  int tile_rows, lanes;
+  void (*gemm_block)(const GemmBlock<T>&);
+  void (*pack_columns)(const Matrix<const T>& b, T* to);  // panels one vector wide, zero beyond the last column
+
+  void (*column_sums)(const T* x, Index x_row, Index rows, Index cols, T* sums);
+  ActivationKernels<T> activations[kActivations];
+
+  // mean and biased variance of each column, sound for a large mean: Chan's combination of the statistics of groups of rows
+  void (*batchnorm_statistics)(const T* x, Index x_row, Index rows, Index cols, T* mean, T* var);
+  // y = (x - mean)*rstd*gamma + beta
+  void (*batchnorm_forward)(const BatchNormColumns<T>&, const T* gamma, const T* beta, T* y, Index y_row);
+  // dbeta = sum dy, dgamma = sum dy*xhat
+  void (*batchnorm_parameter_gradients)(const BatchNormColumns<T>&, const T* dy, Index dy_row, T* dgamma, T* dbeta);
+  // dx = gamma*rstd*(dy - dbeta*per_row - xhat*dgamma*per_row); per_row is 1/N, or 0 where the statistics are constants
+  void (*batchnorm_input_gradient)(const BatchNormColumns<T>&, const T* gamma, const T* dgamma, const T* dbeta, T per_row, const T* dy,
+                                   Index dy_row, T* dx, Index dx_row);
+
+  // Elements [first, first + n) of the stream, first a multiple of 64: y = keep ? x*scale : 0; bit i of keep is element first + i.
+  void (*dropout_forward)(const RandomStream&, uint64_t threshold, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep);
+  void (*dropout_backward)(const uint8_t* keep, T scale, Index n, const T* dy, T* dx);
+
+  // Rows of y = softmax(x); row_max and log(sum exp(x - row_max)) of each row.
+  void (*softmax)(const T* x, Index x_row, Index rows, Index cols, T* y, T* row_max, T* log_sum);
+  // sum t*(log_sum + row_max - x) over a row of soft labels
+  double (*soft_label_loss)(const T* x, const T* t, Index n, T row_max, T log_sum);
+  // y = logistic(x); sum max(x, 0) - x t + log1p(exp(-|x|))
+  double (*sigmoid_loss)(const T* x, const T* t, Index n, T* y);
+  double (*squared_error)(const T* x, const T* t, Index n);
+  void (*scaled_difference)(const T* a, const T* b, T scale, Index n, T* y);  // y = (a - b)*scale
+
+  void (*scale)(const T* x, T scale, Index n, T* y);  // y may alias x
+  void (*add)(const T* x, Index n, T* y);             // y += x
+  double (*sum_of_squares)(const T* x, Index n);
+  void (*optimizers[kOptimizers])(const OptimizerStep<T>&, Index n, const T* g, T* p, T* s1, T* s2);
+};
+
+struct KernelTable {
+  const char* isa;           // as FASTNN_ISA names it
+  const char* compiled_for;  // what the compiler said of the flags of the kernels themselves
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+}  // namespace fastnn

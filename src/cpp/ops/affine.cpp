@@ -1,0 +1,43 @@
+#include "ops/affine.h"
+
+#include "core/scratch.h"
+#include "dispatch/dispatch.h"
+#include "ops/cost.h"
+#include "ops/gemm.h"
+
+namespace fastnn::ops {
+
+template <class T>
+void affine_forward(const Matrix<const T>& x, const Matrix<const T>& w, const T* b, const Matrix<T>& y) {
+  const Gemm<T> g{x, w, y, b};
+  const int members = members_for(cost::gemm<T>(x.rows, w.cols, w.rows));
+  T* room = scratch<T>(gemm_scratch(g, members));
+  run_team(members, [&](Team& team) { gemm(team, g, room); });
+}
+
+template <class T>
+void affine_backward(const Matrix<const T>& x, const Matrix<const T>& w, const Matrix<const T>& dy, const Matrix<T>& dx, const Matrix<T>& dw, T* db) {
+  const Gemm<T> for_dx{dy, w.transposed(), dx}, for_dw{x.transposed(), dy, dw};
+  const bool want_dx = dx.data != nullptr;
+  const int members = members_for((want_dx ? 2 : 1) * cost::gemm<T>(x.rows, w.cols, w.rows));
+  const std::size_t room_dw = gemm_scratch(for_dw, members), room_dx = want_dx ? gemm_scratch(for_dx, members) : 0;
+  T* room = scratch<T>(room_dw > room_dx ? room_dw : room_dx);  // a member's part of dx is done before its part of dW begins,
+  run_team(members, [&](Team& team) {                           // but another's may not be
+    const Kernels<T>& k = kernels<T>();
+    if (want_dx) {
+      gemm(team, for_dx, room);
+      team.barrier();
+    }
+    gemm(team, for_dw, room);
+    team.share(dy.cols, k.lanes, [&](Index begin, Index end) { k.column_sums(dy.data + begin, dy.row_stride, dy.rows, end - begin, db + begin); });
+  });
+}
+
+#define FASTNN_INSTANTIATE(T)                                                                                                       \
+  template void affine_forward(const Matrix<const T>&, const Matrix<const T>&, const T*, const Matrix<T>&);                         \
+  template void affine_backward(const Matrix<const T>&, const Matrix<const T>&, const Matrix<const T>&, const Matrix<T>&, \
+                                const Matrix<T>&, T*);
+FASTNN_INSTANTIATE(float)
+FASTNN_INSTANTIATE(double)
+
+}  // namespace fastnn::ops

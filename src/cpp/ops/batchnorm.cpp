@@ -1,0 +1,74 @@
+#include "ops/batchnorm.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/team.h"
+#include "dispatch/dispatch.h"
+#include "ops/cost.h"
+
+namespace fastnn::ops {
+namespace {
+
+constexpr Index kGrain = 16;  // columns: one or two cache lines, so that no two members write one line
+
+template <class T>
+BatchNormColumns<T> columns(const Matrix<const T>& x, const T* mean, const T* rstd, Index begin, Index end) {
+  return {x.rows, end - begin, x.data + begin, x.row_stride, mean + begin, rstd + begin};
+}
+
+template <class T, class F>
+void each_column(const Matrix<const T>& x, int passes, F&& f) {
+  run_team(members_for(cost::elements<T>(x.rows * x.cols, passes * cost::kMove)), [&](Team& team) { team.share(x.cols, kGrain, f); });
+}
+
+}  // namespace
+
+template <class T>
+void batchnorm_train(const Matrix<const T>& x, const BatchNormVectors<T>& v, T momentum, T eps, T* mean, T* rstd, const Matrix<T>& y) {
+  each_column(x, 3, [&](Index begin, Index end) {
+    const Kernels<T>& k = kernels<T>();
+    T* var = rstd;
+    k.batchnorm_statistics(x.data + begin, x.row_stride, x.rows, end - begin, mean + begin, var + begin);
+    for (Index j = begin; j < end; ++j) {
+      v.running_mean[j] = momentum * v.running_mean[j] + (T(1) - momentum) * mean[j];
+      v.running_var[j] = momentum * v.running_var[j] + (T(1) - momentum) * var[j];
+      rstd[j] = T(1) / std::sqrt(var[j] + eps);
+    }
+    k.batchnorm_forward(columns(x, mean, rstd, begin, end), v.gamma + begin, v.beta + begin, y.data + begin, y.row_stride);
+  });
+}
+
+template <class T>
+void batchnorm_eval(const Matrix<const T>& x, const BatchNormVectors<T>& v, T eps, T* mean, T* rstd, const Matrix<T>& y) {
+  each_column(x, 1, [&](Index begin, Index end) {
+    for (Index j = begin; j < end; ++j) {
+      mean[j] = v.running_mean[j];
+      rstd[j] = T(1) / std::sqrt(v.running_var[j] + eps);
+    }
+    kernels<T>().batchnorm_forward(columns(x, mean, rstd, begin, end), v.gamma + begin, v.beta + begin, y.data + begin, y.row_stride);
+  });
+}
+
+template <class T>
+void batchnorm_backward(bool by_batch, const Matrix<const T>& x, const T* mean, const T* rstd, const T* gamma, const Matrix<const T>& dy, T* dgamma,
+                        T* dbeta, const Matrix<T>& dx) {
+  const T per_row = by_batch ? T(1) / static_cast<T>(x.rows) : T(0);
+  each_column(x, 4, [&](Index begin, Index end) {
+    const Kernels<T>& k = kernels<T>();
+    const BatchNormColumns<T> c = columns(x, mean, rstd, begin, end);
+    k.batchnorm_parameter_gradients(c, dy.data + begin, dy.row_stride, dgamma + begin, dbeta + begin);
+    k.batchnorm_input_gradient(c, gamma + begin, dgamma + begin, dbeta + begin, per_row, dy.data + begin, dy.row_stride, dx.data + begin,
+                               dx.row_stride);
+  });
+}
+
+#define FASTNN_INSTANTIATE(T)                                                                                                          \
+  template void batchnorm_train(const Matrix<const T>&, const BatchNormVectors<T>&, T, T, T*, T*, const Matrix<T>&);                   \
+  template void batchnorm_eval(const Matrix<const T>&, const BatchNormVectors<T>&, T, T*, T*, const Matrix<T>&);                       \
+  template void batchnorm_backward(bool, const Matrix<const T>&, const T*, const T*, const T*, const Matrix<const T>&, T*, T*, \
+                                   const Matrix<T>&);
+FASTNN_INSTANTIATE(float)
+FASTNN_INSTANTIATE(double)
+
+}  // namespace fastnn::ops

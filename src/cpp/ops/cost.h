@@ -1,0 +1,27 @@
+#pragma once
+// What work costs one thread, in nanoseconds: the figures behind the choice of a number of threads. Rounded from measurements on a Zen 4
+// core with AVX-512 (117 GFLOP/s, float32, data in the second-level cache); the choice only needs them within a factor of two.
+#include "core/types.h"
+
+namespace fastnn::cost {
+
+template <class T>
+constexpr double kPerByte = sizeof(T) / 4.0;  // double costs twice float everywhere
+
+constexpr double kFlop = 0.01;           // matrix multiply
+constexpr double kMove = 0.06;           // a number read, a little arithmetic, a number written
+constexpr double kTranscendental = 0.4;  // exp, tanh, erf, logarithm
+constexpr double kRandom = 0.25;         // a random word
+constexpr double kUpdate = 0.3;          // an optimizer's update of a parameter
+constexpr double kRow = 15.0;            // a row's reduction to one number
+
+template <class T>
+double gemm(Index m, Index n, Index k) {
+  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) * kFlop * kPerByte<T>;
+}
+template <class T>
+double elements(Index n, double each) {
+  return static_cast<double>(n) * each * kPerByte<T>;
+}
+
+}  // namespace fastnn::cost

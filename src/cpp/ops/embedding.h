@@ -1,0 +1,25 @@
+#pragma once
+// Rows of a table W (V, D), gathered by index and summed back by index.
+#include <vector>
+
+#include "core/types.h"
+
+namespace fastnn::ops {
+
+// y[i] = W[index[i]]
+template <class T>
+void gather_rows(const Matrix<const T>& w, const int64_t* index, Index n, T* y);
+
+// The distinct indices in ascending order, and for each the positions where it occurs, in order of occurrence:
+// positions[starts[r] .. starts[r + 1]) belong to rows[r].
+struct Occurrences {
+  std::vector<int64_t> rows;
+  std::vector<Index> positions, starts;
+};
+Occurrences occurrences_of(const int64_t* index, Index n);
+
+// values[r] = the sum of dy over the positions of row r, in order of occurrence.
+template <class T>
+void sum_rows(const Occurrences& o, const T* dy, Index dim, T* values);
+
+}  // namespace fastnn::ops

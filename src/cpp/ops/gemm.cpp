@@ -1,0 +1,157 @@
+#include "ops/gemm.h"
+
+#include <algorithm>
+
+#include "core/scratch.h"
+#include "dispatch/dispatch.h"
+#include "ops/cost.h"
+
+namespace fastnn::ops {
+namespace {
+
+// Blocks of B that are packed: kDepth x kWidth bytes fill half of a second-level cache of 1 MB.
+constexpr Index kDepth = 256;
+constexpr Index kWidthBytes = 2048;
+// B is read where it lies while it fits the second-level cache beside the rest.
+constexpr Index kUnpackedBytes = 512 * 1024;
+// Rows of A that lie a multiple of this apart fall into one set of the first-level cache and evict each other: they are packed.
+constexpr Index kSetBytes = 4096;
+
+struct Plan {
+  bool pack_a, pack_b;
+  Index depth, width;  // of a block of B
+};
+
+template <class T>
+Index round_up(Index n) {
+  const Index lanes = kernels<T>().lanes;
+  return (n + lanes - 1) / lanes * lanes;
+}
+
+template <class T>
+Plan plan_of(const Gemm<T>& g) {
+  const Index n = g.b.cols, k = g.b.rows, size = sizeof(T);
+  Plan plan{};
+  plan.pack_b = (g.b.col_stride != 1 && n > 1) || (k * n * size > kUnpackedBytes && g.c.rows >= 16);
+  plan.pack_a = n * size >= 1024 && k > 16 && g.a.row_stride != 1 && g.a.row_stride * size % kSetBytes == 0;
+  plan.depth = std::min(k, kDepth);
+  plan.width = plan.pack_b ? std::min<Index>(round_up<T>(n), kWidthBytes / size) : n;
+  return plan;
+}
+
+// How a team shares C: `rows` x `columns` members, the split whose largest share, with what it packs, is the least work.
+struct Grid {
+  int rows, columns;
+};
+template <class T>
+Grid grid_of(const Gemm<T>& g, const Plan& plan, int members) {
+  constexpr double kPackCost = 4;  // packing a number costs about as much as multiplying it with 4 vectors
+  Grid best{members, 1};
+  double least = 0;
+  for (int columns = 1; columns <= members; ++columns) {
+    if (members % columns != 0) continue;
+    const int rows = members / columns;
+    const double m = static_cast<double>((g.c.rows + rows - 1) / rows);
+    const double vectors = static_cast<double>((round_up<T>(g.c.cols) / kernels<T>().lanes + columns - 1) / columns);
+    const double work = m * vectors + (plan.pack_b ? kPackCost * vectors : 0) + (plan.pack_a ? kPackCost * m : 0);
+    if (columns == 1 || work < least) {
+      least = work;
+      best = {rows, columns};
+    }
+  }
+  return best;
+}
+
+template <class T>
+std::size_t scratch_of_member(const Plan& plan) {
+  const Index packed_b = plan.pack_b ? plan.depth * round_up<T>(plan.width) : 0;
+  const Index packed_a = plan.pack_a ? plan.depth * kernels<T>().tile_rows : 0;
+  return static_cast<std::size_t>((packed_b + packed_a + 15) / 16 * 16);
+}
+
+template <class T>
+void gemm_part(const Gemm<T>& g, const Plan& plan, T* scratch) noexcept {
+  const Kernels<T>& k = kernels<T>();
+  const Index lanes = k.lanes;
+  T* packed_b = scratch;
+  T* packed_a = scratch + (plan.pack_b ? plan.depth * round_up<T>(plan.width) : 0);
+  for (Index j = 0; j < g.c.cols; j += plan.width) {
+    const Index width = std::min(plan.width, g.c.cols - j);
+    Index p = 0;
+    do {  // once, too, where the inner dimension is empty: C is then the bias
+      const Index depth = std::min(plan.depth, g.b.rows - p);
+      const T* b = g.b.data + p * g.b.row_stride + j * g.b.col_stride;
+      GemmBlock<T> block{};
+      block.m = g.c.rows;
+      block.n = width;
+      block.k = depth;
+      block.a = g.a.data + p * g.a.col_stride;
+      block.a_row = g.a.row_stride;
+      block.a_col = g.a.col_stride;
+      block.b_packed = plan.pack_b;
+      if (plan.pack_b) {
+        k.pack_columns({b, depth, width, g.b.row_stride, g.b.col_stride}, packed_b);
+        block.b = packed_b;
+        block.b_row = lanes;
+        block.b_vector = depth * lanes;
+      } else {
+        block.b = b;
+        block.b_row = g.b.row_stride;
+        block.b_vector = lanes;
+      }
+      block.c = g.c.data + j;
+      block.c_row = g.c.row_stride;
+      block.bias = g.bias ? g.bias + j : nullptr;
+      block.accumulate = p > 0;
+      block.row_scratch = plan.pack_a ? packed_a : nullptr;
+      k.gemm_block(block);
+      p += plan.depth;
+    } while (p < g.b.rows);
+  }
+}
+
+}  // namespace
+
+template <class T>
+std::size_t gemm_scratch(const Gemm<T>& g, int members) noexcept {
+  return scratch_of_member<T>(plan_of(g)) * static_cast<std::size_t>(members);
+}
+
+template <class T>
+void gemm(const Team& team, const Gemm<T>& g, T* scratch) noexcept {
+  if (g.c.rows == 0 || g.c.cols == 0) return;
+  const Plan plan = plan_of(g);
+  const Grid grid = grid_of(g, plan, team.size);
+  T* own = scratch + scratch_of_member<T>(plan) * static_cast<std::size_t>(team.rank);
+  const Team rows(team.rank / grid.columns, grid.rows, nullptr), columns(team.rank % grid.columns, grid.columns, nullptr);
+  rows.share(g.c.rows, 1, [&](Index row, Index row_end) {
+    columns.share(g.c.cols, kernels<T>().lanes, [&](Index col, Index col_end) {
+      Gemm<T> part = g;
+      part.a.data += row * g.a.row_stride;
+      part.a.rows = part.c.rows = row_end - row;
+      part.b.data += col * g.b.col_stride;
+      part.b.cols = part.c.cols = col_end - col;
+      part.c.data += row * g.c.row_stride + col;
+      if (g.bias) part.bias += col;
+      gemm_part(part, plan, own);
+    });
+  });
+}
+
+template <class T>
+void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c) {
+  const bool column_major = c.col_stride != 1 && c.cols > 1;  // C^T = B^T A^T is then row-major
+  const Gemm<T> g = column_major ? Gemm<T>{b.transposed(), a.transposed(), c.transposed()} : Gemm<T>{a, b, c};
+  const int members = members_for(cost::gemm<T>(c.rows, c.cols, a.cols));
+  T* room = scratch<T>(gemm_scratch(g, members));
+  run_team(members, [&](Team& team) { gemm(team, g, room); });
+}
+
+#define FASTNN_INSTANTIATE(T)                                         \
+  template std::size_t gemm_scratch(const Gemm<T>&, int) noexcept;    \
+  template void gemm(const Team&, const Gemm<T>&, T*) noexcept;       \
+  template void matmul(const Matrix<const T>&, const Matrix<const T>&, const Matrix<T>&);
+FASTNN_INSTANTIATE(float)
+FASTNN_INSTANTIATE(double)
+
+}  // namespace fastnn::ops

@@ -1,0 +1,72 @@
+#include "ops/optimizers.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/team.h"
+#include "dispatch/dispatch.h"
+#include "ops/cost.h"
+
+namespace fastnn::ops {
+namespace {
+
+constexpr Index kGrain = 1024;
+
+template <class T>
+OptimizerStep<T> step_of(const UpdateRule& r) {
+  OptimizerStep<T> s{};
+  s.lr = static_cast<T>(r.lr);
+  s.weight_decay = static_cast<T>(r.weight_decay);
+  s.beta1 = static_cast<T>(r.beta1);
+  s.beta2 = static_cast<T>(r.beta2);
+  s.eps = static_cast<T>(r.eps);
+  if (r.kind == Optimizer::adam || r.kind == Optimizer::adamw) {
+    const double t = static_cast<double>(r.step);
+    s.step1 = static_cast<T>(r.lr / (1 - std::pow(r.beta1, t)));
+    s.rsqrt2 = static_cast<T>(1 / std::sqrt(1 - std::pow(r.beta2, t)));
+  }
+  return s;
+}
+
+template <class T>
+Index total_size(const std::vector<Update<T>>& updates) {
+  Index n = 0;
+  for (const Update<T>& u : updates) n += u.size;
+  return n;
+}
+
+// The numbers [begin, end) of all arrays laid end to end.
+template <class T>
+void update_range(const UpdateRule& rule, const std::vector<Update<T>>& updates, Index begin, Index end) {
+  const OptimizerStep<T> step = step_of<T>(rule);
+  const auto kernel = kernels<T>().optimizers[static_cast<int>(rule.kind)];
+  const auto run = [&](const Update<T>& u, Index at, Index n, const T* g) {
+    kernel(step, n, g, u.p + at, u.s1 ? u.s1 + at : nullptr, u.s2 ? u.s2 + at : nullptr);
+  };
+  for (const Update<T>& u : updates) {
+    const Index first = std::max<Index>(begin, 0), last = std::min(end, u.size);
+    if (first < last) {
+      if (!u.rows) run(u, first, last - first, u.g + first);
+      else
+        for (Index i = first; i < last;) {
+          const Index row = i / u.dim, column = i % u.dim, n = std::min(u.dim - column, last - i);
+          run(u, u.rows[row] * u.dim + column, n, u.g + i);
+          i += n;
+        }
+    }
+    begin -= u.size;
+    end -= u.size;
+  }
+}
+
+}  // namespace
+
+void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64) {
+  const Index n32 = total_size(f32), n64 = total_size(f64);
+  run_team(members_for(cost::elements<float>(n32, cost::kUpdate) + cost::elements<double>(n64, cost::kUpdate)), [&](Team& team) {
+    team.share(n32, kGrain, [&](Index begin, Index end) { update_range(rule, f32, begin, end); });
+    team.share(n64, kGrain, [&](Index begin, Index end) { update_range(rule, f64, begin, end); });
+  });
+}
+
+}  // namespace fastnn::ops

@@ -1,0 +1,29 @@
+#pragma once
+// The update of any number of parameter arrays in one call.
+#include <vector>
+
+#include "kernels/table.h"
+
+namespace fastnn::ops {
+
+struct UpdateRule {
+  Optimizer kind;
+  double lr, weight_decay, beta1, beta2, eps;
+  int64_t step;  // 1 for the first update: Adam's t
+};
+
+// One array, or for a row-sparse gradient the rows named of it: then p, s1, s2 are whole tables of rows of `dim` numbers,
+// g holds the `size/dim` rows that have a gradient, and `rows` says which they are (distinct).
+template <class T>
+struct Update {
+  T* p;
+  const T* g;
+  T *s1, *s2;  // null where the optimizer has no such state
+  Index size;
+  const int64_t* rows;  // null for a dense gradient
+  Index dim;
+};
+
+void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64);
+
+}  // namespace fastnn::ops

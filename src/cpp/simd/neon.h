@@ -1,0 +1,66 @@
+#pragma once
+// NEON on aarch64: a vector is four 16-byte registers, of which there are 32.
+#include <arm_neon.h>
+
+namespace fastnn::FASTNN_TARGET { namespace {
+
+constexpr int kRegisterBytes = 16;
+constexpr int kRegisters = 32;
+
+// Reg<float> and float32x4_t are the same type to GCC and Clang but for its name; so are the others.
+FASTNN_INLINE Reg<float> fma(Reg<float> a, Reg<float> b, Reg<float> c) { return (Reg<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+FASTNN_INLINE Reg<double> fma(Reg<double> a, Reg<double> b, Reg<double> c) { return (Reg<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+// As on x86, where either operand is NaN the second one is the result.
+FASTNN_INLINE Reg<float> max(Reg<float> a, Reg<float> b) { return a > b ? a : b; }
+FASTNN_INLINE Reg<double> max(Reg<double> a, Reg<double> b) { return a > b ? a : b; }
+FASTNN_INLINE Reg<float> min(Reg<float> a, Reg<float> b) { return a < b ? a : b; }
+FASTNN_INLINE Reg<double> min(Reg<double> a, Reg<double> b) { return a < b ? a : b; }
+FASTNN_INLINE Reg<float> sqrt(Reg<float> a) { return (Reg<float>)vsqrtq_f32((float32x4_t)a); }
+FASTNN_INLINE Reg<double> sqrt(Reg<double> a) { return (Reg<double>)vsqrtq_f64((float64x2_t)a); }
+
+template <class T>
+FASTNN_INLINE Reg<T> load_first(const T* p, int n) {
+  Reg<T> v{};
+  for (int i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+template <class T>
+FASTNN_INLINE void store_first(T* p, Reg<T> v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+
+FASTNN_INLINE unsigned mask_bits(RegMask<float> m) {
+  const uint32x4_t weights = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32((uint32x4_t)m, weights));
+}
+FASTNN_INLINE unsigned mask_bits(RegMask<double> m) {
+  const uint64x2_t weights = {1, 2};
+  return static_cast<unsigned>(vaddvq_u64(vandq_u64((uint64x2_t)m, weights)));
+}
+
+// to[p*to_stride + j] = from[j*from_stride + p] for a square of kTransposeBlock numbers a side.
+template <class T>
+constexpr int kTransposeBlock = 16 / static_cast<int>(sizeof(T));
+FASTNN_INLINE void transpose_block(const float* from, Index from_stride, float* to, Index to_stride) {
+  const float32x4x2_t ab = vtrnq_f32(vld1q_f32(from), vld1q_f32(from + from_stride));
+  const float32x4x2_t cd = vtrnq_f32(vld1q_f32(from + 2 * from_stride), vld1q_f32(from + 3 * from_stride));
+  vst1q_f32(to, vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0])));
+  vst1q_f32(to + to_stride, vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));
+  vst1q_f32(to + 2 * to_stride, vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0])));
+  vst1q_f32(to + 3 * to_stride, vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
+}
+FASTNN_INLINE void transpose_block(const double* from, Index from_stride, double* to, Index to_stride) {
+  const float64x2_t a = vld1q_f64(from), b = vld1q_f64(from + from_stride);
+  vst1q_f64(to, vzip1q_f64(a, b));
+  vst1q_f64(to + to_stride, vzip2q_f64(a, b));
+}
+
+// High and low halves of the 64-bit products of unsigned 32-bit lanes.
+FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
+  const uint32x4_t x = (uint32x4_t)a, y = (uint32x4_t)b;
+  const uint64x2_t front = vmull_u32(vget_low_u32(x), vget_low_u32(y)), back = vmull_high_u32(x, y);
+  high = (Reg<uint32_t>)vuzp2q_u32(vreinterpretq_u32_u64(front), vreinterpretq_u32_u64(back));
+  low = a * b;
+}
+
+} }  // namespace fastnn::FASTNN_TARGET

@@ -1,0 +1,263 @@
+#pragma once
+// One vocabulary for every ISA. A vector is always 64 bytes: 16 floats, 8 doubles or 16 uint32, made of one, two or four registers,
+// so that a reduction has the same lanes in the same order everywhere and a kernel is written once.
+//
+// A backend (avx512.h, avx2.h, neon.h, sse2.h) supplies what plain vector arithmetic cannot say: fma, max, min, sqrt, partial loads
+// and stores, mask bits, wide products. Everything here is internal to its translation unit (anonymous namespace) and inlined.
+#include <cstdint>
+
+#include "core/types.h"
+
+#define FASTNN_INLINE static inline __attribute__((always_inline))
+#define FASTNN_LAMBDA __attribute__((always_inline))
+
+namespace fastnn::FASTNN_TARGET { namespace {
+
+#if defined(__AVX512F__)
+#define FASTNN_REGISTER_BYTES 64
+#elif defined(__AVX2__)
+#define FASTNN_REGISTER_BYTES 32
+#else
+#define FASTNN_REGISTER_BYTES 16
+#endif
+
+template <class T>
+struct RegOf;
+template <>
+struct RegOf<float> {
+  typedef float type __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
+  typedef int32_t mask __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
+};
+template <>
+struct RegOf<double> {
+  typedef double type __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
+  typedef int64_t mask __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
+};
+template <>
+struct RegOf<uint32_t> {
+  typedef uint32_t type __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
+  typedef int32_t mask __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
+};
+template <class T>
+using Reg = typename RegOf<T>::type;
+template <class T>
+using RegMask = typename RegOf<T>::mask;
+
+} }  // namespace fastnn::FASTNN_TARGET
+
+#if defined(__AVX512F__)
+#include "simd/avx512.h"
+#elif defined(__AVX2__)
+#include "simd/avx2.h"
+#elif defined(__aarch64__)
+#include "simd/neon.h"
+#else
+#include "simd/sse2.h"
+#endif
+
+namespace fastnn::FASTNN_TARGET { namespace {
+
+constexpr int kVectorBytes = 64;
+constexpr int kRegs = kVectorBytes / kRegisterBytes;  // registers a vector
+static_assert(kRegisterBytes == FASTNN_REGISTER_BYTES);
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));  // numbers a vector
+template <class T>
+constexpr int kRegLanes = kRegisterBytes / static_cast<int>(sizeof(T));
+
+#define FASTNN_EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); ++i)
+#define FASTNN_EACH_REG(i) FASTNN_EACH(i, kRegs)
+
+template <int N>
+struct Width {  // a number that a lambda can take as a constant
+  static constexpr int value = N;
+};
+
+template <class T>
+struct Vec {
+  Reg<T> r[kRegs];
+};
+template <class T>
+struct Mask {
+  RegMask<T> r[kRegs];
+};
+
+FASTNN_INLINE int clamp(int n, int high) { return n < 0 ? 0 : n > high ? high : n; }
+FASTNN_INLINE Index smaller(Index a, Index b) { return a < b ? a : b; }
+FASTNN_INLINE Index larger(Index a, Index b) { return a > b ? a : b; }
+
+// Which lanes an access touches: all of them, or the first n (1 <= n < kLanes; the others read as zero).
+struct All {};
+struct First {
+  int n;
+};
+
+template <class T>
+FASTNN_INLINE Vec<T> set1(T x) {
+  Vec<T> v;
+  FASTNN_EACH_REG(i) v.r[i] = x - Reg<T>{};
+  return v;
+}
+template <class T>
+FASTNN_INLINE Vec<T> load(const T* p, All = {}) {
+  Vec<T> v;
+  FASTNN_EACH_REG(i) __builtin_memcpy(&v.r[i], p + i * kRegLanes<T>, kRegisterBytes);
+  return v;
+}
+template <class T>
+FASTNN_INLINE Vec<T> load(const T* p, First lanes) {
+  Vec<T> v;
+  FASTNN_EACH_REG(i) v.r[i] = load_first(p + i * kRegLanes<T>, clamp(lanes.n - i * kRegLanes<T>, kRegLanes<T>));
+  return v;
+}
+template <class T>
+FASTNN_INLINE void store(T* p, Vec<T> v, All = {}) {
+  FASTNN_EACH_REG(i) __builtin_memcpy(p + i * kRegLanes<T>, &v.r[i], kRegisterBytes);
+}
+template <class T>
+FASTNN_INLINE void store(T* p, Vec<T> v, First lanes) {
+  FASTNN_EACH_REG(i) store_first(p + i * kRegLanes<T>, v.r[i], clamp(lanes.n - i * kRegLanes<T>, kRegLanes<T>));
+}
+
+#define FASTNN_BINARY(name, expression)            \
+  template <class T>                               \
+  FASTNN_INLINE Vec<T> name(Vec<T> a, Vec<T> b) {  \
+    Vec<T> v;                                      \
+    FASTNN_EACH_REG(i) v.r[i] = (expression);      \
+    return v;                                      \
+  }
+FASTNN_BINARY(operator+, a.r[i] + b.r[i])
+FASTNN_BINARY(operator-, a.r[i] - b.r[i])
+FASTNN_BINARY(operator*, a.r[i] * b.r[i])
+FASTNN_BINARY(operator/, a.r[i] / b.r[i])
+FASTNN_BINARY(operator^, a.r[i] ^ b.r[i])
+FASTNN_BINARY(max, max(a.r[i], b.r[i]))  // a > b ? a : b, so b where either is NaN
+FASTNN_BINARY(min, min(a.r[i], b.r[i]))  // a < b ? a : b, so b where either is NaN
+#undef FASTNN_BINARY
+
+template <class T>
+FASTNN_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {  // a*b + c, rounded once (twice on the baseline)
+  Vec<T> v;
+  FASTNN_EACH_REG(i) v.r[i] = fma(a.r[i], b.r[i], c.r[i]);
+  return v;
+}
+template <class T>
+FASTNN_INLINE Vec<T> sqrt(Vec<T> a) {
+  Vec<T> v;
+  FASTNN_EACH_REG(i) v.r[i] = sqrt(a.r[i]);
+  return v;
+}
+template <class T>
+FASTNN_INLINE Vec<T> abs(Vec<T> a) {
+  Vec<T> v;
+  FASTNN_EACH_REG(i) v.r[i] = (Reg<T>)((RegMask<T>)a.r[i] & ~(RegMask<T>)(T(-0.0) - Reg<T>{}));
+  return v;
+}
+template <class T>
+FASTNN_INLINE Mask<T> operator<(Vec<T> a, Vec<T> b) {
+  Mask<T> m;
+  FASTNN_EACH_REG(i) m.r[i] = a.r[i] < b.r[i];
+  return m;
+}
+template <class T>
+FASTNN_INLINE Mask<T> operator>=(Vec<T> a, Vec<T> b) {
+  Mask<T> m;
+  FASTNN_EACH_REG(i) m.r[i] = a.r[i] >= b.r[i];
+  return m;
+}
+template <class T>
+FASTNN_INLINE Vec<T> select(Mask<T> m, Vec<T> yes, Vec<T> no) {
+  Vec<T> v;
+  FASTNN_EACH_REG(i) v.r[i] = m.r[i] ? yes.r[i] : no.r[i];
+  return v;
+}
+// Bit i is lane i.
+template <class T>
+FASTNN_INLINE unsigned bits(Mask<T> m) {
+  unsigned all = 0;
+  FASTNN_EACH_REG(i) all |= mask_bits(m.r[i]) << (i * kRegLanes<T>);
+  return all;
+}
+// 0, 1, 2, ... in the lanes.
+FASTNN_INLINE Vec<uint32_t> lane_numbers() {
+  alignas(64) static constexpr uint32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load(numbers);
+}
+template <class T>
+struct LaneBits;
+template <>
+struct LaneBits<float> {
+  alignas(64) static constexpr int32_t value[16] = {1,      1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                                                    1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+};
+template <>
+struct LaneBits<double> {
+  alignas(64) static constexpr int64_t value[8] = {1, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7};
+};
+// The inverse of bits(): lane i is set where bit i is.
+template <class T>
+FASTNN_INLINE Mask<T> mask_from_bits(unsigned all) {
+  using Lane = decltype(LaneBits<T>::value[0] + 0);
+  Mask<T> m;
+  FASTNN_EACH_REG(i) {
+    RegMask<T> weights;
+    __builtin_memcpy(&weights, LaneBits<T>::value + i * kRegLanes<T>, kRegisterBytes);
+    m.r[i] = (weights & (static_cast<Lane>(all) - RegMask<T>{})) != 0;
+  }
+  return m;
+}
+FASTNN_INLINE void multiply_wide(Vec<uint32_t> a, Vec<uint32_t> b, Vec<uint32_t>& high, Vec<uint32_t>& low) {
+  FASTNN_EACH_REG(i) multiply_wide(a.r[i], b.r[i], high.r[i], low.r[i]);
+}
+
+// v in the lanes accessed, other in the rest.
+template <class T>
+FASTNN_INLINE Vec<T> only(Vec<T> v, All, T) {
+  return v;
+}
+template <class T>
+FASTNN_INLINE Vec<T> only(Vec<T> v, First lanes, T other) {
+  return select(mask_from_bits<T>((1u << lanes.n) - 1u), v, set1(other));
+}
+
+// Combines the lanes pairwise: (l, l + n/2), then halves of halves. The order is the same on every ISA.
+template <class T, class Op>
+FASTNN_INLINE T reduce(Vec<T> v, Op op) {
+  alignas(64) T lane[kLanes<T>];
+  store(lane, v);
+  for (int n = kLanes<T> / 2; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i) lane[i] = op(lane[i], lane[i + n]);
+  return lane[0];
+}
+template <class T>
+FASTNN_INLINE T reduce_sum(Vec<T> v) {
+  return reduce(v, [](T a, T b) { return a + b; });
+}
+template <class T>
+FASTNN_INLINE T reduce_max(Vec<T> v) {
+  return reduce(v, [](T a, T b) { return a > b ? a : b; });
+}
+
+// Calls f(i, lanes) for i = 0, kLanes, 2*kLanes, ... below n: one body for the main loop and the tail.
+template <class T, class F>
+FASTNN_INLINE void each_vector(Index n, F&& f) {
+  Index i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) f(i, All{});
+  if (i < n) f(i, First{static_cast<int>(n - i)});
+}
+
+// The sum of f(i, lanes) over all lanes: vectors in T within a piece of 64, pieces in double, always in this order.
+template <class T, class F>
+FASTNN_INLINE double sum_pieces(Index n, F&& f) {
+  constexpr Index kPiece = 64 * kLanes<T>;
+  double total = 0;
+  for (Index begin = 0; begin < n; begin += kPiece) {
+    Vec<T> sum = set1(T(0));
+    each_vector<T>(smaller(kPiece, n - begin),
+                   [&](Index i, auto lanes) FASTNN_LAMBDA { sum = sum + only(f(begin + i, lanes), lanes, T(0)); });
+    total += static_cast<double>(reduce_sum(sum));
+  }
+  return total;
+}
+
+} }  // namespace fastnn::FASTNN_TARGET

@@ -1,0 +1,46 @@
+#pragma once
+// The x86-64 baseline, SSE2: a vector is four 16-byte registers. There is no fused multiply-add: fma rounds twice here, the one place
+// where an ISA's bits differ from the others'.
+#include <emmintrin.h>
+
+#include "simd/x86.h"
+
+namespace fastnn::FASTNN_TARGET { namespace {
+
+constexpr int kRegisterBytes = 16;
+constexpr int kRegisters = 16;
+
+FASTNN_INLINE Reg<float> fma(Reg<float> a, Reg<float> b, Reg<float> c) { return a * b + c; }
+FASTNN_INLINE Reg<double> fma(Reg<double> a, Reg<double> b, Reg<double> c) { return a * b + c; }
+FASTNN_INLINE Reg<float> max(Reg<float> a, Reg<float> b) { return _mm_max_ps(a, b); }
+FASTNN_INLINE Reg<double> max(Reg<double> a, Reg<double> b) { return _mm_max_pd(a, b); }
+FASTNN_INLINE Reg<float> min(Reg<float> a, Reg<float> b) { return _mm_min_ps(a, b); }
+FASTNN_INLINE Reg<double> min(Reg<double> a, Reg<double> b) { return _mm_min_pd(a, b); }
+FASTNN_INLINE Reg<float> sqrt(Reg<float> a) { return _mm_sqrt_ps(a); }
+FASTNN_INLINE Reg<double> sqrt(Reg<double> a) { return _mm_sqrt_pd(a); }
+
+template <class T>
+FASTNN_INLINE Reg<T> load_first(const T* p, int n) {
+  Reg<T> v{};
+  for (int i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+template <class T>
+FASTNN_INLINE void store_first(T* p, Reg<T> v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+
+FASTNN_INLINE unsigned mask_bits(RegMask<float> m) { return static_cast<unsigned>(_mm_movemask_ps(reinterpret_cast<__m128>(m))); }
+FASTNN_INLINE unsigned mask_bits(RegMask<double> m) { return static_cast<unsigned>(_mm_movemask_pd(reinterpret_cast<__m128d>(m))); }
+
+// High and low halves of the 64-bit products of unsigned 32-bit lanes.
+FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
+  const __m128i x = reinterpret_cast<__m128i>(a), y = reinterpret_cast<__m128i>(b);
+  const __m128i even = _mm_mul_epu32(x, y);
+  const __m128i odd = _mm_mul_epu32(_mm_srli_epi64(x, 32), _mm_srli_epi64(y, 32));
+  const __m128i keep = _mm_set1_epi64x(0xffffffff);
+  high = reinterpret_cast<Reg<uint32_t>>(_mm_or_si128(_mm_srli_epi64(even, 32), _mm_andnot_si128(keep, odd)));
+  low = reinterpret_cast<Reg<uint32_t>>(_mm_or_si128(_mm_and_si128(even, keep), _mm_slli_epi64(odd, 32)));
+}
+
+} }  // namespace fastnn::FASTNN_TARGET
