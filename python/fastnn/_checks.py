@@ -129,12 +129,12 @@ def function(name: str, value: Any) -> Callable[..., Any]:
 def float_dtype(name: str, value: Any) -> np.dtype[Any]:
     """Return `value` as a NumPy dtype; TypeError unless it is float32 or float64."""
     try:
-        dtype = None if value is None else np.dtype(value)
+        dtype: np.dtype[Any] = np.dtype(value)
     except TypeError:
-        dtype = None
-    if dtype not in FLOATS:
+        dtype = np.dtype(object)
+    if value is None or dtype not in FLOATS:  # NumPy takes None for float64
         raise TypeError(f"{name} must be float32 or float64, got {shown(value)}")
-    return dtype  # type: ignore[no-any-return]
+    return dtype
 
 
 def generator(name: str, value: Any) -> np.random.Generator:

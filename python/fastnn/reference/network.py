@@ -72,7 +72,8 @@ class Sequential:
         if not self.layers:
             raise ValueError("layers must hold at least one layer")
         for i, layer in enumerate(self.layers):
-            if not (callable(getattr(layer, "forward", None)) and callable(getattr(layer, "backward", None))):
+            methods = (getattr(layer, name, None) for name in ("forward", "backward"))
+            if isinstance(layer, type) or not all(map(callable, methods)):
                 raise TypeError(f"layers[{i}] must have forward and backward, got {_checks.shown(layer)}")
             if isinstance(layer, Sequential):
                 raise TypeError(f"layers[{i}] is a network: pass its layers, *net.layers")

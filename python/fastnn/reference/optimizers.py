@@ -186,9 +186,7 @@ def _parameter(what: str, param: Any) -> Array:
     """Return a parameter as an array to change in place; a number as a new array without dimensions."""
     if not isinstance(param, np.ndarray):
         _checks.real_number(what, param)
-        return np.array(
-            param, dtype=param.dtype if getattr(param, "dtype", None) in _checks.FLOATS else np.float64
-        )
+        return np.array(param, dtype=np.float32 if isinstance(param, np.float32) else np.float64)
     if param.dtype not in _checks.FLOATS:
         raise TypeError(f"{what} must be float32 or float64, got dtype {param.dtype}")
     if not param.flags.writeable:

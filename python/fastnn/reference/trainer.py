@@ -448,7 +448,7 @@ def _progress_bar(progress: bool | None, total: int) -> Any:
     elif not _checks.flag("progress", progress):
         return None
     try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
     except ImportError:
         if progress is None:
             return None

@@ -34,8 +34,8 @@ py::object multiply(py::handle a, py::handle b, py::handle out) {
   bool direct = false;
   if (!out.is_none()) {
     if (!is_array(out) || !is_dtype<T>(out) || rank(out) != 2 || extent(out, 0) != x.rows || extent(out, 1) != y.cols)
-      refuse("out must be a " + std::string(sizeof(T) == 4 ? "float32" : "float64") + " array of shape (" + std::to_string(x.rows) + ", " +
-             std::to_string(y.cols) + "), got " + describe(out));
+      refuse("out must be a " + std::string(sizeof(T) == 4 ? "float32" : "float64") + " array of shape (" +
+             std::to_string(x.rows) + ", " + std::to_string(y.cols) + "), got " + describe(out));
     const Matrix<T> z = matrix<T>("out", out);
     const bool rows = (z.col_stride == 1 || z.cols <= 1) && (z.rows <= 1 || z.row_stride >= z.cols);
     const bool columns = (z.row_stride == 1 || z.rows <= 1) && (z.cols <= 1 || z.col_stride >= z.rows);
@@ -53,7 +53,8 @@ template <class T>
 py::object forward(py::handle x, py::handle w, py::handle b) {
   const Matrix<const T> input = matrix<const T>("x", x), weight = matrix<const T>("W", w);
   if (input.cols != weight.rows)
-    refuse("x must have " + std::to_string(weight.rows) + " numbers a row (W has shape " + shape_of(w) + "), got shape " + shape_of(x));
+    refuse("x must have " + std::to_string(weight.rows) + " numbers a row (W has shape " + shape_of(w) + "), got shape " +
+           shape_of(x));
   const py::object dense_b = is_array(b) ? contiguous(b) : py::reinterpret_borrow<py::object>(b);
   const T* bias = vector<const T>("b", dense_b, weight.cols);
   py::object y = new_matrix<T>(input.rows, weight.cols);
@@ -66,9 +67,11 @@ template <class T>
 py::object backward(InUse& lock, py::handle x, py::handle w, py::handle dout, py::handle dw, py::handle db, bool want_dx) {
   const Hold hold(lock);
   const Matrix<const T> input = matrix<const T>("x", x), weight = matrix<const T>("W", w), dy = matrix<const T>("dout", dout);
-  if (input.cols != weight.rows) refuse("W must have the shape it had in forward, (" + std::to_string(input.cols) + ", ...), got " + shape_of(w));
+  if (input.cols != weight.rows)
+    refuse("W must have the shape it had in forward, (" + std::to_string(input.cols) + ", ...), got " + shape_of(w));
   if (dy.rows != input.rows || dy.cols != weight.cols)
-    refuse("dout must have the shape of the output, (" + std::to_string(input.rows) + ", " + std::to_string(weight.cols) + "), got " + shape_of(dout));
+    refuse("dout must have the shape of the output, (" + std::to_string(input.rows) + ", " + std::to_string(weight.cols) +
+           "), got " + shape_of(dout));
   const py::object dense = dy.col_stride == 1 || dy.cols <= 1 ? py::reinterpret_borrow<py::object>(dout) : contiguous(dout);
   const Matrix<const T> rows = matrix<const T>("dout", dense);
   const Matrix<T> weight_gradient = matrix<T>("dW", dw);
@@ -91,9 +94,10 @@ void bind_affine(py::module_& m) {
   m.def("affine_forward", [](py::handle x, py::handle w, py::handle b) {
     return by_dtype("W", w, [&](auto type) { return forward<decltype(type)>(x, w, b); });
   });
-  m.def("affine_backward", [](InUse& lock, py::handle x, py::handle w, py::handle dout, py::handle dw, py::handle db, bool want_dx) {
-    return by_dtype("W", w, [&](auto type) { return backward<decltype(type)>(lock, x, w, dout, dw, db, want_dx); });
-  });
+  m.def("affine_backward",
+        [](InUse& lock, py::handle x, py::handle w, py::handle dout, py::handle dw, py::handle db, bool want_dx) {
+          return by_dtype("W", w, [&](auto type) { return backward<decltype(type)>(lock, x, w, dout, dw, db, want_dx); });
+        });
 }
 
 }  // namespace fastnn::bindings

@@ -60,14 +60,21 @@ py::object as_real(const char* name, py::handle x, py::handle like) {
   if (kind != 'f' && kind != 'i' && kind != 'u' && kind != 'b')
     refuse_type(std::string(name) + " must hold real numbers, got " + describe(array));
   py::object dtype;
-  if (!any) dtype = like.attr("dtype");
-  else if (array.dtype().num() == npy_api::NPY_DOUBLE_) dtype = py::dtype::of<double>();
-  else dtype = py::dtype::of<float>();
+  if (!any)
+    dtype = like.attr("dtype");
+  else if (array.dtype().num() == npy_api::NPY_DOUBLE_)
+    dtype = py::dtype::of<double>();
+  else
+    dtype = py::dtype::of<float>();
   return array.attr("astype")(dtype, py::arg("order") = "C");
 }
 
-bool is_contiguous(py::handle array) noexcept { return (array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0; }
-bool is_writeable(py::handle array) noexcept { return (array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0; }
+bool is_contiguous(py::handle array) noexcept {
+  return (array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
+}
+bool is_writeable(py::handle array) noexcept {
+  return (array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+}
 
 py::object contiguous(py::handle array) {
   if (is_contiguous(array)) return py::reinterpret_borrow<py::object>(array);
@@ -82,7 +89,8 @@ Index size_of(py::handle array) noexcept {
 
 py::object new_array(py::dtype dtype, int nd, const Index* shape) {
   auto& api = npy_api::get();
-  PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype.release().ptr(), nd, const_cast<Py_intptr_t*>(shape), nullptr, nullptr, 0, nullptr);
+  PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype.release().ptr(), nd, const_cast<Py_intptr_t*>(shape),
+                                              nullptr, nullptr, 0, nullptr);
   if (!array) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(array);
 }

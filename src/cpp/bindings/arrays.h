@@ -21,16 +21,21 @@ bool is_f64(py::handle array) noexcept;
 template <class T>
 bool is_dtype(py::handle array) noexcept;
 template <>
-inline bool is_dtype<float>(py::handle array) noexcept { return is_f32(array); }
+inline bool is_dtype<float>(py::handle array) noexcept {
+  return is_f32(array);
+}
 template <>
-inline bool is_dtype<double>(py::handle array) noexcept { return is_f64(array); }
+inline bool is_dtype<double>(py::handle array) noexcept {
+  return is_f64(array);
+}
 
-std::string shape_of(py::handle array);            // "(3, 4)"
-std::string describe(py::handle h);                // "float32 array of shape (3, 4)" or "list"
+std::string shape_of(py::handle array);  // "(3, 4)"
+std::string describe(py::handle h);      // "float32 array of shape (3, 4)" or "list"
 bool same_shape(py::handle a, py::handle b) noexcept;
 
-// x as an array of real numbers: itself where it is an aligned float32 or float64 array of the type wanted, else converted. `like` is an array
-// whose type is wanted, or None for float32/float64 as x is and float32 otherwise. TypeError where x holds no real numbers.
+// x as an array of real numbers: itself where it is an aligned float32 or float64 array of the type wanted, else converted.
+// `like` is an array whose type is wanted, or None for float32/float64 as x is and float32 otherwise. TypeError where x holds no
+// real numbers.
 py::object as_real(const char* name, py::handle x, py::handle like);
 
 // The same array, or a C-contiguous copy.
@@ -64,8 +69,8 @@ template <class T>
 T* vector(const char* name, py::handle array, Index n) {
   using Element = std::remove_const_t<T>;
   if (!is_array(array) || !is_dtype<Element>(array) || rank(array) != 1 || extent(array, 0) != n || !is_contiguous(array))
-    refuse(std::string(name) + " must be a contiguous " + (sizeof(T) == 4 ? "float32" : "float64") + " array of shape (" + std::to_string(n) +
-           ",), got " + describe(array));
+    refuse(std::string(name) + " must be a contiguous " + (sizeof(T) == 4 ? "float32" : "float64") + " array of shape (" +
+           std::to_string(n) + ",), got " + describe(array));
   if (!std::is_const_v<T> && !is_writeable(array)) refuse(std::string(name) + " is read-only");
   return data_of<T>(array);
 }
@@ -91,7 +96,8 @@ auto by_dtype(const char* name, py::handle array, F&& f) {
   refuse_type(std::string(name) + " must be a float32 or float64 array, got " + describe(array));
 }
 
-// Runs f without the GIL if it takes long enough for another thread to profit: taking the lock back can wait for a whole switch interval.
+// Runs f without the GIL if it takes long enough for another thread to profit: taking the lock back can wait for a whole switch
+// interval.
 template <class F>
 auto unlocked(double nanoseconds, F&& f) {
   if (nanoseconds < 10000) return f();

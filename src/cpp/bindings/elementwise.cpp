@@ -30,7 +30,8 @@ py::object activation_forward(int kind, py::handle x, double alpha) {
   const Index n = size_of(input);
   const T* from = data_of<T>(input);
   T* to = data_of<T>(y);
-  unlocked(elements<T>(n, cost::kTranscendental), [&] { ops::activation_forward(activation, from, to, n, static_cast<T>(alpha)); });
+  unlocked(elements<T>(n, cost::kTranscendental),
+           [&] { ops::activation_forward(activation, from, to, n, static_cast<T>(alpha)); });
   return y;
 }
 
@@ -42,7 +43,8 @@ py::object activation_backward(int kind, py::handle saved, py::handle dout, doub
   const Index n = size_of(kept);
   const T *s = data_of<T>(kept), *dy = data_of<T>(gradient);
   T* to = data_of<T>(dx);
-  unlocked(elements<T>(n, cost::kTranscendental), [&] { ops::activation_backward(activation, s, s, dy, to, n, static_cast<T>(alpha)); });
+  unlocked(elements<T>(n, cost::kTranscendental),
+           [&] { ops::activation_backward(activation, s, s, dy, to, n, static_cast<T>(alpha)); });
   return dx;
 }
 
@@ -56,7 +58,8 @@ py::tuple dropout_forward(py::handle x, const RandomStream& stream, uint64_t thr
   const T* from = data_of<T>(input);
   T* to = data_of<T>(y);
   uint8_t* bits = data_of<uint8_t>(keep);
-  unlocked(elements<T>(n, cost::kRandom), [&] { ops::dropout_forward(stream, threshold, static_cast<T>(scale), from, to, bits, n); });
+  unlocked(elements<T>(n, cost::kRandom),
+           [&] { ops::dropout_forward(stream, threshold, static_cast<T>(scale), from, to, bits, n); });
   return py::make_tuple(std::move(y), std::move(keep));
 }
 
@@ -86,7 +89,8 @@ py::object scaled(py::handle x, double factor) {
 
 template <class T>
 void scale_in_place(py::handle x, double factor) {
-  if (!is_contiguous(x) || !is_writeable(x)) refuse("an array to scale in place must be contiguous and writeable, got " + describe(x));
+  if (!is_contiguous(x) || !is_writeable(x))
+    refuse("an array to scale in place must be contiguous and writeable, got " + describe(x));
   const Index n = size_of(x);
   T* p = data_of<T>(x);
   unlocked(elements<T>(n, cost::kMove), [&] { ops::scale(p, static_cast<T>(factor), p, n); });
@@ -102,19 +106,24 @@ void bind_elementwise(py::module_& m) {
     return by_dtype("saved", saved, [&](auto type) { return activation_backward<decltype(type)>(kind, saved, dout, alpha); });
   });
   m.def("dropout_forward", [](py::handle x, uint64_t seed, uint64_t step, uint32_t stream, uint64_t threshold, double scale) {
-    return by_dtype("x", x, [&](auto type) { return dropout_forward<decltype(type)>(x, {seed, step, stream}, threshold, scale); });
+    return by_dtype("x", x,
+                    [&](auto type) { return dropout_forward<decltype(type)>(x, {seed, step, stream}, threshold, scale); });
   });
   m.def("dropout_backward", [](py::handle keep, double scale, py::handle dout) {
     return by_dtype("dout", dout, [&](auto type) { return dropout_backward<decltype(type)>(keep, scale, dout); });
   });
-  m.def("scaled", [](py::handle x, double factor) { return by_dtype("x", x, [&](auto type) { return scaled<decltype(type)>(x, factor); }); });
-  m.def("scale_in_place", [](py::handle x, double factor) { by_dtype("x", x, [&](auto type) { scale_in_place<decltype(type)>(x, factor); }); });
+  m.def("scaled", [](py::handle x, double factor) {
+    return by_dtype("x", x, [&](auto type) { return scaled<decltype(type)>(x, factor); });
+  });
+  m.def("scale_in_place",
+        [](py::handle x, double factor) { by_dtype("x", x, [&](auto type) { scale_in_place<decltype(type)>(x, factor); }); });
   m.def("sum_of_squares", [](const py::sequence& arrays) {
     std::vector<ops::Run> runs;
     std::vector<py::object> keep;
     Index total = 0;
     for (const py::handle& array : arrays) {
-      if (!is_array(array) || !(is_f32(array) || is_f64(array))) refuse_type("expected float32 or float64 arrays, got " + describe(array));
+      if (!is_array(array) || !(is_f32(array) || is_f64(array)))
+        refuse_type("expected float32 or float64 arrays, got " + describe(array));
       keep.push_back(contiguous(array));
       const py::handle a = keep.back();
       total += size_of(a);

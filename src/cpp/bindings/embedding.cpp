@@ -22,8 +22,8 @@ py::object indices(py::handle x, Index vocabulary) {
   const int64_t* p = data_of<const int64_t>(numbers);
   for (Index i = 0, n = size_of(numbers); i < n; ++i)
     if (p[i] < 0 || p[i] >= vocabulary)
-      refuse("x must hold row numbers in [0, " + std::to_string(vocabulary) + "), got " + std::to_string(p[i]) + " at flat position " +
-             std::to_string(i));
+      refuse("x must hold row numbers in [0, " + std::to_string(vocabulary) + "), got " + std::to_string(p[i]) +
+             " at flat position " + std::to_string(i));
   return numbers;
 }
 
@@ -51,8 +51,10 @@ py::tuple forward(py::handle x, py::handle w) {
 template <class T>
 py::tuple backward(py::handle index, py::handle dout, Index dim) {
   const Index n = size_of(index);
-  if (!is_array(dout) || !is_dtype<T>(dout) || rank(dout) != rank(index) + 1 || size_of(dout) != n * dim || extent(dout, rank(dout) - 1) != dim)
-    refuse("dout must have the shape of the output, " + shape_of(index) + " + (" + std::to_string(dim) + ",), got " + describe(dout));
+  if (!is_array(dout) || !is_dtype<T>(dout) || rank(dout) != rank(index) + 1 || size_of(dout) != n * dim ||
+      extent(dout, rank(dout) - 1) != dim)
+    refuse("dout must have the shape of the output, " + shape_of(index) + " + (" + std::to_string(dim) + ",), got " +
+           describe(dout));
   const py::object dense = contiguous(dout);
   const int64_t* numbers = data_of<const int64_t>(index);
   const double nanoseconds = static_cast<double>(n) * 50 + cost::elements<T>(n * dim, cost::kMove);

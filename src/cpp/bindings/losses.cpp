@@ -29,7 +29,8 @@ Weights weights_of(py::handle weight, Index n) {
   w.sum = 0;
   for (Index i = 0; i < n; ++i) {
     if (!(w.data[i] >= 0) || std::isinf(w.data[i]))
-      refuse("sample_weight must hold finite numbers >= 0, got " + std::string(py::str(py::float_(w.data[i]))) + " at position " + std::to_string(i));
+      refuse("sample_weight must hold finite numbers >= 0, got " + std::string(py::str(py::float_(w.data[i]))) + " at position " +
+             std::to_string(i));
     w.sum += w.data[i];
   }
   if (!(w.sum > 0)) refuse("sample_weight must not be all zeros");
@@ -50,8 +51,8 @@ void check_unchanged(py::handle y, py::handle labels, py::handle weight) {
 }
 
 void refuse_labels(py::handle t, py::handle x) {
-  refuse_type("t must hold integer class labels of shape (" + std::to_string(extent(x, 0)) + ",) or rows of probabilities of shape " + shape_of(x) +
-              ", got " + describe(t));
+  refuse_type("t must hold integer class labels of shape (" + std::to_string(extent(x, 0)) +
+              ",) or rows of probabilities of shape " + shape_of(x) + ", got " + describe(t));
 }
 
 template <class T>
@@ -69,9 +70,10 @@ py::tuple softmax_forward(py::handle x, py::handle t, py::handle sample_weight) 
   const char kind = given.dtype().kind();
   const bool integers = kind == 'i' || kind == 'u' || kind == 'b';
   if (!(given.ndim() == 1 ? integers : integers || kind == 'f')) refuse_labels(given, x);
-  if (given.ndim() < 1 || given.ndim() > 2 || extent(given, 0) != logits.rows || (given.ndim() == 2 && extent(given, 1) != logits.cols))
-    refuse("t must hold integer class labels of shape (" + std::to_string(logits.rows) + ",) or rows of probabilities of shape " + shape_of(x) +
-           ", got shape " + shape_of(given));
+  if (given.ndim() < 1 || given.ndim() > 2 || extent(given, 0) != logits.rows ||
+      (given.ndim() == 2 && extent(given, 1) != logits.cols))
+    refuse("t must hold integer class labels of shape (" + std::to_string(logits.rows) + ",) or rows of probabilities of shape " +
+           shape_of(x) + ", got shape " + shape_of(given));
   const Weights weights = weights_of(sample_weight, logits.rows);
   py::object labels;
   const bool hard = given.ndim() == 1;
@@ -80,8 +82,8 @@ py::tuple softmax_forward(py::handle x, py::handle t, py::handle sample_weight) 
     const int64_t* label = data_of<const int64_t>(labels);
     for (Index i = 0; i < logits.rows; ++i)
       if (label[i] < 0 || label[i] >= logits.cols)
-        refuse("t must hold class labels in [0, " + std::to_string(logits.cols) + "), got " + std::to_string(label[i]) + " at position " +
-               std::to_string(i));
+        refuse("t must hold class labels in [0, " + std::to_string(logits.cols) + "), got " + std::to_string(label[i]) +
+               " at position " + std::to_string(i));
   } else {
     labels = given.attr("astype")(py::dtype::of<T>(), py::arg("order") = "C");
     const T* label = data_of<const T>(labels);
@@ -114,8 +116,10 @@ py::object softmax_backward(py::handle y, py::handle labels, py::handle weight, 
   const double* weights = weight.is_none() ? nullptr : data_of<const double>(weight);
   const T* p = data_of<const T>(y);
   unlocked(cost_of(y), [&] {
-    if (rank(labels) == 1) ops::softmax_cross_entropy_backward(p, data_of<const int64_t>(labels), weights, scale, out);
-    else ops::weighted_difference(p, data_of<const T>(labels), weights, scale, out);
+    if (rank(labels) == 1)
+      ops::softmax_cross_entropy_backward(p, data_of<const int64_t>(labels), weights, scale, out);
+    else
+      ops::weighted_difference(p, data_of<const T>(labels), weights, scale, out);
   });
   return dx;
 }
@@ -133,8 +137,8 @@ py::tuple dense_forward(bool sigmoid, py::handle x, py::handle t, py::handle sam
   if (sigmoid)
     for (Index i = 0; i < rows * cols; ++i)
       if (!(labels[i] >= 0 && labels[i] <= 1))
-        refuse("t must hold numbers in [0, 1], got " + std::string(py::str(py::float_(static_cast<double>(labels[i])))) + " at flat position " +
-               std::to_string(i));
+        refuse("t must hold numbers in [0, 1], got " + std::string(py::str(py::float_(static_cast<double>(labels[i])))) +
+               " at flat position " + std::to_string(i));
   const Weights weights = weights_of(sample_weight, rows);
   py::object y = sigmoid ? new_like(input) : input;
   T* to = data_of<T>(y);
@@ -142,7 +146,8 @@ py::tuple dense_forward(bool sigmoid, py::handle x, py::handle t, py::handle sam
     return sigmoid ? ops::sigmoid_cross_entropy(from, labels, weights.data, rows, cols, to)
                    : ops::squared_error(from, labels, weights.data, rows, cols);
   });
-  return py::make_tuple(sum / weights.sum, std::move(y), std::move(target), weights.array, 1 / (weights.sum * static_cast<double>(cols)));
+  return py::make_tuple(sum / weights.sum, std::move(y), std::move(target), weights.array,
+                        1 / (weights.sum * static_cast<double>(cols)));
 }
 
 template <class T>

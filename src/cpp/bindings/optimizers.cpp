@@ -9,18 +9,33 @@
 namespace fastnn::bindings {
 namespace {
 
+// params['W']: written out only where an error needs it.
 std::string entry(const char* dict, py::handle key) { return std::string(dict) + "[" + std::string(py::repr(key)) + "]"; }
+
+PyObject* find(py::handle dict, py::handle key) {
+  PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
+  if (!value && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
 
 // What one call works on. Owns a reference to every array it uses, since the dicts may change once the GIL is released.
 class Pending {
  public:
   Pending(const py::dict& params, const py::object& s1, const py::object& s2) : params_(params), states_{s1, s2} {}
 
+  void reserve(std::size_t entries) {
+    f32_.reserve(entries);
+    owned_.reserve(4 * entries);
+  }
+
   void add(py::handle key, py::handle param, py::handle grad) {
     if (!is_array(param)) return add_number(key, param, grad);
-    if (is_f32(param)) add_array<float>(f32_, key, param, grad);
-    else if (is_f64(param)) add_array<double>(f64_, key, param, grad);
-    else refuse_type(entry("params", key) + " must be a float32 or float64 array or a float, got " + describe(param));
+    if (is_f32(param))
+      add_array<float>(f32_, key, param, grad);
+    else if (is_f64(param))
+      add_array<double>(f64_, key, param, grad);
+    else
+      refuse_type(entry("params", key) + " must be a float32 or float64 array or a float, got " + describe(param));
   }
 
   void run(const ops::UpdateRule& rule) {
@@ -50,44 +65,46 @@ class Pending {
   };
 
   template <class T>
-  T* own(const py::object& array) {
-    owned_.push_back(array);
-    return data_of<T>(array);
+  T* own(py::object array) {
+    owned_.push_back(std::move(array));
+    return data_of<T>(owned_.back());
   }
 
   // The array itself, or a contiguous copy whose numbers go back after the update.
   template <class T>
-  T* in_place(const std::string& name, py::handle array) {
-    if (!is_writeable(array)) refuse(name + " is read-only");
-    const py::object dense = contiguous(array);
+  T* in_place(const char* dict, py::handle key, py::handle array) {
+    if (!is_writeable(array)) refuse(entry(dict, key) + " is read-only");
+    py::object dense = contiguous(array);
     if (dense.ptr() != array.ptr()) write_back_.push_back({py::reinterpret_borrow<py::object>(array), dense});
-    return own<T>(dense);
+    return own<T>(std::move(dense));
   }
 
   template <class T>
   T* state(int which, py::handle key, py::handle like) {
     if (states_[which].is_none()) return nullptr;
-    py::dict dict = states_[which];
-    if (!dict.contains(key)) {
+    const py::handle dict = states_[which];
+    const py::handle array = find(dict, key);
+    if (!array) {
       const py::object zeros = py::module_::import("numpy").attr("zeros")(like.attr("shape"), py::dtype::of<T>());
-      new_states_.push_back({dict, py::reinterpret_borrow<py::object>(key), zeros});
+      new_states_.push_back({py::reinterpret_borrow<py::dict>(dict), py::reinterpret_borrow<py::object>(key), zeros});
       return own<T>(zeros);
     }
-    const py::object array = dict[key];
     if (!is_array(array) || !is_dtype<T>(array) || !same_shape(array, like))
-      refuse("the optimizer's state for " + std::string(py::repr(key)) + " is a " + describe(array) + ", but the parameter is a " + describe(like) +
-             ": use a new optimizer for other parameters");
-    return in_place<T>("the optimizer's state for " + std::string(py::repr(key)), array);
+      refuse("the optimizer's state for " + std::string(py::repr(key)) + " is a " + describe(array) +
+             ", but the parameter is a " + describe(like) + ": use a new optimizer for other parameters");
+    return in_place<T>("state", key, array);
   }
 
   template <class T>
   void add_array(std::vector<ops::Update<T>>& updates, py::handle key, py::handle param, py::handle grad) {
     ops::Update<T> u{};
-    u.p = in_place<T>(entry("params", key), param);
-    if (py::hasattr(grad, "rows") && py::hasattr(grad, "values")) {
+    u.p = in_place<T>("params", key, param);
+    if (!is_array(grad) && py::hasattr(grad, "rows") && py::hasattr(grad, "values")) {
       add_rows(u, key, param, grad);
     } else {
-      const py::object real = as_real(entry("grads", key).c_str(), grad, param);
+      const bool as_it_is = is_array(grad) && is_dtype<T>(grad);
+      const py::object real =
+          as_it_is ? py::reinterpret_borrow<py::object>(grad) : as_real(entry("grads", key).c_str(), grad, param);
       if (!same_shape(real, param))
         refuse(entry("grads", key) + " must have the shape of its parameter, " + shape_of(param) + ", got " + describe(real));
       u.g = own<T>(contiguous(real));
@@ -102,8 +119,8 @@ class Pending {
   void add_rows(ops::Update<T>& u, py::handle key, py::handle param, py::handle grad) {
     const std::string name = entry("grads", key);
     const py::object rows = grad.attr("rows"), given = grad.attr("values");
-    if (!is_array(rows) || rank(rows) != 1 || py::reinterpret_borrow<py::array>(rows).dtype().num() != py::dtype::of<int64_t>().num() ||
-        !is_contiguous(rows))
+    if (!is_array(rows) || rank(rows) != 1 ||
+        py::reinterpret_borrow<py::array>(rows).dtype().num() != py::dtype::of<int64_t>().num() || !is_contiguous(rows))
       refuse_type(name + ".rows must be a contiguous int64 array of shape (k,), got " + describe(rows));
     const py::object values = contiguous(as_real((name + ".values").c_str(), given, param));
     const Index count = extent(rows, 0);
@@ -114,14 +131,14 @@ class Pending {
       u.dim *= extent(param, i);
     }
     if (!fits)
-      refuse(name + ".values must have shape (" + std::to_string(count) + ", ...) and the rows of its parameter of shape " + shape_of(param) +
-             ", got " + describe(values));
+      refuse(name + ".values must have shape (" + std::to_string(count) + ", ...) and the rows of its parameter of shape " +
+             shape_of(param) + ", got " + describe(values));
     u.rows = own<int64_t>(rows);
     int64_t before = -1;
     for (Index i = 0; i < count; ++i) {
       if (u.rows[i] <= before || u.rows[i] >= extent(param, 0))
-        refuse(name + ".rows must ascend within [0, " + std::to_string(extent(param, 0)) + "), got " + std::to_string(u.rows[i]) + " at position " +
-               std::to_string(i));
+        refuse(name + ".rows must ascend within [0, " + std::to_string(extent(param, 0)) + "), got " + std::to_string(u.rows[i]) +
+               " at position " + std::to_string(i));
       before = u.rows[i];
     }
     u.g = own<T>(values);
@@ -155,7 +172,8 @@ class Pending {
     std::vector<std::pair<const char*, const char*>> ranges;
     const auto collect = [&](const auto& updates) {
       for (const auto& u : updates)
-        if (u.size > 0 && !u.rows) ranges.push_back({reinterpret_cast<const char*>(u.p), reinterpret_cast<const char*>(u.p + u.size)});
+        if (u.size > 0 && !u.rows)
+          ranges.push_back({reinterpret_cast<const char*>(u.p), reinterpret_cast<const char*>(u.p + u.size)});
     };
     collect(f32_);
     collect(f64_);
@@ -175,22 +193,20 @@ class Pending {
   std::vector<Number> numbers_;
 };
 
-void update(InUse& lock, int kind, py::handle params, py::handle grads, const py::object& s1, const py::object& s2, double lr, double weight_decay,
-            double beta1, double beta2, double eps, int64_t step) {
+void update(InUse& lock, int kind, py::handle params, py::handle grads, const py::object& s1, const py::object& s2, double lr,
+            double weight_decay, double beta1, double beta2, double eps, int64_t step) {
   const Hold hold(lock);
   if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
   if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
   if (!PyDict_Check(grads.ptr())) refuse_type("grads must be a dict of arrays, got " + describe(grads));
   const auto p = py::reinterpret_borrow<py::dict>(params), g = py::reinterpret_borrow<py::dict>(grads);
   for (const auto& [key, unused] : g)
-    if (!p.contains(key)) refuse(entry("grads", key) + " has no parameter of that name");
+    if (!find(p, key)) refuse(entry("grads", key) + " has no parameter of that name");
   Pending pending(p, s1, s2);
+  pending.reserve(p.size());
   for (const auto& [key, param] : p) {
-    PyObject* grad = PyDict_GetItemWithError(g.ptr(), key.ptr());
-    if (!grad) {
-      if (PyErr_Occurred()) throw py::error_already_set();
-      refuse(entry("params", key) + " has no gradient: grads must have the same keys");
-    }
+    const py::handle grad = find(g, key);
+    if (!grad) refuse(entry("params", key) + " has no gradient: grads must have the same keys");
     pending.add(key, param, grad);
   }
   pending.run({static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, step});

@@ -11,8 +11,10 @@ namespace fastnn::bindings {
 void bind_runtime(py::module_& m) {
   try {
     const char* wanted = std::getenv("FASTNN_ISA");
-    if (wanted && *wanted) use_isa(wanted);
-    else use_best_isa();
+    if (wanted && *wanted)
+      use_isa(wanted);
+    else
+      use_best_isa();
   } catch (const std::invalid_argument& error) {
     throw py::import_error(error.what());
   }
@@ -40,6 +42,12 @@ void bind_runtime(py::module_& m) {
   });
   m.def("use_isa", [](const std::string& name) { use_isa(name); });
   m.def("openmp_version", [] { return _OPENMP; });
+
+  m.def("fma_chains", [](bool single, Index rounds) {
+    alignas(64) double sink[8];
+    return single ? kernels<float>().fma_chains(rounds, reinterpret_cast<float*>(sink))
+                  : kernels<double>().fma_chains(rounds, sink);
+  });
 
   m.def("max_threads", &max_threads);
   m.def("thread_limit", &thread_limit);

@@ -11,8 +11,8 @@
 namespace fastnn {
 namespace {
 
-// A thread's share must outweigh what waking it costs: a parallel region takes 0.7 us while its threads spin and 1.6 us after 2 ms of serial
-// work (GNU OpenMP, 2 cores), and the members rarely end at the same moment.
+// A thread's share must outweigh what waking it costs: a parallel region takes 0.7 us while its threads spin and 1.6 us after 2
+// ms of serial work (GNU OpenMP, 2 cores), and the members rarely end at the same moment.
 constexpr double kWorkPerMember = 3000;
 constexpr int kMaxThreads = 1024;
 constexpr int kSpins = 2000;  // of about 10 ns: longer than any barrier takes whose members all run
@@ -76,8 +76,10 @@ void Barrier::wait(int members) noexcept {
     return;
   }
   for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-    if (spins < kSpins) pause();
-    else sched_yield();
+    if (spins < kSpins)
+      pause();
+    else
+      sched_yield();
   }
 }
 

@@ -54,9 +54,9 @@ void set_work_per_member(double nanoseconds) noexcept;
 
 // Threads an op may use: the calling thread's own limit, or else the process's.
 int thread_limit() noexcept;
-void set_thread_limit(int n) noexcept;       // of the process
-int thread_override() noexcept;              // of the calling thread; 0 where none is set
-void set_thread_override(int n) noexcept;    // 0 clears it
-int max_threads() noexcept;                  // the largest number that may be asked for
+void set_thread_limit(int n) noexcept;     // of the process
+int thread_override() noexcept;            // of the calling thread; 0 where none is set
+void set_thread_override(int n) noexcept;  // 0 clears it
+int max_threads() noexcept;                // the largest number that may be asked for
 
 }  // namespace fastnn

@@ -7,7 +7,8 @@ namespace fastnn {
 
 using Index = std::ptrdiff_t;
 
-// A view of rows x cols numbers; element (i, j) is at data[i*row_stride + j*col_stride]. Strides count elements and may be zero or negative.
+// A view of rows x cols numbers; element (i, j) is at data[i*row_stride + j*col_stride]. Strides count elements and may be zero
+// or negative.
 template <class T>
 struct Matrix {
   T* data;

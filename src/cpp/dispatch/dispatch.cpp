@@ -5,9 +5,9 @@
 
 namespace fastnn {
 
-#define FASTNN_DECLARE(isa)             \
-  namespace isa {                       \
-  const KernelTable& kernel_table();    \
+#define FASTNN_DECLARE(isa)          \
+  namespace isa {                    \
+  const KernelTable& kernel_table(); \
   }
 #if defined(__x86_64__)
 FASTNN_DECLARE(avx512)
@@ -38,8 +38,9 @@ const std::vector<Isa>& built_isas() {
   static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   static const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  static const std::vector<Isa> isas = {
-      {"avx512", has_avx512, avx512::kernel_table}, {"avx2", has_avx2, avx2::kernel_table}, {"baseline", true, baseline::kernel_table}};
+  static const std::vector<Isa> isas = {{"avx512", has_avx512, avx512::kernel_table},
+                                        {"avx2", has_avx2, avx2::kernel_table},
+                                        {"baseline", true, baseline::kernel_table}};
 #else
   static const std::vector<Isa> isas = {{"neon", true, neon::kernel_table}};
 #endif
@@ -51,8 +52,7 @@ const KernelTable& active_table() noexcept { return *active.load(std::memory_ord
 void use_isa(const std::string& name) {
   for (const Isa& isa : built_isas()) {
     if (name != isa.name) continue;
-    if (!isa.supported)
-      throw std::invalid_argument("FASTNN_ISA: this processor has no " + name + "; it runs " + names_of(true));
+    if (!isa.supported) throw std::invalid_argument("FASTNN_ISA: this processor has no " + name + "; it runs " + names_of(true));
     active.store(&isa.table(), std::memory_order_relaxed);
     return;
   }

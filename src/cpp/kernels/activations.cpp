@@ -2,7 +2,8 @@
 #include "kernels/parts.h"
 #include "simd/math.h"
 
-namespace fastnn::FASTNN_TARGET { namespace {
+namespace fastnn::FASTNN_TARGET {
+namespace {
 
 // y = max(x, 0); NaN stays NaN. dx = dy where y > 0.
 template <class T>
@@ -60,9 +61,8 @@ template <class T, class F, bool FromOutput>
 void backward(const T* x, const T* y, const T* dy, T* dx, Index n, T alpha) {
   const T* saved = FromOutput ? y : x;
   const Vec<T> a = set1(alpha);
-  each_vector<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
-    store(dx + i, F::backward(load(saved + i, lanes), load(dy + i, lanes), a), lanes);
-  });
+  each_vector<T>(n, [&](Index i, auto lanes)
+                        FASTNN_LAMBDA { store(dx + i, F::backward(load(saved + i, lanes), load(dy + i, lanes), a), lanes); });
 }
 
 template <Activation kind, template <class> class F, class T>

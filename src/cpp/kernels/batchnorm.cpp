@@ -1,9 +1,10 @@
-// Batch normalization (Ioffe & Szegedy 2015) by columns, and the sums of columns. A column's rows are taken in groups of kGroup that stay
-// in the first-level cache; a group's sums are added to the total, which bounds rounding and fixes the order.
+// Batch normalization (Ioffe & Szegedy 2015) by columns, and the sums of columns. A column's rows are taken in groups of kGroup
+// that stay in the first-level cache; a group's sums are added to the total, which bounds rounding and fixes the order.
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
-namespace fastnn::FASTNN_TARGET { namespace {
+namespace fastnn::FASTNN_TARGET {
+namespace {
 
 constexpr Index kGroup = 32;
 
@@ -18,8 +19,9 @@ FASTNN_INLINE void each_strip(Index cols, F&& f) {
 // sums[v] = sum over rows of term(row, v) for the NV vectors of a strip.
 template <class T, int NV, class F>
 FASTNN_INLINE void sum_rows(Index rows, Vec<T> (&sums)[NV], F&& term) {
-  FASTNN_EACH(v, NV) sums[v] = set1(T(0));
-  for (Index i = 0; i < rows; ++i) FASTNN_EACH(v, NV) sums[v] = sums[v] + term(i, v);
+  FASTNN_EACH (v, NV) sums[v] = set1(T(0));
+  for (Index i = 0; i < rows; ++i)
+    FASTNN_EACH (v, NV) sums[v] = sums[v] + term(i, v);
 }
 
 template <class T>
@@ -31,7 +33,7 @@ void column_sums(const T* x, Index x_row, Index rows, Index cols, T* sums) {
       constexpr int NV = decltype(width)::value;
       Vec<T> part[NV];
       sum_rows(group, part, [&](Index r, int v) FASTNN_LAMBDA { return load(x + r * x_row + j + v * kLanes<T>, lanes); });
-      FASTNN_EACH(v, NV) {
+      FASTNN_EACH (v, NV) {
         T* at = sums + j + v * kLanes<T>;
         store(at, load(at, lanes) + part[v], lanes);
       }
@@ -44,19 +46,20 @@ template <class T>
 void statistics(const T* x, Index x_row, Index rows, Index cols, T* mean, T* var) {
   for (Index i = 0; i < rows; i += kGroup, x += kGroup * x_row) {
     const Index group = smaller(kGroup, rows - i);
-    const Vec<T> inverse = set1(T(1) / T(group)), share = set1(T(group) / T(i + group)), weight = set1(T(i) * (T(group) / T(i + group)));
+    const Vec<T> inverse = set1(T(1) / T(group)), share = set1(T(group) / T(i + group)),
+                 weight = set1(T(i) * (T(group) / T(i + group)));
     const Vec<T> final_scale = set1(i + group == rows ? T(1) / T(rows) : T(1));
     each_strip<T>(cols, [&](Index j, auto lanes, auto width) FASTNN_LAMBDA {
       constexpr int NV = decltype(width)::value;
       const T* from = x + j;
       Vec<T> m[NV], m2[NV];
       sum_rows(group, m, [&](Index r, int v) FASTNN_LAMBDA { return load(from + r * x_row + v * kLanes<T>, lanes); });
-      FASTNN_EACH(v, NV) m[v] = m[v] * inverse;
+      FASTNN_EACH (v, NV) m[v] = m[v] * inverse;
       sum_rows(group, m2, [&](Index r, int v) FASTNN_LAMBDA {
         const Vec<T> d = load(from + r * x_row + v * kLanes<T>, lanes) - m[v];
         return d * d;
       });
-      FASTNN_EACH(v, NV) {
+      FASTNN_EACH (v, NV) {
         T *mean_at = mean + j + v * kLanes<T>, *var_at = var + j + v * kLanes<T>;
         if (i > 0) {
           const Vec<T> before = load(mean_at, lanes), d = m[v] - before;
@@ -103,8 +106,8 @@ void parameter_gradients(const BatchNormColumns<T>& c, const T* dy, Index dy_row
 }
 
 template <class T>
-void input_gradient(const BatchNormColumns<T>& c, const T* gamma, const T* dgamma, const T* dbeta, T per_row, const T* dy, Index dy_row, T* dx,
-                    Index dx_row) {
+void input_gradient(const BatchNormColumns<T>& c, const T* gamma, const T* dgamma, const T* dbeta, T per_row, const T* dy,
+                    Index dy_row, T* dx, Index dx_row) {
   const Vec<T> share = set1(per_row);
   for (Index i = 0; i < c.rows; ++i)
     each_vector<T>(c.cols, [&](Index j, auto lanes) FASTNN_LAMBDA {

@@ -2,7 +2,8 @@
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
-namespace fastnn::FASTNN_TARGET { namespace {
+namespace fastnn::FASTNN_TARGET {
+namespace {
 
 using Words = Vec<uint32_t>;
 
@@ -13,7 +14,7 @@ FASTNN_INLINE void philox(const RandomStream& s, uint32_t block, Words (&w)[4]) 
   w[2] = set1(static_cast<uint32_t>(s.step));
   w[3] = set1(static_cast<uint32_t>(s.step >> 32));
   uint32_t key0 = static_cast<uint32_t>(s.seed), key1 = static_cast<uint32_t>(s.seed >> 32);
-  FASTNN_EACH(round, 10) {
+  FASTNN_EACH (round, 10) {
     Words high0, low0, high2, low2;
     multiply_wide(w[0], set1(0xD2511F53u), high0, low0);
     multiply_wide(w[2], set1(0xCD9E8D57u), high2, low2);
@@ -43,7 +44,7 @@ void forward(const RandomStream& stream, uint64_t threshold, T scale, Index firs
       const Words limit = set1(static_cast<uint32_t>(threshold));
       Words w[4];
       philox(stream, static_cast<uint32_t>((first + i) / 4), w);
-      FASTNN_EACH(v, 4) kept |= static_cast<uint64_t>(bits(w[v] >= limit)) << (16 * v);
+      FASTNN_EACH (v, 4) kept |= static_cast<uint64_t>(bits(w[v] >= limit)) << (16 * v);
     }
     const Index count = smaller(64, n - i);
     __builtin_memcpy(keep + i / 8, &kept, static_cast<size_t>((count + 7) / 8));

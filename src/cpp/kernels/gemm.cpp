@@ -1,11 +1,13 @@
 // C = A B (+ bias, or + C), the serial part: packing and a block of C out of register tiles.
 //
-// A tile of MR rows x NV vectors of C stays in registers while k runs: each step loads NV vectors of B and broadcasts MR numbers of A.
-// Every element of C is one chain fma(a_ip, b_pj, c_ij) over p = 0, 1, ..., so its bits depend on no blocking, tile or thread.
+// A tile of MR rows x NV vectors of C stays in registers while k runs: each step loads NV vectors of B and broadcasts MR numbers
+// of A. Every element of C is one chain fma(a_ip, b_pj, c_ij) over p = 0, 1, ..., so its bits depend on no blocking, tile or
+// thread.
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
-namespace fastnn::FASTNN_TARGET { namespace {
+namespace fastnn::FASTNN_TARGET {
+namespace {
 
 // The widest tile for MR rows such that MR*NV accumulators, NV vectors of B and one broadcast fit the registers.
 constexpr int widest_tile(int mr) {
@@ -41,50 +43,52 @@ void tile_kernel(const Tile<T>& t) {
   const First last{t.last};
   const bool full = t.last == kLanes<T>;
   const auto load_row = [&](const T* p, Vec<T>* row) {
-    FASTNN_EACH(v, NV - 1) row[v] = load(p + v * kLanes<T>);
+    FASTNN_EACH (v, NV - 1) row[v] = load(p + v * kLanes<T>);
     row[NV - 1] = full ? load(p + (NV - 1) * kLanes<T>) : load(p + (NV - 1) * kLanes<T>, last);
   };
   if (t.accumulate) {
-    FASTNN_EACH(i, MR) load_row(t.c + i * t.c_row, acc[i]);
+    FASTNN_EACH (i, MR) load_row(t.c + i * t.c_row, acc[i]);
   } else if (t.bias) {
     load_row(t.bias, acc[0]);
-    _Pragma("GCC unroll 16") for (int i = 1; i < MR; ++i)
-      FASTNN_EACH(v, NV) acc[i][v] = acc[0][v];
+    _Pragma("GCC unroll 16") for (int i = 1; i < MR; ++i) FASTNN_EACH (v, NV) acc[i][v] = acc[0][v];
   } else {
-    FASTNN_EACH(i, MR)
-      FASTNN_EACH(v, NV) acc[i][v] = set1(T(0));
+    FASTNN_EACH (i, MR)
+      FASTNN_EACH (v, NV) acc[i][v] = set1(T(0));
   }
-  // Rows of A are addressed as four base pointers plus 0..3 strides; the asm keeps the compiler from making MR pointers of them, which spill.
+  // Rows of A are addressed as four base pointers plus 0..3 strides; the asm keeps the compiler from making MR pointers of them,
+  // which spill.
   constexpr int kGroups = (MR + 3) / 4;
   const char* a[kGroups];
   Index row = t.a_row * Index(sizeof(T)), row3 = 3 * row;
-  FASTNN_EACH(g, kGroups) a[g] = reinterpret_cast<const char*>(t.a + 4 * g * t.a_row);
+  FASTNN_EACH (g, kGroups) a[g] = reinterpret_cast<const char*>(t.a + 4 * g * t.a_row);
   const char* b = reinterpret_cast<const char*>(t.b);
   const Index a_step = t.a_col * Index(sizeof(T)), b_step = t.b_row * Index(sizeof(T));
   Index vector = t.b_vector * Index(sizeof(T)), vector3 = 3 * vector;
   for (Index p = t.k; p > 0; --p) {
     Vec<T> rows[NV];
     asm("" : "+r"(row), "+r"(row3), "+r"(vector), "+r"(vector3));
-    FASTNN_EACH(v, NV) {
+    FASTNN_EACH (v, NV) {
       const T* from = reinterpret_cast<const T*>(v == 3 ? b + vector3 : b + v * vector);
       rows[v] = MaskB && v == NV - 1 ? load(from, last) : load(from);
     }
-    FASTNN_EACH(i, MR) {
+    FASTNN_EACH (i, MR) {
       const char* from = i % 4 == 3 ? a[i / 4] + row3 : a[i / 4] + (i % 4) * row;
       const Vec<T> x = set1(*reinterpret_cast<const T*>(from));
-      FASTNN_EACH(v, NV) acc[i][v] = fma(x, rows[v], acc[i][v]);
+      FASTNN_EACH (v, NV) acc[i][v] = fma(x, rows[v], acc[i][v]);
     }
-    FASTNN_EACH(g, kGroups) {
+    FASTNN_EACH (g, kGroups) {
       a[g] += a_step;
       asm("" : "+r"(a[g]));
     }
     b += b_step;
   }
-  FASTNN_EACH(i, MR) {
+  FASTNN_EACH (i, MR) {
     T* c = t.c + i * t.c_row;
-    FASTNN_EACH(v, NV - 1) store(c + v * kLanes<T>, acc[i][v]);
-    if (full) store(c + (NV - 1) * kLanes<T>, acc[i][NV - 1]);
-    else store(c + (NV - 1) * kLanes<T>, acc[i][NV - 1], last);
+    FASTNN_EACH (v, NV - 1) store(c + v * kLanes<T>, acc[i][v]);
+    if (full)
+      store(c + (NV - 1) * kLanes<T>, acc[i][NV - 1]);
+    else
+      store(c + (NV - 1) * kLanes<T>, acc[i][NV - 1], last);
   }
 }
 
@@ -115,7 +119,21 @@ constexpr TileKernels<T> kTileKernels{};
 // to[p*MR + i] = a(i, p): the rows of one tile, so that a step of k reads one line.
 template <class T>
 void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
-  for (int i = 0; i < rows; ++i)
+  constexpr int S = kTransposeBlock<T>;
+  int i = 0;
+  if (g.a_col == 1)
+    for (; i + S <= rows; i += S) {
+      Index p = 0;
+      for (; p + S <= g.k; p += S) transpose_block(a + i * g.a_row + p, g.a_row, to + p * rows + i, rows);
+      for (; p < g.k; ++p)
+        for (int s = 0; s < S; ++s) to[p * rows + i + s] = a[(i + s) * g.a_row + p];
+    }
+  if (g.a_row == 1) {
+    const First lanes{rows};
+    for (Index p = 0; p < g.k; ++p) store(to + p * rows, load(a + p * g.a_col, lanes), lanes);
+    return;
+  }
+  for (; i < rows; ++i)
     for (Index p = 0; p < g.k; ++p) to[p * rows + i] = a[i * g.a_row + p * g.a_col];
 }
 
@@ -128,7 +146,8 @@ void gemm_block(const GemmBlock<T>& g) {
   Index i = 0;
   for (Index panel = 0; panel < panels; ++panel) {
     const int mr = static_cast<int>((g.m - i + panels - panel - 1) / (panels - panel));
-    Tile<T> t{g.a + i * g.a_row, g.a_row, g.a_col, g.b, g.b_row, g.b_vector, g.k, g.c + i * g.c_row, g.c_row, g.bias, g.accumulate, kLanes<T>};
+    Tile<T> t{g.a + i * g.a_row, g.a_row, g.a_col, g.b,          g.b_row,  g.b_vector, g.k,
+              g.c + i * g.c_row, g.c_row, g.bias,  g.accumulate, kLanes<T>};
     if (g.row_scratch) {
       pack_rows(g, t.a, mr, g.row_scratch);
       t.a = g.row_scratch;

@@ -2,7 +2,8 @@
 #include "kernels/parts.h"
 #include "simd/math.h"
 
-namespace fastnn::FASTNN_TARGET { namespace {
+namespace fastnn::FASTNN_TARGET {
+namespace {
 
 // y = exp(x - max)/sum, and max and log(sum) of each row, from which log softmax = x - max - log(sum).
 template <class T>
@@ -58,7 +59,8 @@ double squared_error(const T* x, const T* t, Index n) {
 template <class T>
 void scaled_difference(const T* a, const T* b, T scale, Index n, T* y) {
   const Vec<T> s = set1(scale);
-  each_vector<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, (load(a + i, lanes) - load(b + i, lanes)) * s, lanes); });
+  each_vector<T>(n,
+                 [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, (load(a + i, lanes) - load(b + i, lanes)) * s, lanes); });
 }
 
 }  // namespace

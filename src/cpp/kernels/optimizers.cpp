@@ -1,15 +1,24 @@
-// In-place updates of parameters p by their gradient, one pass. g = gradient + weight_decay*p unless said otherwise; s1, s2 are the state.
+// In-place updates of parameters p by their gradient, one pass. g = gradient + weight_decay*p unless said otherwise; s1, s2 are
+// the state.
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
-namespace fastnn::FASTNN_TARGET { namespace {
+namespace fastnn::FASTNN_TARGET {
+namespace {
 
 template <class T>
 struct Step {  // OptimizerStep in vectors
   Vec<T> lr, weight_decay, beta1, beta2, rest1, rest2, eps, step1, rsqrt2, decay;
   explicit inline __attribute__((always_inline)) Step(const OptimizerStep<T>& s)
-      : lr(set1(s.lr)), weight_decay(set1(s.weight_decay)), beta1(set1(s.beta1)), beta2(set1(s.beta2)), rest1(set1(T(1) - s.beta1)),
-        rest2(set1(T(1) - s.beta2)), eps(set1(s.eps)), step1(set1(s.step1)), rsqrt2(set1(s.rsqrt2)),
+      : lr(set1(s.lr)),
+        weight_decay(set1(s.weight_decay)),
+        beta1(set1(s.beta1)),
+        beta2(set1(s.beta2)),
+        rest1(set1(T(1) - s.beta1)),
+        rest2(set1(T(1) - s.beta2)),
+        eps(set1(s.eps)),
+        step1(set1(s.step1)),
+        rsqrt2(set1(s.rsqrt2)),
         decay(set1(T(1) - s.lr * s.weight_decay)) {}
 };
 
@@ -61,7 +70,8 @@ struct RmsProp {
     p = p - c.lr * g / (sqrt(h) + c.eps);
   }
 };
-// m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p -= step1 m/(sqrt(v) rsqrt2 + eps)  (Kingma & Ba 2015, Algorithm 1)
+// m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p -= step1 m/(sqrt(v) rsqrt2 + eps)  (Kingma & Ba 2015, Algorithm
+// 1)
 template <class T>
 struct Adam {
   static constexpr bool kDecoupled = false;
@@ -85,8 +95,10 @@ void update(const OptimizerStep<T>& coefficients, Index n, const T* gradient, T*
     Vec<T> p = load(parameters + i, lanes), g = load(gradient + i, lanes), a = set1(T(0)), b = a;
     if constexpr (F<T>::kStates > 0) a = load(s1 + i, lanes);
     if constexpr (F<T>::kStates > 1) b = load(s2 + i, lanes);
-    if constexpr (F<T>::kDecoupled) p = p * c.decay;
-    else g = fma(c.weight_decay, p, g);
+    if constexpr (F<T>::kDecoupled)
+      p = p * c.decay;
+    else
+      g = fma(c.weight_decay, p, g);
     F<T>::apply(c, g, p, a, b);
     store(parameters + i, p, lanes);
     if constexpr (F<T>::kStates > 0) store(s1 + i, a, lanes);

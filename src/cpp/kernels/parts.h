@@ -17,6 +17,8 @@ void fill_losses(Kernels<T>&);
 template <class T>
 void fill_optimizers(Kernels<T>&);
 template <class T>
+void fill_probes(Kernels<T>&);
+template <class T>
 void fill_vectors(Kernels<T>&);
 
 }  // namespace fastnn::FASTNN_TARGET

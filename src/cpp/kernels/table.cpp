@@ -4,7 +4,8 @@
 #define FASTNN_STRING_OF(x) #x
 #define FASTNN_STRING(x) FASTNN_STRING_OF(x)
 
-namespace fastnn::FASTNN_TARGET { namespace {
+namespace fastnn::FASTNN_TARGET {
+namespace {
 
 constexpr const char* kCompiledFor =
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
@@ -25,6 +26,7 @@ void fill(Kernels<T>& table) {
   fill_dropout(table);
   fill_losses(table);
   fill_optimizers(table);
+  fill_probes(table);
   fill_vectors(table);
 }
 

@@ -26,7 +26,7 @@ constexpr int kActivations = 6;
 
 template <class T>
 struct ActivationKernels {
-  void (*forward)(const T* x, T* y, Index n, T alpha);                         // y may alias x
+  void (*forward)(const T* x, T* y, Index n, T alpha);                             // y may alias x
   void (*backward)(const T* x, const T* y, const T* dy, T* dx, Index n, T alpha);  // uses x or y, see activation_uses_output
 };
 // What backward reads: the output (ReLU by its sign, sigmoid, tanh) or the input.
@@ -74,11 +74,13 @@ struct Kernels {
   // dbeta = sum dy, dgamma = sum dy*xhat
   void (*batchnorm_parameter_gradients)(const BatchNormColumns<T>&, const T* dy, Index dy_row, T* dgamma, T* dbeta);
   // dx = gamma*rstd*(dy - dbeta*per_row - xhat*dgamma*per_row); per_row is 1/N, or 0 where the statistics are constants
-  void (*batchnorm_input_gradient)(const BatchNormColumns<T>&, const T* gamma, const T* dgamma, const T* dbeta, T per_row, const T* dy,
-                                   Index dy_row, T* dx, Index dx_row);
+  void (*batchnorm_input_gradient)(const BatchNormColumns<T>&, const T* gamma, const T* dgamma, const T* dbeta, T per_row,
+                                   const T* dy, Index dy_row, T* dx, Index dx_row);
 
-  // Elements [first, first + n) of the stream, first a multiple of 64: y = keep ? x*scale : 0; bit i of keep is element first + i.
-  void (*dropout_forward)(const RandomStream&, uint64_t threshold, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep);
+  // Elements [first, first + n) of the stream, first a multiple of 64: y = keep ? x*scale : 0; bit i of keep is element first +
+  // i.
+  void (*dropout_forward)(const RandomStream&, uint64_t threshold, T scale, Index first, Index n, const T* x, T* y,
+                          uint8_t* keep);
   void (*dropout_backward)(const uint8_t* keep, T scale, Index n, const T* dy, T* dx);
 
   // Rows of y = softmax(x); row_max and log(sum exp(x - row_max)) of each row.
@@ -93,6 +95,7 @@ struct Kernels {
   void (*scale)(const T* x, T scale, Index n, T* y);  // y may alias x
   void (*add)(const T* x, Index n, T* y);             // y += x
   double (*sum_of_squares)(const T* x, Index n);
+  double (*fma_chains)(Index rounds, T* sink);  // the flops done in `rounds` of the fastest code there can be; writes one vector
   void (*optimizers[kOptimizers])(const OptimizerStep<T>&, Index n, const T* g, T* p, T* s1, T* s2);
 };
 

@@ -2,7 +2,8 @@
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
-namespace fastnn::FASTNN_TARGET { namespace {
+namespace fastnn::FASTNN_TARGET {
+namespace {
 
 template <class T>
 void scale(const T* x, T factor, Index n, T* y) {
@@ -20,7 +21,8 @@ template <class T>
 double sum_of_squares(const T* x, Index n) {
   double sums[8] = {};
   Index i = 0;
-  for (; i + 8 <= n; i += 8) FASTNN_EACH(l, 8) {
+  for (; i + 8 <= n; i += 8)
+    FASTNN_EACH (l, 8) {
       const double v = static_cast<double>(x[i + l]);
       sums[l] += v * v;
     }

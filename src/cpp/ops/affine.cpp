@@ -16,7 +16,8 @@ void affine_forward(const Matrix<const T>& x, const Matrix<const T>& w, const T*
 }
 
 template <class T>
-void affine_backward(const Matrix<const T>& x, const Matrix<const T>& w, const Matrix<const T>& dy, const Matrix<T>& dx, const Matrix<T>& dw, T* db) {
+void affine_backward(const Matrix<const T>& x, const Matrix<const T>& w, const Matrix<const T>& dy, const Matrix<T>& dx,
+                     const Matrix<T>& dw, T* db) {
   const Gemm<T> for_dx{dy, w.transposed(), dx}, for_dw{x.transposed(), dy, dw};
   const bool want_dx = dx.data != nullptr;
   const int members = members_for((want_dx ? 2 : 1) * cost::gemm<T>(x.rows, w.cols, w.rows));
@@ -29,12 +30,13 @@ void affine_backward(const Matrix<const T>& x, const Matrix<const T>& w, const M
       team.barrier();
     }
     gemm(team, for_dw, room);
-    team.share(dy.cols, k.lanes, [&](Index begin, Index end) { k.column_sums(dy.data + begin, dy.row_stride, dy.rows, end - begin, db + begin); });
+    team.share(dy.cols, k.lanes,
+               [&](Index begin, Index end) { k.column_sums(dy.data + begin, dy.row_stride, dy.rows, end - begin, db + begin); });
   });
 }
 
-#define FASTNN_INSTANTIATE(T)                                                                                                       \
-  template void affine_forward(const Matrix<const T>&, const Matrix<const T>&, const T*, const Matrix<T>&);                         \
+#define FASTNN_INSTANTIATE(T)                                                                                             \
+  template void affine_forward(const Matrix<const T>&, const Matrix<const T>&, const T*, const Matrix<T>&);               \
   template void affine_backward(const Matrix<const T>&, const Matrix<const T>&, const Matrix<const T>&, const Matrix<T>&, \
                                 const Matrix<T>&, T*);
 FASTNN_INSTANTIATE(float)

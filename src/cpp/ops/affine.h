@@ -9,6 +9,7 @@ void affine_forward(const Matrix<const T>& x, const Matrix<const T>& w, const T*
 
 // dx = dy W^T (left out where dx.data is null), dW = x^T dy, db = the sum of dy's rows.
 template <class T>
-void affine_backward(const Matrix<const T>& x, const Matrix<const T>& w, const Matrix<const T>& dy, const Matrix<T>& dx, const Matrix<T>& dw, T* db);
+void affine_backward(const Matrix<const T>& x, const Matrix<const T>& w, const Matrix<const T>& dy, const Matrix<T>& dx,
+                     const Matrix<T>& dw, T* db);
 
 }  // namespace fastnn::ops

@@ -19,13 +19,15 @@ BatchNormColumns<T> columns(const Matrix<const T>& x, const T* mean, const T* rs
 
 template <class T, class F>
 void each_column(const Matrix<const T>& x, int passes, F&& f) {
-  run_team(members_for(cost::elements<T>(x.rows * x.cols, passes * cost::kMove)), [&](Team& team) { team.share(x.cols, kGrain, f); });
+  run_team(members_for(cost::elements<T>(x.rows * x.cols, passes * cost::kMove)),
+           [&](Team& team) { team.share(x.cols, kGrain, f); });
 }
 
 }  // namespace
 
 template <class T>
-void batchnorm_train(const Matrix<const T>& x, const BatchNormVectors<T>& v, T momentum, T eps, T* mean, T* rstd, const Matrix<T>& y) {
+void batchnorm_train(const Matrix<const T>& x, const BatchNormVectors<T>& v, T momentum, T eps, T* mean, T* rstd,
+                     const Matrix<T>& y) {
   each_column(x, 3, [&](Index begin, Index end) {
     const Kernels<T>& k = kernels<T>();
     T* var = rstd;
@@ -46,26 +48,27 @@ void batchnorm_eval(const Matrix<const T>& x, const BatchNormVectors<T>& v, T ep
       mean[j] = v.running_mean[j];
       rstd[j] = T(1) / std::sqrt(v.running_var[j] + eps);
     }
-    kernels<T>().batchnorm_forward(columns(x, mean, rstd, begin, end), v.gamma + begin, v.beta + begin, y.data + begin, y.row_stride);
+    kernels<T>().batchnorm_forward(columns(x, mean, rstd, begin, end), v.gamma + begin, v.beta + begin, y.data + begin,
+                                   y.row_stride);
   });
 }
 
 template <class T>
-void batchnorm_backward(bool by_batch, const Matrix<const T>& x, const T* mean, const T* rstd, const T* gamma, const Matrix<const T>& dy, T* dgamma,
-                        T* dbeta, const Matrix<T>& dx) {
+void batchnorm_backward(bool by_batch, const Matrix<const T>& x, const T* mean, const T* rstd, const T* gamma,
+                        const Matrix<const T>& dy, T* dgamma, T* dbeta, const Matrix<T>& dx) {
   const T per_row = by_batch ? T(1) / static_cast<T>(x.rows) : T(0);
   each_column(x, 4, [&](Index begin, Index end) {
     const Kernels<T>& k = kernels<T>();
     const BatchNormColumns<T> c = columns(x, mean, rstd, begin, end);
     k.batchnorm_parameter_gradients(c, dy.data + begin, dy.row_stride, dgamma + begin, dbeta + begin);
-    k.batchnorm_input_gradient(c, gamma + begin, dgamma + begin, dbeta + begin, per_row, dy.data + begin, dy.row_stride, dx.data + begin,
-                               dx.row_stride);
+    k.batchnorm_input_gradient(c, gamma + begin, dgamma + begin, dbeta + begin, per_row, dy.data + begin, dy.row_stride,
+                               dx.data + begin, dx.row_stride);
   });
 }
 
-#define FASTNN_INSTANTIATE(T)                                                                                                          \
-  template void batchnorm_train(const Matrix<const T>&, const BatchNormVectors<T>&, T, T, T*, T*, const Matrix<T>&);                   \
-  template void batchnorm_eval(const Matrix<const T>&, const BatchNormVectors<T>&, T, T*, T*, const Matrix<T>&);                       \
+#define FASTNN_INSTANTIATE(T)                                                                                                  \
+  template void batchnorm_train(const Matrix<const T>&, const BatchNormVectors<T>&, T, T, T*, T*, const Matrix<T>&);           \
+  template void batchnorm_eval(const Matrix<const T>&, const BatchNormVectors<T>&, T, T*, T*, const Matrix<T>&);               \
   template void batchnorm_backward(bool, const Matrix<const T>&, const T*, const T*, const T*, const Matrix<const T>&, T*, T*, \
                                    const Matrix<T>&);
 FASTNN_INSTANTIATE(float)

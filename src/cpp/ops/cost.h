@@ -1,6 +1,7 @@
 #pragma once
-// What work costs one thread, in nanoseconds: the figures behind the choice of a number of threads. Rounded from measurements on a Zen 4
-// core with AVX-512 (117 GFLOP/s, float32, data in the second-level cache); the choice only needs them within a factor of two.
+// What work costs one thread, in nanoseconds: the figures behind the choice of a number of threads. Rounded from measurements on
+// a Zen 4 core with AVX-512 (117 GFLOP/s, float32, data in the second-level cache); the choice only needs them within a factor of
+// two.
 #include "core/types.h"
 
 namespace fastnn::cost {

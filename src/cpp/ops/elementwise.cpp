@@ -14,7 +14,9 @@ void each(Index n, double cost_each, F&& f) {
   run_team(members_for(cost::elements<T>(n, cost_each)), [&](Team& team) { team.share(n, kGrain, f); });
 }
 
-double cost_of(Activation kind) { return kind == Activation::relu || kind == Activation::leaky_relu ? cost::kMove : cost::kTranscendental; }
+double cost_of(Activation kind) {
+  return kind == Activation::relu || kind == Activation::leaky_relu ? cost::kMove : cost::kTranscendental;
+}
 
 }  // namespace
 
@@ -42,7 +44,9 @@ void dropout_forward(const RandomStream& stream, uint64_t threshold, T scale, co
 
 template <class T>
 void dropout_backward(const uint8_t* keep, T scale, const T* dy, T* dx, Index n) {
-  each<T>(n, cost::kMove, [&](Index begin, Index end) { kernels<T>().dropout_backward(keep + begin / 8, scale, end - begin, dy + begin, dx + begin); });
+  each<T>(n, cost::kMove, [&](Index begin, Index end) {
+    kernels<T>().dropout_backward(keep + begin / 8, scale, end - begin, dy + begin, dx + begin);
+  });
 }
 
 template <class T>
@@ -75,11 +79,11 @@ double sum_of_squares(const std::vector<Run>& runs) {
   return sum;
 }
 
-#define FASTNN_INSTANTIATE(T)                                                                                     \
-  template void activation_forward(Activation, const T*, T*, Index, T);                                           \
-  template void activation_backward(Activation, const T*, const T*, const T*, T*, Index, T);                      \
-  template void dropout_forward(const RandomStream&, uint64_t, T, const T*, T*, uint8_t*, Index);                 \
-  template void dropout_backward(const uint8_t*, T, const T*, T*, Index);                                         \
+#define FASTNN_INSTANTIATE(T)                                                                     \
+  template void activation_forward(Activation, const T*, T*, Index, T);                           \
+  template void activation_backward(Activation, const T*, const T*, const T*, T*, Index, T);      \
+  template void dropout_forward(const RandomStream&, uint64_t, T, const T*, T*, uint8_t*, Index); \
+  template void dropout_backward(const uint8_t*, T, const T*, T*, Index);                         \
   template void scale(const T*, T, T*, Index);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

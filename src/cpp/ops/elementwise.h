@@ -20,7 +20,8 @@ void dropout_backward(const uint8_t* keep, T scale, const T* dy, T* dx, Index n)
 template <class T>
 void scale(const T* x, T factor, T* y, Index n);
 
-// The sum of squares over arrays of float or double (null where an entry has the other type), in an order that only their sizes set.
+// The sum of squares over arrays of float or double (null where an entry has the other type), in an order that only their sizes
+// set.
 struct Run {
   const float* f32;
   const double* f64;

@@ -14,7 +14,8 @@ template <class T>
 void gather_rows(const Matrix<const T>& w, const int64_t* index, Index n, T* y) {
   run_team(members_for(cost::elements<T>(n * w.cols, cost::kMove)), [&](Team& team) {
     team.share(n, 4, [&](Index begin, Index end) {
-      for (Index i = begin; i < end; ++i) std::memcpy(y + i * w.cols, w.data + index[i] * w.row_stride, static_cast<std::size_t>(w.cols) * sizeof(T));
+      for (Index i = begin; i < end; ++i)
+        std::memcpy(y + i * w.cols, w.data + index[i] * w.row_stride, static_cast<std::size_t>(w.cols) * sizeof(T));
     });
   });
 }
@@ -51,8 +52,8 @@ void sum_rows(const Occurrences& o, const T* dy, Index dim, T* values) {
   });
 }
 
-#define FASTNN_INSTANTIATE(T)                                                            \
-  template void gather_rows(const Matrix<const T>&, const int64_t*, Index, T*);          \
+#define FASTNN_INSTANTIATE(T)                                                   \
+  template void gather_rows(const Matrix<const T>&, const int64_t*, Index, T*); \
   template void sum_rows(const Occurrences&, const T*, Index, T*);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

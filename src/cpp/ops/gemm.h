@@ -7,7 +7,7 @@ namespace fastnn::ops {
 template <class T>
 struct Gemm {
   Matrix<const T> a, b;
-  Matrix<T> c;            // col_stride 1; may not overlap A or B
+  Matrix<T> c;              // col_stride 1; may not overlap A or B
   const T* bias = nullptr;  // (c.cols,), added to each row
 };
 

@@ -38,7 +38,8 @@ double softmax_loss(const Matrix<const T>& x, const double* weight, T* y, F&& lo
   });
 }
 
-// Rows of `cols` numbers whose mean counts, unless there are no weights: then all numbers count alike, and runs of kPiece replace the rows.
+// Rows of `cols` numbers whose mean counts, unless there are no weights: then all numbers count alike, and runs of kPiece replace
+// the rows.
 template <class F>
 double mean_loss(Index rows, Index cols, double nanoseconds, const double* weight, F&& run) {
   constexpr Index kPiece = 4096;
@@ -63,7 +64,8 @@ void each_row(const Matrix<T>& dx, F&& row) {
 template <class T>
 double softmax_cross_entropy(const Matrix<const T>& x, const int64_t* labels, const double* weight, T* y) {
   return softmax_loss(x, weight, y, [&](Index i, T row_max, T log_sum) {
-    return static_cast<double>(row_max) - static_cast<double>(x.data[i * x.row_stride + labels[i]]) + static_cast<double>(log_sum);
+    return static_cast<double>(row_max) - static_cast<double>(x.data[i * x.row_stride + labels[i]]) +
+           static_cast<double>(log_sum);
   });
 }
 
@@ -104,12 +106,12 @@ void weighted_difference(const T* y, const T* t, const double* weight, double sc
   });
 }
 
-#define FASTNN_INSTANTIATE(T)                                                                                          \
-  template double softmax_cross_entropy(const Matrix<const T>&, const int64_t*, const double*, T*);                    \
-  template double softmax_cross_entropy(const Matrix<const T>&, const T*, const double*, T*);                          \
-  template void softmax_cross_entropy_backward(const T*, const int64_t*, const double*, double, const Matrix<T>&);     \
-  template double sigmoid_cross_entropy(const T*, const T*, const double*, Index, Index, T*);                          \
-  template double squared_error(const T*, const T*, const double*, Index, Index);                                      \
+#define FASTNN_INSTANTIATE(T)                                                                                      \
+  template double softmax_cross_entropy(const Matrix<const T>&, const int64_t*, const double*, T*);                \
+  template double softmax_cross_entropy(const Matrix<const T>&, const T*, const double*, T*);                      \
+  template void softmax_cross_entropy_backward(const T*, const int64_t*, const double*, double, const Matrix<T>&); \
+  template double sigmoid_cross_entropy(const T*, const T*, const double*, Index, Index, T*);                      \
+  template double squared_error(const T*, const T*, const double*, Index, Index);                                  \
   template void weighted_difference(const T*, const T*, const double*, double, const Matrix<T>&);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

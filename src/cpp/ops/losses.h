@@ -1,6 +1,6 @@
 #pragma once
-// The losses over a batch. Every forward returns the weighted sum over rows; the caller divides by the sum of the weights. `weight` is
-// (N,) or null for ones. Sums run over rows in order, in double.
+// The losses over a batch. Every forward returns the weighted sum over rows; the caller divides by the sum of the weights.
+// `weight` is (N,) or null for ones. Sums run over rows in order, in double.
 #include "core/types.h"
 
 namespace fastnn::ops {

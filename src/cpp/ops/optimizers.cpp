@@ -46,7 +46,8 @@ void update_range(const UpdateRule& rule, const std::vector<Update<T>>& updates,
   for (const Update<T>& u : updates) {
     const Index first = std::max<Index>(begin, 0), last = std::min(end, u.size);
     if (first < last) {
-      if (!u.rows) run(u, first, last - first, u.g + first);
+      if (!u.rows)
+        run(u, first, last - first, u.g + first);
       else
         for (Index i = first; i < last;) {
           const Index row = i / u.dim, column = i % u.dim, n = std::min(u.dim - column, last - i);

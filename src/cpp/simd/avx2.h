@@ -20,14 +20,20 @@ FASTNN_INLINE Reg<double> sqrt(Reg<double> a) { return _mm256_sqrt_pd(a); }
 
 // A window that slides over this table gives the first n lanes of a register.
 alignas(64) constexpr int32_t kLaneWindow[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
-FASTNN_INLINE __m256i first_lanes(int words) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneWindow + 8 - words)); }
+FASTNN_INLINE __m256i first_lanes(int words) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneWindow + 8 - words));
+}
 FASTNN_INLINE Reg<float> load_first(const float* p, int n) { return _mm256_maskload_ps(p, first_lanes(n)); }
 FASTNN_INLINE Reg<double> load_first(const double* p, int n) { return _mm256_maskload_pd(p, first_lanes(2 * n)); }
 FASTNN_INLINE void store_first(float* p, Reg<float> v, int n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
 FASTNN_INLINE void store_first(double* p, Reg<double> v, int n) { _mm256_maskstore_pd(p, first_lanes(2 * n), v); }
 
-FASTNN_INLINE unsigned mask_bits(RegMask<float> m) { return static_cast<unsigned>(_mm256_movemask_ps(reinterpret_cast<__m256>(m))); }
-FASTNN_INLINE unsigned mask_bits(RegMask<double> m) { return static_cast<unsigned>(_mm256_movemask_pd(reinterpret_cast<__m256d>(m))); }
+FASTNN_INLINE unsigned mask_bits(RegMask<float> m) {
+  return static_cast<unsigned>(_mm256_movemask_ps(reinterpret_cast<__m256>(m)));
+}
+FASTNN_INLINE unsigned mask_bits(RegMask<double> m) {
+  return static_cast<unsigned>(_mm256_movemask_pd(reinterpret_cast<__m256d>(m)));
+}
 
 // High and low halves of the 64-bit products of unsigned 32-bit lanes.
 FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
@@ -38,4 +44,4 @@ FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>
   low = a * b;
 }
 
-} }  // namespace fastnn::FASTNN_TARGET
+}}  // namespace fastnn::FASTNN_TARGET

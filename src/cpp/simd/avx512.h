@@ -36,4 +36,4 @@ FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>
   low = a * b;
 }
 
-} }  // namespace fastnn::FASTNN_TARGET
+}}  // namespace fastnn::FASTNN_TARGET

@@ -1,8 +1,8 @@
 #pragma once
 // exp, expm1, tanh, logistic, log1p on [0, 1], and the normal distribution, on vectors, without branches or tables.
 //
-// Polynomials interpolate at Chebyshev nodes of the interval named (fitted at 50 digits; the error of the fit stands beside each).
-// Subnormal results are flushed to zero by the mode kernels run in.
+// Polynomials interpolate at Chebyshev nodes of the interval named (fitted at 50 digits; the error of the fit stands beside
+// each). Subnormal results are flushed to zero by the mode kernels run in.
 #include "simd/simd.h"
 
 namespace fastnn::FASTNN_TARGET { namespace {
@@ -13,19 +13,19 @@ template <>
 struct MathConstants<float> {
   static constexpr float log2e = 1.44269504f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;  // n*ln2_high is exact for |n| < 2^15
-  static constexpr float round_magic = 12582912.0f;                         // 1.5 * 2^23
+  static constexpr float round_magic = 12582912.0f;                           // 1.5 * 2^23
   static constexpr float exp_low = -87.33654f, exp_high = 88.72283f;          // exp() is 0 below, inf above
   static constexpr int exponent_shift = 23, exponent_bias = 127;
   // (expm1(r) - r) / r^2 on |r| <= ln2/2, relative to expm1: 4.9e-10
-  static constexpr float expm1[] = {0.5000000013f,    0.1666666668f,    0.04166646501f,
+  static constexpr float expm1[] = {0.5000000013f,   0.1666666668f,   0.04166646501f,
                                     0.008333310934f, 0.001393364103f, 0.0001989098087f};
   // (atanh(s)/s - 1) / s^2 in s^2 on [0, 1/9], relative to atanh(s)/s: 4.0e-10
   static constexpr float atanh[] = {0.3333333366f, 0.1999985317f, 0.14296179f, 0.108532879f, 0.1161216461f};
   // (1 + sqrt2*a) * exp(a^2/2) * Q(a) in u = (a - 3)/(a + 3) on [-1, 1], Q the upper tail of the normal distribution: 1.7e-8
   static constexpr float tail_center = 3.0f;
-  static constexpr float tail[] = {0.637053978531f,    -0.0510146862062f,   -0.0742806954331f,    0.0830134277168f,
-                                   -0.0346774989039f,  0.000440323741843f,  0.00463342512088f,    -0.000369246078593f,
-                                   -0.000723727480642f, 1.93772946713e-5f,  8.93174903647e-5f,    5.59719244152e-6f};
+  static constexpr float tail[] = {0.637053978531f,     -0.0510146862062f,  -0.0742806954331f, 0.0830134277168f,
+                                   -0.0346774989039f,   0.000440323741843f, 0.00463342512088f, -0.000369246078593f,
+                                   -0.000723727480642f, 1.93772946713e-5f,  8.93174903647e-5f, 5.59719244152e-6f};
 };
 template <>
 struct MathConstants<double> {
@@ -47,17 +47,19 @@ struct MathConstants<double> {
                                      2.510520637395701112e-8,
                                      2.09146793765839351e-9};
   // 5.0e-18
-  static constexpr double atanh[] = {0.33333333333333329281,  0.20000000000007291337,  0.14285714283554378581,  0.11111111358713931495,
-                                     0.090908947180664290846, 0.076927850324793115517, 0.066570721048274680752, 0.060005364047953562676,
-                                     0.044003692430723369411, 0.080820228059717661105};
+  static constexpr double atanh[] = {0.33333333333333329281,  0.20000000000007291337,  0.14285714283554378581,
+                                     0.11111111358713931495,  0.090908947180664290846, 0.076927850324793115517,
+                                     0.066570721048274680752, 0.060005364047953562676, 0.044003692430723369411,
+                                     0.080820228059717661105};
   // as for float, with u = (a - 5)/(a + 5): 2.6e-17
   static constexpr double tail_center = 5.0;
-  static constexpr double tail[] = {0.62082092649483722647,     -0.07005241362061781809,   -0.0041937081782827292599, 0.047648661338936144445,
-                                    -0.057159048971973626237,   0.044398861329041555853,   -0.025178554835822021926,  0.010208851389599716372,
-                                    -0.0024612651306593100707,  -0.000044600280742723385555, 0.00028288928246089373835, -0.000076210862366776742166,
-                                    -0.000016747326458589673742, 0.00001333890009274418457, 1.7995258021372317415e-7,  -1.9503310776268201991e-6,
-                                    1.4920693951122551784e-7,   2.9443219750745932558e-7,  -3.2919203975985971702e-8, -4.6624643162363301669e-8,
-                                    4.5467610081195098968e-9,   6.6941440205730699051e-9,  -3.4730045990373932582e-10, -5.9068544956664365375e-10};
+  static constexpr double tail[] = {
+      0.62082092649483722647,      -0.07005241362061781809,     -0.0041937081782827292599,  0.047648661338936144445,
+      -0.057159048971973626237,    0.044398861329041555853,     -0.025178554835822021926,   0.010208851389599716372,
+      -0.0024612651306593100707,   -0.000044600280742723385555, 0.00028288928246089373835,  -0.000076210862366776742166,
+      -0.000016747326458589673742, 0.00001333890009274418457,   1.7995258021372317415e-7,   -1.9503310776268201991e-6,
+      1.4920693951122551784e-7,    2.9443219750745932558e-7,    -3.2919203975985971702e-8,  -4.6624643162363301669e-8,
+      4.5467610081195098968e-9,    6.6941440205730699051e-9,    -3.4730045990373932582e-10, -5.9068544956664365375e-10};
 };
 
 // c[0] + c[1] x + ... by Horner's rule.
@@ -73,7 +75,7 @@ template <class T>
 FASTNN_INLINE Vec<T> power_of_two(Vec<T> n) {
   using C = MathConstants<T>;
   Vec<T> v;
-  FASTNN_EACH_REG(i) v.r[i] = (Reg<T>)((RegMask<T>)(n.r[i] + (C::round_magic + C::exponent_bias)) << C::exponent_shift);
+  FASTNN_EACH_REG (i) v.r[i] = (Reg<T>)((RegMask<T>)(n.r[i] + (C::round_magic + C::exponent_bias)) << C::exponent_shift);
   return v;
 }
 
@@ -128,7 +130,8 @@ FASTNN_INLINE Vec<T> log1p_unit(Vec<T> u) {
   return fma(twice * w, polynomial(w, MathConstants<T>::atanh), twice);
 }
 
-// The normal distribution at x: its density exp(-x^2/2)/sqrt(2 pi) and its cumulative 0.5 erfc(-x/sqrt 2), accurate in both tails.
+// The normal distribution at x: its density exp(-x^2/2)/sqrt(2 pi) and its cumulative 0.5 erfc(-x/sqrt 2), accurate in both
+// tails.
 template <class T>
 FASTNN_INLINE Vec<T> normal_cdf(Vec<T> x, Vec<T>& density) {
   using C = MathConstants<T>;
@@ -141,4 +144,4 @@ FASTNN_INLINE Vec<T> normal_cdf(Vec<T> x, Vec<T>& density) {
   return select(x < set1(T(0)), tail, one - tail);
 }
 
-} }  // namespace fastnn::FASTNN_TARGET
+}}  // namespace fastnn::FASTNN_TARGET

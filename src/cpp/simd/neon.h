@@ -8,8 +8,12 @@ constexpr int kRegisterBytes = 16;
 constexpr int kRegisters = 32;
 
 // Reg<float> and float32x4_t are the same type to GCC and Clang but for its name; so are the others.
-FASTNN_INLINE Reg<float> fma(Reg<float> a, Reg<float> b, Reg<float> c) { return (Reg<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
-FASTNN_INLINE Reg<double> fma(Reg<double> a, Reg<double> b, Reg<double> c) { return (Reg<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+FASTNN_INLINE Reg<float> fma(Reg<float> a, Reg<float> b, Reg<float> c) {
+  return (Reg<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+FASTNN_INLINE Reg<double> fma(Reg<double> a, Reg<double> b, Reg<double> c) {
+  return (Reg<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
 // As on x86, where either operand is NaN the second one is the result.
 FASTNN_INLINE Reg<float> max(Reg<float> a, Reg<float> b) { return a > b ? a : b; }
 FASTNN_INLINE Reg<double> max(Reg<double> a, Reg<double> b) { return a > b ? a : b; }
@@ -63,4 +67,4 @@ FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>
   low = a * b;
 }
 
-} }  // namespace fastnn::FASTNN_TARGET
+}}  // namespace fastnn::FASTNN_TARGET

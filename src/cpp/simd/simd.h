@@ -1,14 +1,22 @@
 #pragma once
-// One vocabulary for every ISA. A vector is always 64 bytes: 16 floats, 8 doubles or 16 uint32, made of one, two or four registers,
-// so that a reduction has the same lanes in the same order everywhere and a kernel is written once.
+// One vocabulary for every ISA. A vector is always 64 bytes: 16 floats, 8 doubles or 16 uint32, made of one, two or four
+// registers, so that a reduction has the same lanes in the same order everywhere and a kernel is written once.
 //
-// A backend (avx512.h, avx2.h, neon.h, sse2.h) supplies what plain vector arithmetic cannot say: fma, max, min, sqrt, partial loads
-// and stores, mask bits, wide products. Everything here is internal to its translation unit (anonymous namespace) and inlined.
+// A backend (avx512.h, avx2.h, neon.h, sse2.h) supplies what plain vector arithmetic cannot say: fma, max, min, sqrt, partial
+// loads and stores, mask bits, wide products. Everything here is internal to its translation unit (anonymous namespace) and
+// inlined.
 #include <cstdint>
 
 #include "core/types.h"
 
 #define FASTNN_INLINE static inline __attribute__((always_inline))
+#if defined(__AVX512F__)
+#define FASTNN_VECTOR_REGISTER "v"  // the name of a vector register in an asm statement
+#elif defined(__x86_64__)
+#define FASTNN_VECTOR_REGISTER "x"
+#else
+#define FASTNN_VECTOR_REGISTER "w"
+#endif
 #define FASTNN_LAMBDA __attribute__((always_inline))
 
 namespace fastnn::FASTNN_TARGET { namespace {
@@ -43,7 +51,7 @@ using Reg = typename RegOf<T>::type;
 template <class T>
 using RegMask = typename RegOf<T>::mask;
 
-} }  // namespace fastnn::FASTNN_TARGET
+}}  // namespace fastnn::FASTNN_TARGET
 
 #if defined(__AVX512F__)
 #include "simd/avx512.h"
@@ -66,7 +74,7 @@ template <class T>
 constexpr int kRegLanes = kRegisterBytes / static_cast<int>(sizeof(T));
 
 #define FASTNN_EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); ++i)
-#define FASTNN_EACH_REG(i) FASTNN_EACH(i, kRegs)
+#define FASTNN_EACH_REG(i) FASTNN_EACH (i, kRegs)
 
 template <int N>
 struct Width {  // a number that a lambda can take as a constant
@@ -95,36 +103,36 @@ struct First {
 template <class T>
 FASTNN_INLINE Vec<T> set1(T x) {
   Vec<T> v;
-  FASTNN_EACH_REG(i) v.r[i] = x - Reg<T>{};
+  FASTNN_EACH_REG (i) v.r[i] = x - Reg<T>{};
   return v;
 }
 template <class T>
 FASTNN_INLINE Vec<T> load(const T* p, All = {}) {
   Vec<T> v;
-  FASTNN_EACH_REG(i) __builtin_memcpy(&v.r[i], p + i * kRegLanes<T>, kRegisterBytes);
+  FASTNN_EACH_REG (i) __builtin_memcpy(&v.r[i], p + i * kRegLanes<T>, kRegisterBytes);
   return v;
 }
 template <class T>
 FASTNN_INLINE Vec<T> load(const T* p, First lanes) {
   Vec<T> v;
-  FASTNN_EACH_REG(i) v.r[i] = load_first(p + i * kRegLanes<T>, clamp(lanes.n - i * kRegLanes<T>, kRegLanes<T>));
+  FASTNN_EACH_REG (i) v.r[i] = load_first(p + i * kRegLanes<T>, clamp(lanes.n - i * kRegLanes<T>, kRegLanes<T>));
   return v;
 }
 template <class T>
 FASTNN_INLINE void store(T* p, Vec<T> v, All = {}) {
-  FASTNN_EACH_REG(i) __builtin_memcpy(p + i * kRegLanes<T>, &v.r[i], kRegisterBytes);
+  FASTNN_EACH_REG (i) __builtin_memcpy(p + i * kRegLanes<T>, &v.r[i], kRegisterBytes);
 }
 template <class T>
 FASTNN_INLINE void store(T* p, Vec<T> v, First lanes) {
-  FASTNN_EACH_REG(i) store_first(p + i * kRegLanes<T>, v.r[i], clamp(lanes.n - i * kRegLanes<T>, kRegLanes<T>));
+  FASTNN_EACH_REG (i) store_first(p + i * kRegLanes<T>, v.r[i], clamp(lanes.n - i * kRegLanes<T>, kRegLanes<T>));
 }
 
-#define FASTNN_BINARY(name, expression)            \
-  template <class T>                               \
-  FASTNN_INLINE Vec<T> name(Vec<T> a, Vec<T> b) {  \
-    Vec<T> v;                                      \
-    FASTNN_EACH_REG(i) v.r[i] = (expression);      \
-    return v;                                      \
+#define FASTNN_BINARY(name, expression)           \
+  template <class T>                              \
+  FASTNN_INLINE Vec<T> name(Vec<T> a, Vec<T> b) { \
+    Vec<T> v;                                     \
+    FASTNN_EACH_REG (i) v.r[i] = (expression);    \
+    return v;                                     \
   }
 FASTNN_BINARY(operator+, a.r[i] + b.r[i])
 FASTNN_BINARY(operator-, a.r[i] - b.r[i])
@@ -138,44 +146,44 @@ FASTNN_BINARY(min, min(a.r[i], b.r[i]))  // a < b ? a : b, so b where either is 
 template <class T>
 FASTNN_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {  // a*b + c, rounded once (twice on the baseline)
   Vec<T> v;
-  FASTNN_EACH_REG(i) v.r[i] = fma(a.r[i], b.r[i], c.r[i]);
+  FASTNN_EACH_REG (i) v.r[i] = fma(a.r[i], b.r[i], c.r[i]);
   return v;
 }
 template <class T>
 FASTNN_INLINE Vec<T> sqrt(Vec<T> a) {
   Vec<T> v;
-  FASTNN_EACH_REG(i) v.r[i] = sqrt(a.r[i]);
+  FASTNN_EACH_REG (i) v.r[i] = sqrt(a.r[i]);
   return v;
 }
 template <class T>
 FASTNN_INLINE Vec<T> abs(Vec<T> a) {
   Vec<T> v;
-  FASTNN_EACH_REG(i) v.r[i] = (Reg<T>)((RegMask<T>)a.r[i] & ~(RegMask<T>)(T(-0.0) - Reg<T>{}));
+  FASTNN_EACH_REG (i) v.r[i] = (Reg<T>)((RegMask<T>)a.r[i] & ~(RegMask<T>)(T(-0.0) - Reg<T>{}));
   return v;
 }
 template <class T>
 FASTNN_INLINE Mask<T> operator<(Vec<T> a, Vec<T> b) {
   Mask<T> m;
-  FASTNN_EACH_REG(i) m.r[i] = a.r[i] < b.r[i];
+  FASTNN_EACH_REG (i) m.r[i] = a.r[i] < b.r[i];
   return m;
 }
 template <class T>
 FASTNN_INLINE Mask<T> operator>=(Vec<T> a, Vec<T> b) {
   Mask<T> m;
-  FASTNN_EACH_REG(i) m.r[i] = a.r[i] >= b.r[i];
+  FASTNN_EACH_REG (i) m.r[i] = a.r[i] >= b.r[i];
   return m;
 }
 template <class T>
 FASTNN_INLINE Vec<T> select(Mask<T> m, Vec<T> yes, Vec<T> no) {
   Vec<T> v;
-  FASTNN_EACH_REG(i) v.r[i] = m.r[i] ? yes.r[i] : no.r[i];
+  FASTNN_EACH_REG (i) v.r[i] = m.r[i] ? yes.r[i] : no.r[i];
   return v;
 }
 // Bit i is lane i.
 template <class T>
 FASTNN_INLINE unsigned bits(Mask<T> m) {
   unsigned all = 0;
-  FASTNN_EACH_REG(i) all |= mask_bits(m.r[i]) << (i * kRegLanes<T>);
+  FASTNN_EACH_REG (i) all |= mask_bits(m.r[i]) << (i * kRegLanes<T>);
   return all;
 }
 // 0, 1, 2, ... in the lanes.
@@ -199,7 +207,7 @@ template <class T>
 FASTNN_INLINE Mask<T> mask_from_bits(unsigned all) {
   using Lane = decltype(LaneBits<T>::value[0] + 0);
   Mask<T> m;
-  FASTNN_EACH_REG(i) {
+  FASTNN_EACH_REG (i) {
     RegMask<T> weights;
     __builtin_memcpy(&weights, LaneBits<T>::value + i * kRegLanes<T>, kRegisterBytes);
     m.r[i] = (weights & (static_cast<Lane>(all) - RegMask<T>{})) != 0;
@@ -207,7 +215,7 @@ FASTNN_INLINE Mask<T> mask_from_bits(unsigned all) {
   return m;
 }
 FASTNN_INLINE void multiply_wide(Vec<uint32_t> a, Vec<uint32_t> b, Vec<uint32_t>& high, Vec<uint32_t>& low) {
-  FASTNN_EACH_REG(i) multiply_wide(a.r[i], b.r[i], high.r[i], low.r[i]);
+  FASTNN_EACH_REG (i) multiply_wide(a.r[i], b.r[i], high.r[i], low.r[i]);
 }
 
 // v in the lanes accessed, other in the rest.
@@ -260,4 +268,4 @@ FASTNN_INLINE double sum_pieces(Index n, F&& f) {
   return total;
 }
 
-} }  // namespace fastnn::FASTNN_TARGET
+}}  // namespace fastnn::FASTNN_TARGET

@@ -1,6 +1,6 @@
 #pragma once
-// The x86-64 baseline, SSE2: a vector is four 16-byte registers. There is no fused multiply-add: fma rounds twice here, the one place
-// where an ISA's bits differ from the others'.
+// The x86-64 baseline, SSE2: a vector is four 16-byte registers. There is no fused multiply-add: fma rounds twice here, the one
+// place where an ISA's bits differ from the others'.
 #include <emmintrin.h>
 
 #include "simd/x86.h"
@@ -31,7 +31,9 @@ FASTNN_INLINE void store_first(T* p, Reg<T> v, int n) {
 }
 
 FASTNN_INLINE unsigned mask_bits(RegMask<float> m) { return static_cast<unsigned>(_mm_movemask_ps(reinterpret_cast<__m128>(m))); }
-FASTNN_INLINE unsigned mask_bits(RegMask<double> m) { return static_cast<unsigned>(_mm_movemask_pd(reinterpret_cast<__m128d>(m))); }
+FASTNN_INLINE unsigned mask_bits(RegMask<double> m) {
+  return static_cast<unsigned>(_mm_movemask_pd(reinterpret_cast<__m128d>(m)));
+}
 
 // High and low halves of the 64-bit products of unsigned 32-bit lanes.
 FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
@@ -43,4 +45,4 @@ FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>
   low = reinterpret_cast<Reg<uint32_t>>(_mm_or_si128(_mm_and_si128(even, keep), _mm_slli_epi64(odd, 32)));
 }
 
-} }  // namespace fastnn::FASTNN_TARGET
+}}  // namespace fastnn::FASTNN_TARGET

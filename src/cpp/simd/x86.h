@@ -22,4 +22,4 @@ FASTNN_INLINE void transpose_block(const double* from, Index from_stride, double
   _mm_storeu_pd(to + to_stride, _mm_unpackhi_pd(a, b));
 }
 
-} }  // namespace fastnn::FASTNN_TARGET
+}}  // namespace fastnn::FASTNN_TARGET

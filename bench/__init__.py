@@ -1,0 +1,1 @@
+"""Benchmarks of fastnn: `python -m bench` from the root of the repository."""
