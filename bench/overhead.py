@@ -8,9 +8,8 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
-
 import fastnn
+import numpy as np
 
 from .timing import time_interleaved
 

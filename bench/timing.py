@@ -1,4 +1,4 @@
-"""Timing on a machine that is shared and noisy: candidates take turns in one run, and medians are compared."""
+"""Timing on a shared and noisy machine: candidates take turns in one run, and medians are compared."""
 
 from __future__ import annotations
 

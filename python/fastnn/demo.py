@@ -27,6 +27,25 @@ if TYPE_CHECKING:
 EXTRAS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
 HIDDEN = (512, 256)
 GALLERY = (3, 16)  # rows and columns
+DARK, PALE, RED, GREY = "#12355b", "#a3cdf2", "#d1343a", "#5c6670"
+STYLE = {
+    "axes.edgecolor": "#c3cad1",
+    "axes.grid": True,
+    "axes.labelcolor": GREY,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": DARK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "figure.titlesize": 20,
+    "grid.color": "#eceff2",
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "text.color": DARK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+}
 
 
 class Task(NamedTuple):
@@ -141,7 +160,145 @@ def report(task: Task, native: Run, reference: Run, threads: int) -> str:
 
 def picture(task: Task, native: Run, reference: Run, path: str) -> None:
     """Draw the comparison of the two trainings and some of the test digits; write it to a file."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    ink, pale, red, grey = "#12355b", "#9cc9f0", "#d1343a", "#5c6670"
-    style = {"axes.edgecolor": "#b8c0c8", "axes.labelcolor": grey, "xtick.color": grey, "ytick.color": grey}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(16, 9), dpi=100)
+        figure.suptitle("Handwritten digits, learned by fastnn and by its NumPy reference from the same seed")
+        top, bottom = figure.add_gridspec(
+            2, 1, height_ratios=(11, 7), left=0.055, right=0.975, top=0.875, bottom=0.03, hspace=0.26
+        )
+        left, middle, right = top.subgridspec(1, 3, width_ratios=(8, 5, 3.2), wspace=0.24)
+        upper, lower = left.subgridspec(2, 1, height_ratios=(3, 1), hspace=0.08)
+        loss = figure.add_subplot(upper)
+        draw_losses(loss, figure.add_subplot(lower, sharex=loss), native, reference)
+        draw_accuracies(figure.add_subplot(middle), native, reference)
+        draw_times(figure.add_subplot(right), native, reference)
+        draw_digits(figure.add_subplot(bottom), task, native.predicted)
+        figure.savefig(path)
+
+
+def draw_losses(ax: Any, below: Any, native: Run, reference: Run) -> None:
+    """Draw the two loss curves and, in the axes below, how far they are apart."""
+    a, b = native.history.loss, reference.history.loss
+    steps = np.arange(1, len(a) + 1)
+    ax.semilogy(steps, b, color=PALE, linewidth=5, label="fastnn.reference", solid_joinstyle="round")
+    ax.semilogy(steps, a, color=DARK, linewidth=0.9, label="fastnn")
+    ax.set_title("Training loss, step by step")
+    ax.legend()
+    ax.tick_params(labelbottom=False)
+    below.semilogy(steps, np.maximum(apart(a, b), 1e-9), color=DARK, linewidth=0.8)
+    below.set_ylabel("relative\ndifference")
+    below.set_xlabel("step")
+    below.margins(x=0.01)
+
+
+def draw_accuracies(ax: Any, native: Run, reference: Run) -> None:
+    """Draw the accuracy on the test images after each epoch."""
+    a, b = 100 * native.history.val_accuracy, 100 * reference.history.val_accuracy
+    epochs = np.arange(1, len(a) + 1)
+    ax.plot(epochs, b, color=PALE, linewidth=5, label=f"fastnn.reference  {b[-1]:.2f} %")
+    ax.plot(epochs, a, color=DARK, linewidth=1.2, marker=".", label=f"fastnn  {a[-1]:.2f} %")
+    ax.set_ylim(max(0, np.percentile(b, 20) - 4), 100)
+    ax.set_title("Test accuracy after each epoch, %")
+    ax.set_xlabel("epoch")
+    ax.legend(loc="lower right")
+
+
+def draw_times(ax: Any, native: Run, reference: Run) -> None:
+    """Draw the times as bars."""
+    seconds = native.seconds, reference.seconds
+    bars = ax.bar(("fastnn", "reference"), seconds, color=(DARK, PALE), width=0.6)
+    ax.bar_label(bars, [f"{s:.2f} s" for s in seconds], padding=3, fontsize=12, color=DARK)
+    ax.set_title(f"Time: {seconds[1] / seconds[0]:.1f} times as fast")
+    ax.set_yticks(())
+    ax.margins(y=0.12)
+    ax.spines["left"].set_visible(False)
+    ax.grid(False)
+
+
+def draw_digits(ax: Any, task: Task, predicted: Array) -> None:
+    """Draw test images, the wrongly read ones first, each with what was read."""
+    rows, columns = GALLERY
+    wrong = predicted != task.t_test
+    side = isqrt(task.x_test.shape[1])
+    for place, i in enumerate(np.argsort(~wrong, kind="stable")[: rows * columns]):
+        row, column = divmod(place, columns)
+        x, y = 1.45 * column, 1.15 * row
+        ax.imshow(task.x_test[i].reshape(side, side), cmap="gray_r", extent=(x, x + 1, y + 1, y))
+        ax.text(x + 1.06, y + 0.35, predicted[i], color=RED if wrong[i] else DARK, fontsize=15, weight="bold")
+        if wrong[i]:
+            ax.text(x + 1.06, y + 0.8, f"not {task.t_test[i]}", color=RED, fontsize=8)
+    ax.set_xlim(0, 1.45 * columns)
+    ax.set_ylim(1.15 * rows, 0)
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.set_title(
+        f"Test images as fastnn reads them: {wrong.sum()} of {len(wrong)} wrong, in red", loc="center"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fastnn demo",
+        description="Train a classifier of handwritten digits with fastnn and with fastnn.reference, compare "
+        "what they learn and how fast, and draw it. The digits are scikit-learn's, or those of MNIST.",
+    )
+    parser.add_argument("--mnist", metavar="DIR", help="where the four files of MNIST are, gzipped or not")
+    parser.add_argument("--epochs", type=integer(1, 10**6), metavar="N", help="default: 30, for MNIST 5")
+    parser.add_argument("--out", default="fastnn-demo.png", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--seed", type=integer(0, 2**64 - 1), default=0, metavar="S", help="default: 0")
+    parser.add_argument(
+        "--threads",
+        type=integer(1, 1024),
+        default=fastnn.get_num_threads(),
+        metavar="N",
+        help="for both; default: %(default)s",
+    )
+    args = parser.parse_args(argv)
+    try:
+        require_extras()
+        if not Path(args.out).absolute().parent.is_dir():
+            raise FileNotFoundError(f"the directory of {args.out} does not exist")
+        task = read_digits() if args.mnist is None else read_mnist(args.mnist)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"fastnn demo: {error}", file=sys.stderr)
+        return 2
+    if args.epochs is not None:
+        task = task._replace(epochs=args.epochs)
+
+    from threadpoolctl import threadpool_limits
+
+    runs = []
+    with fastnn.threads(args.threads), threadpool_limits(args.threads, "blas"):
+        for lib in (fastnn, fastnn.reference):
+            print(f"training with {lib.__name__}", file=sys.stderr, flush=True)
+            warm_up(lib, task)
+            runs.append(train(lib, task, args.seed, progress=True))
+            if runs[-1].history.interrupted:
+                return 130
+    print(report(task, *runs, args.threads))
+    picture(task, *runs, args.out)
+    print(f"picture: {args.out}")
+    return 0
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Return a reader of an argument that is an integer from `low` to `high`."""
+
+    def read(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low} to {high}, got {value}")
+        return value
+
+    return read
+
+
+def require_extras() -> None:
+    """Raise ImportError if a package of the extra fastnn[demo] is not there."""
+    missing = [package for module, package in EXTRAS.items() if find_spec(module) is None]
+    if missing:
+        raise ImportError(f"{', '.join(missing)} missing: pip install 'fastnn[demo]'")

@@ -6,6 +6,7 @@ configurations come; what computes is overridden here, each pass one native call
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,7 +18,18 @@ from .sparse import RowSparse
 if TYPE_CHECKING:
     from ._checks import Array
 
-__all__ = ["GELU", "Affine", "BatchNorm", "Dropout", "Embedding", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Tanh"]
+__all__ = [
+    "GELU",
+    "Affine",
+    "BatchNorm",
+    "Dropout",
+    "Embedding",
+    "LeakyReLU",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Tanh",
+]
 
 C = TypeVar("C", bound="type[Any]")
 
@@ -46,14 +58,14 @@ class Affine(reference.Affine):
     def backward(self, dout: Any) -> Array:
         """Return dout W^T in the shape of x; fill `grads`."""
         shape, rows = self._saved or self._recall()
-        dx = self._native_backward(rows, dout, True)
+        dx: Array = self._native_backward(rows, dout, True)
         return dx if len(shape) == 2 else dx.reshape(shape)
 
     def backward_params(self, dout: Any) -> None:
         """Fill grads["W"] = x^T dout and grads["b"] = sum(dout); dout (N, n_out)."""
         self._native_backward(self._recall()[1], dout, False)
 
-    def _native_backward(self, rows: Array, dout: Any, want_dx: bool) -> Any:
+    def _native_backward(self, rows: Array, dout: Any, want_dx: bool) -> Any:  # dx, or None
         W, grads = self.params["W"], self.grads
         dW = grads["W"] if "W" in grads else np.empty(W.shape, W.dtype)
         db = grads["b"] if "b" in grads else np.empty(W.shape[1], W.dtype)
@@ -144,7 +156,8 @@ class Dropout(reference.Dropout):
         if self._kept is None:
             return None
         bits, shape = self._kept
-        return np.unpackbits(bits, count=int(np.prod(shape)), bitorder="little").astype(bool).reshape(shape)
+        mask: Array = np.unpackbits(bits, count=math.prod(shape), bitorder="little").view(bool).reshape(shape)
+        return mask
 
 
 @documented

@@ -26,6 +26,7 @@ class SoftmaxCrossEntropy(reference.SoftmaxCrossEntropy):
         """Return the gradient of the loss with respect to x, times `dout`."""
         labels, weights, scale = self._recall()
         scale *= _checks.real_number("dout", dout)
+        assert self.y is not None
         return _core.softmax_cross_entropy_backward(self.y, labels, weights, scale)
 
 
@@ -45,6 +46,7 @@ class _Dense(reference.Loss):
         """Return the gradient of the loss with respect to x, times `dout`."""
         t, weights, scale = self._recall()
         scale *= self._factor * _checks.real_number("dout", dout)
+        assert self.y is not None
         return _core.dense_loss_backward(self.y, t, weights, scale)
 
 

@@ -12,7 +12,6 @@ from .reference import network as reference
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._checks import Array
 
 __all__ = ["Sequential", "mlp"]
 

@@ -18,7 +18,7 @@ __all__ = ["CLASSES", "SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov",
 
 
 class _Native(reference.Optimizer):
-    """The update by the native rule `_kind`, with the values of the options named in `_betas`, and eps."""
+    """The update by rule `_kind` of the native table, with the options named in `_betas`, and eps."""
 
     _kind: ClassVar[int]
     _betas: ClassVar[tuple[str, ...]] = ()
@@ -28,20 +28,20 @@ class _Native(reference.Optimizer):
         self._in_use = _core.InUse()
 
     def update(self, params: dict[str, Any], grads: dict[str, Any]) -> None:
-        """Do one update of every parameter, in place, in one native call; see `fastnn.reference.SGD.update`."""
-        states = [self.state[slot] for slot in self.slots]
-        states += [None] * (2 - len(states))  # type: ignore[list-item]
-        betas = [getattr(self, name) for name in self._betas]
-        betas += [0.0] * (2 - len(betas))
+        """Do one update of every parameter, in place, in one native call; see `reference.SGD.update`."""
+        state1, state2 = (*self.state.values(), None, None)[:2]
+        beta1, beta2 = (*(getattr(self, name) for name in self._betas), 0.0, 0.0)[:2]
         _core.update(
             self._in_use,
             self._kind,
             params,
             grads,
-            *states,
+            state1,
+            state2,
             self.rate(),
             self.weight_decay,
-            *betas,
+            beta1,
+            beta2,
             getattr(self, "eps", 0.0),
             self.step + 1,
         )

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from fastnn import reference as ref
 
 STEP = 1e-5
@@ -46,7 +45,8 @@ def check_layer(layer, x, train=True, before=lambda: None):
     dout = np.random.default_rng(1).normal(size=output().shape)
     given = x.copy(), dout.copy()
     dx = layer.backward(dout)
-    assert (x == given[0]).all() and (dout == given[1]).all()
+    assert (x == given[0]).all()
+    assert (dout == given[1]).all()
     grads = {name: np.array(g) for name, g in layer.grads.items()}
     assert grads.keys() == layer.params.keys()
 
@@ -158,13 +158,16 @@ def test_whole_network(rng, activation):
     for name, p in net.params.items():
         numeric = differences(scalar, p)
         if name.endswith(".b") and name != "8.b":  # a BatchNorm follows, which takes the bias out again
-            assert abs(grads[name]).max() < 1e-12 and abs(numeric).max() < 1e-9
+            assert abs(grads[name]).max() < 1e-12
+            assert abs(numeric).max() < 1e-9
         else:
             assert error(grads[name], numeric) < LIMIT, name
 
 
 def test_network_of_an_embedding(rng):
-    net = ref.Sequential([ref.Embedding(rng.normal(size=(5, 3))), ref.Affine(rng.normal(size=(6, 2)), np.zeros(2))])
+    net = ref.Sequential(
+        [ref.Embedding(rng.normal(size=(5, 3))), ref.Affine(rng.normal(size=(6, 2)), np.zeros(2))]
+    )
     loss = ref.MeanSquaredError()
     x, t = np.array([[0, 3], [3, 3], [4, 0]]), rng.normal(size=(3, 2))
 

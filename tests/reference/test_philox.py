@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from fastnn.reference.philox import philox4x32, words
 
 # Random123, kat_vectors, philox4x32 with 10 rounds: counter, key, result
@@ -42,7 +41,8 @@ def test_order_of_words(n):
     seed, step, stream = 0x123456789ABCDEF0, 0xFEDCBA9876543210, 5
     key = np.array([0x9ABCDEF0, 0x12345678], dtype=np.uint32)
     result = words(seed, step, stream, n)
-    assert result.shape == (n,) and result.dtype == np.uint32
+    assert result.shape == (n,)
+    assert result.dtype == np.uint32
     for i in range(n):
         counter = np.array([(i // 64) * 16 + i % 16, stream, 0x76543210, 0xFEDCBA98], dtype=np.uint32)
         assert result[i] == philox4x32(counter, key)[(i // 16) % 4]
@@ -86,5 +86,5 @@ def test_out_of_range(arguments, name):
 
 
 def test_a_float_is_no_seed():
-    with pytest.raises(TypeError, match="^seed must"):
+    with pytest.raises(TypeError, match=r"^seed must"):
         words(1.0, 0, 0, 1)

@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import pytest
-
 from fastnn import reference as ref
 from fastnn.reference.layers import dropout_threshold
 from fastnn.reference.philox import words
@@ -45,7 +44,8 @@ def test_dtype_is_kept_and_inputs_are_not_modified(dtype, train):
         assert y.dtype == dx.dtype == dtype, layer
         assert all(g.dtype == dtype for g in layer.grads.values())
         assert dx.shape == x.shape
-        assert not np.shares_memory(y, x) and not np.shares_memory(dx, dout)
+        assert not np.shares_memory(y, x)
+        assert not np.shares_memory(dx, dout)
         np.testing.assert_array_equal(x, before)
         np.testing.assert_array_equal(dout, 1)
 
@@ -76,7 +76,7 @@ def test_other_real_dtypes_are_converted(data):
 @pytest.mark.parametrize("bad", [np.array([[1j] * 4]), np.array([["a"] * 4]), np.array([[None] * 4])])
 def test_other_things_are_refused(bad):
     for layer in layers_for(4, np.float32):
-        with pytest.raises(TypeError, match="^x must hold real numbers"):
+        with pytest.raises(TypeError, match=r"^x must hold real numbers"):
             layer.forward(bad)
 
 
@@ -90,7 +90,7 @@ def test_backward_before_forward():
 def test_dout_of_another_shape():
     for layer in layers_for(4, np.float32):
         layer.forward(np.ones((2, 4), np.float32))
-        with pytest.raises(ValueError, match="^dout must have the output's shape"):
+        with pytest.raises(ValueError, match=r"^dout must have the output's shape"):
             layer.backward(np.ones((3, 4), np.float32))
         assert layer.grads == {}
 
@@ -121,8 +121,11 @@ def test_config_round_trip():
 def test_affine_by_hand():
     W, b = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([0.5, -0.5])
     layer = ref.Affine(W, b)
-    assert layer.W is W and layer.params["b"] is b
-    assert layer.dW is None and layer.db is None and layer.grads == {}
+    assert layer.W is W
+    assert layer.params["b"] is b
+    assert layer.dW is None
+    assert layer.db is None
+    assert layer.grads == {}
     np.testing.assert_array_equal(layer.forward([[1, 0, 2]]), [[11.5, 13.5]])
     np.testing.assert_array_equal(layer.backward([[1, -1]]), [[-1, -1, -1]])
     np.testing.assert_array_equal(layer.dW, [[1, -1], [0, 0], [2, -2]])
@@ -145,7 +148,8 @@ def test_gradients_stay_the_same_arrays():
         layer.backward(np.ones_like(layer.forward(np.ones((rows, 4)))))
         if rows == 3:
             first = layer.dW, layer.db
-    assert layer.dW is first[0] and layer.grads["b"] is first[1]
+    assert layer.dW is first[0]
+    assert layer.grads["b"] is first[1]
     np.testing.assert_array_equal(layer.db, 5)
 
 
@@ -165,9 +169,9 @@ def test_assigning_a_parameter():
     W = np.ones((4, 2), np.float32)
     layer.W = W
     assert layer.params["W"] is W
-    with pytest.raises(ValueError, match="^W must have shape"):
+    with pytest.raises(ValueError, match=r"^W must have shape"):
         layer.W = np.ones((2, 4), np.float32)
-    with pytest.raises(TypeError, match="^W must have dtype float32"):
+    with pytest.raises(TypeError, match=r"^W must have dtype float32"):
         layer.W = np.ones((4, 2))
     assert layer.W is W
 
@@ -188,18 +192,18 @@ def test_affine_refuses(W, b, error, message):
 
 @pytest.mark.parametrize("x", [np.ones((2, 3)), np.ones((2, 3, 2)), np.ones(4), np.float32(1)])
 def test_affine_refuses_other_features(x):
-    with pytest.raises(ValueError, match="^x must have shape"):
+    with pytest.raises(ValueError, match=r"^x must have shape"):
         ref.Affine.create(4, 2).forward(x)
 
 
 def test_create_names_its_arguments():
-    with pytest.raises(ValueError, match="^n_in must be an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"^n_in must be an integer >= 1, got 0"):
         ref.Affine.create(0, 2)
-    with pytest.raises(TypeError, match="^dtype must be float32 or float64"):
+    with pytest.raises(TypeError, match=r"^dtype must be float32 or float64"):
         ref.Affine.create(1, 2, dtype=int)
-    with pytest.raises(ValueError, match="^init must be one of"):
+    with pytest.raises(ValueError, match=r"^init must be one of"):
         ref.Affine.create(1, 2, init="she")
-    with pytest.raises(TypeError, match="^rng must be"):
+    with pytest.raises(TypeError, match=r"^rng must be"):
         ref.Affine.create(1, 2, rng="x")
 
 
@@ -233,8 +237,10 @@ def test_batch_norm_keeps_the_shape_and_the_running_arrays():
     running = layer.running_mean, layer.running_var
     x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
     y = layer.forward(x)
-    assert y.shape == x.shape and layer.backward(y).shape == x.shape
-    assert layer.running_mean is running[0] and layer.running_var is running[1]
+    assert y.shape == x.shape
+    assert layer.backward(y).shape == x.shape
+    assert layer.running_mean is running[0]
+    assert layer.running_var is running[1]
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-6)
 
 
@@ -255,7 +261,7 @@ def test_batch_norm_refuses(options, error, message):
 
 def test_batch_norm_needs_a_row_in_training():
     layer = ref.BatchNorm.create(2)
-    with pytest.raises(ValueError, match="^x must have at least one row in training"):
+    with pytest.raises(ValueError, match=r"^x must have at least one row in training"):
         layer.forward(np.zeros((0, 2)))
     np.testing.assert_array_equal(layer.running_var, 1)
 
@@ -306,10 +312,15 @@ def test_dropout_of_a_dropped_infinity_is_zero():
 
 def test_dropout_without_seed():
     a, b = ref.Dropout(), ref.Dropout()
-    assert not a.seeded and a.seed != b.seed and 0 <= a.seed < 2**64
+    assert not a.seeded
+    assert a.seed != b.seed
+    assert 0 <= a.seed < 2**64
     assert ref.Dropout(seed=0).seeded
-    assert a.config()["seed"] is None and ref.Dropout(seed=0).config()["seed"] == 0
-    assert a.mask is None and a.step == 0 and a.stream == 0
+    assert a.config()["seed"] is None
+    assert ref.Dropout(seed=0).config()["seed"] == 0
+    assert a.mask is None
+    assert a.step == 0
+    assert a.stream == 0
 
 
 def test_dropout_threshold():
@@ -364,7 +375,8 @@ def test_activation_far_out_and_nan(kind, dtype):
     layer = kind()
     y = layer.forward(np.array([-1e4, -800, -100, 0, 100, 800, 1e4, math.nan], dtype))
     dx = layer.backward(np.ones(8, dtype))
-    assert np.isfinite(y[:7]).all() and np.isfinite(dx[:7]).all()
+    assert np.isfinite(y[:7]).all()
+    assert np.isfinite(dx[:7]).all()
     assert math.isnan(y[7])
     right = 1 if kind in (ref.Sigmoid, ref.Tanh) else 1e4
     assert y[6] == right
@@ -389,7 +401,7 @@ def test_slope_at_zero(layer, slope):
 
 
 def test_leaky_relu_refuses():
-    with pytest.raises(ValueError, match="^alpha must be a number >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"^alpha must be a number >= 0, got -1"):
         ref.LeakyReLU(-1)
 
 
@@ -403,12 +415,15 @@ def test_embedding(dtype, kind):
     layer = ref.Embedding(W)
     x = np.array([[3, 1], [1, 1]], dtype=kind)
     y = layer.forward(x)
-    assert layer.W is W and y.dtype == dtype
+    assert layer.W is W
+    assert y.dtype == dtype
     np.testing.assert_array_equal(y, W[[[3, 1], [1, 1]]])
     assert layer.dW is None
     assert layer.backward(np.arange(12).reshape(2, 2, 3)) is None
     grad = layer.dW
-    assert isinstance(grad, ref.RowSparse) and grad.dtype == dtype and grad.shape == (4, 3)
+    assert isinstance(grad, ref.RowSparse)
+    assert grad.dtype == dtype
+    assert grad.shape == (4, 3)
     np.testing.assert_array_equal(grad.rows, [1, 3])
     np.testing.assert_array_equal(grad.values, [[18, 21, 24], [0, 1, 2]])
 

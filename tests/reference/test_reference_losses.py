@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import pytest
-
 from fastnn import reference as ref
 
 KINDS = [ref.SoftmaxCrossEntropy, ref.SigmoidCrossEntropy, ref.MeanSquaredError]
@@ -19,7 +18,9 @@ def no_warnings():
 
 
 def targets(kind, rows, features, rng):
-    return rng.integers(0, features, rows) if kind is ref.SoftmaxCrossEntropy else rng.random((rows, features))
+    return (
+        rng.integers(0, features, rows) if kind is ref.SoftmaxCrossEntropy else rng.random((rows, features))
+    )
 
 
 def test_softmax_by_hand():
@@ -56,7 +57,10 @@ def test_sigmoid_by_hand():
     loss = ref.SigmoidCrossEntropy()
     x = np.log([[1.0, 3.0], [1.0, 1 / 3]])  # predictions 1/2, 3/4, 1/2, 1/4
     t = np.array([[1.0, 1.0], [0.0, 0.5]])
-    rows = [-(math.log(0.5) + math.log(0.75)) / 2, -(math.log(0.5) + math.log(0.25) / 2 + math.log(0.75) / 2) / 2]
+    rows = [
+        -(math.log(0.5) + math.log(0.75)) / 2,
+        -(math.log(0.5) + math.log(0.25) / 2 + math.log(0.75) / 2) / 2,
+    ]
     assert loss.forward(x, t) == pytest.approx(sum(rows) / 2, rel=1e-14)
     np.testing.assert_allclose(loss.y, [[0.5, 0.75], [0.5, 0.25]], rtol=1e-14)
     np.testing.assert_allclose(loss.backward(), np.array([[-0.5, -0.25], [0.5, -0.25]]) / 4, rtol=1e-14)
@@ -102,7 +106,8 @@ def test_dtype_is_kept_and_inputs_are_not_modified(kind, weights, dtype):
     loss = kind()
     assert type(loss.forward(x, t, w)) is float
     dx = loss.backward(2)
-    assert loss.y.dtype == dx.dtype == dtype and dx.shape == loss.y.shape == x.shape
+    assert loss.y.dtype == dx.dtype == dtype
+    assert dx.shape == loss.y.shape == x.shape
     for now, then in zip((x, t, w), before, strict=True):
         np.testing.assert_array_equal(now, then)
 
@@ -117,7 +122,8 @@ def test_large_logits(dtype):
     assert sigmoid.forward(x, [[1, 0], [0, 1]]) == 0
     assert sigmoid.forward(x, [[0, 1], [1, 0]]) == 1e4
     np.testing.assert_array_equal(sigmoid.y, [[1, 0], [0, 1]])
-    assert np.isfinite(softmax.backward()).all() and np.isfinite(sigmoid.backward()).all()
+    assert np.isfinite(softmax.backward()).all()
+    assert np.isfinite(sigmoid.backward()).all()
 
 
 @pytest.mark.parametrize("t", [[0, 1], [[1, 0, 0], [0, 1, 0]]])
@@ -130,13 +136,15 @@ def test_masked_logits(t):
 
 def test_small_loss_is_not_lost():
     assert ref.SoftmaxCrossEntropy().forward(np.array([[40.0, 0.0]]), [0]) < 1e-17
-    assert ref.SigmoidCrossEntropy().forward(np.array([[40.0]]), [1]) == pytest.approx(math.exp(-40), rel=1e-10)
+    assert ref.SigmoidCrossEntropy().forward(np.array([[40.0]]), [1]) == pytest.approx(
+        math.exp(-40), rel=1e-10
+    )
 
 
 def test_float32_rows_are_averaged_in_float64():
-    x = np.zeros((100_000, 1), np.float32)
-    t = np.full((100_000, 1), 0.1, np.float32)
-    assert ref.MeanSquaredError().forward(x, t) == pytest.approx(float(np.float32(0.1)) ** 2, rel=1e-7)
+    x, t = np.zeros((3, 1), np.float32), np.array([[1], [1], [0]], np.float32)
+    assert ref.MeanSquaredError().forward(x, t) == 2 / 3
+    assert ref.MeanSquaredError().forward(x, t, [1, 1, 5]) == 2 / 7
 
 
 def test_correct():
@@ -159,7 +167,7 @@ def test_backward_before_forward(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("x", [np.zeros((0, 3)), np.zeros((3, 0)), np.float64(1)])
 def test_empty_batch(kind, x):
-    with pytest.raises(ValueError, match="^x must have shape"):
+    with pytest.raises(ValueError, match=r"^x must have shape"):
         kind().forward(x, x)
 
 
@@ -196,7 +204,7 @@ def test_sigmoid_refuses_targets_out_of_range(bad):
 @pytest.mark.parametrize("kind", [ref.SigmoidCrossEntropy, ref.MeanSquaredError])
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 3, 1)])
 def test_elementwise_losses_refuse_other_shapes(kind, shape):
-    with pytest.raises(ValueError, match="^t must have the shape"):
+    with pytest.raises(ValueError, match=r"^t must have the shape"):
         kind().forward(np.zeros((2, 3)), np.zeros(shape))
 
 
@@ -206,7 +214,7 @@ def test_elementwise_losses_refuse_other_shapes(kind, shape):
     [
         ([1, 2, 3], ValueError),
         ([[1], [2]], ValueError),
-        ([1, -1], ValueError),
+        ([2, -1], ValueError),
         ([0, 0], ValueError),
         ([1, math.nan], ValueError),
         ([1, math.inf], ValueError),
@@ -215,7 +223,7 @@ def test_elementwise_losses_refuse_other_shapes(kind, shape):
 )
 def test_sample_weights_refused(kind, weights, error):
     t = [0, 1] if kind is ref.SoftmaxCrossEntropy else np.zeros((2, 3))
-    with pytest.raises(error, match="^sample_weight must"):
+    with pytest.raises(error, match=r"^sample_weight must"):
         kind().forward(np.zeros((2, 3)), t, weights)
 
 
@@ -223,5 +231,5 @@ def test_sample_weights_refused(kind, weights, error):
 def test_dout_must_be_a_number(bad):
     loss = ref.MeanSquaredError()
     loss.forward(np.zeros((2, 3)), np.zeros((2, 3)))
-    with pytest.raises(TypeError, match="^dout must be a number"):
+    with pytest.raises(TypeError, match=r"^dout must be a number"):
         loss.backward(bad)

@@ -393,9 +393,8 @@ class Dropout(Layer):
             scale = x.dtype.type(1 - self.ratio)
         mask = None
         if train:
-            keep = words(self.seed, self.step, self.stream, x.size) >= np.uint32(
-                dropout_threshold(self.ratio)
-            )
+            threshold = np.uint32(dropout_threshold(self.ratio))
+            keep = words(self.seed, self.step, self.stream, x.size) >= threshold
             self._kept = mask = keep.reshape(x.shape)
             self.step += 1
         self._saved = x.shape, x.dtype, mask, scale

@@ -79,9 +79,8 @@ class Optimizer:
         """
         lr = self.rate()
         entries = self._entries(params, grads)
-        with np.errstate(
-            all="ignore"
-        ):  # an overflow gives inf, as in any kernel, and never an exception half-way
+        # An overflow gives inf, as in any kernel, and never an exception half-way.
+        with np.errstate(all="ignore"):
             for name, p, g, state in entries:
                 for slot, memory in zip(self.slots, state, strict=True):
                     self.state[slot][name] = memory

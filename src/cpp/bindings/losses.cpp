@@ -68,8 +68,8 @@ py::tuple softmax_forward(py::handle x, py::handle t, py::handle sample_weight) 
     refuse_labels(t, x);
   }
   const char kind = given.dtype().kind();
-  const bool integers = kind == 'i' || kind == 'u' || kind == 'b';
-  if (!(given.ndim() == 1 ? integers : integers || kind == 'f')) refuse_labels(given, x);
+  const bool integers = kind == 'i' || kind == 'u';
+  if (!integers && (given.ndim() == 1 || (kind != 'f' && kind != 'b'))) refuse_labels(given, x);
   if (given.ndim() < 1 || given.ndim() > 2 || extent(given, 0) != logits.rows ||
       (given.ndim() == 2 && extent(given, 1) != logits.cols))
     refuse("t must hold integer class labels of shape (" + std::to_string(logits.rows) + ",) or rows of probabilities of shape " +

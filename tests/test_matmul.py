@@ -1,0 +1,192 @@
+"""Matrix multiply: accuracy on every shape and layout, and the promises about bits."""
+
+import numpy as np
+import pytest
+from layouts import (
+    CONSTANT_VIEWS,
+    VIEWS,
+    columns_of_a_wider_array,
+    every_other_row,
+    in_a_wider_array,
+    reversed_both,
+    unaligned,
+)
+from native import on_each_fusing_isa
+from tolerances import assert_same_bits, assert_within
+
+import fastnn
+
+SHAPES = [  # m, k, n
+    (0, 3, 5),
+    (3, 0, 5),
+    (3, 5, 0),
+    (0, 0, 0),
+    (1, 1, 1),
+    (2, 3, 5),
+    (13, 7, 11),
+    (17, 33, 65),
+    (31, 16, 16),
+    (1, 700, 40),
+    (200, 3, 1),
+    (1, 2, 600),
+    (5, 257, 31),
+    (29, 520, 18),
+    (15, 9, 1100),
+]
+BIG = [(40, 300, 700), (18, 1100, 515), (131, 64, 530), (16, 513, 257)]  # B is packed, cut in depth and width
+
+
+def operands(shape, dtype, seed=0):
+    m, k, n = shape
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
+
+
+def check(product, a, b):
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    assert_within(product, a @ b, terms=a.shape[1] + 1, scale=abs(a) @ abs(b))
+
+
+def name(shape):
+    return "x".join(map(str, shape))
+
+
+@pytest.mark.parametrize("transposes", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize("shape", SHAPES, ids=name)
+def test_product(isa, team, dtype, shape, transposes):
+    a, b = operands(shape, dtype)
+    a = np.asfortranarray(a) if transposes[0] == "t" else a
+    b = np.asfortranarray(b) if transposes[1] == "t" else b
+    check(fastnn.matmul(a, b), a, b)
+
+
+@pytest.mark.parametrize("transposes", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize("shape", BIG, ids=name)
+def test_product_in_blocks(isa, dtype, shape, transposes):
+    a, b = operands(shape, dtype)
+    a = np.asfortranarray(a) if transposes[0] == "t" else a
+    b = np.asfortranarray(b) if transposes[1] == "t" else b
+    check(fastnn.matmul(a, b), a, b)
+
+
+@pytest.mark.parametrize("shape", [(17, 33, 65), (3, 300, 20), (70, 18, 600)], ids=name)
+@pytest.mark.parametrize("view", VIEWS + CONSTANT_VIEWS)
+def test_any_strides(isa, dtype, shape, view):
+    a, b = operands(shape, dtype)
+    for x, y in ((view(a), b), (a, view(b)), (view(a), view(b))):
+        check(fastnn.matmul(x, y), x, y)
+
+
+@pytest.mark.parametrize("shape", [(17, 33, 65), (2, 40, 3)], ids=name)
+@pytest.mark.parametrize("view", [np.ascontiguousarray, *(view for view in VIEWS if view is not unaligned)])
+def test_out(isa, team, dtype, shape, view):
+    a, b = operands(shape, dtype)
+    out = view(np.full((shape[0], shape[2]), np.nan, dtype))
+    assert fastnn.matmul(a, b, out) is out
+    check(np.array(out), a, b)
+
+
+def test_out_leaves_its_neighbours_alone(isa, team, dtype):
+    a, b = operands((9, 20, 21), dtype)
+    for view in (in_a_wider_array, columns_of_a_wider_array, every_other_row, reversed_both):
+        out = view(np.zeros((9, 21), dtype))
+        whole = out
+        while whole.base is not None:
+            whole = whole.base
+        before = np.isnan(whole).sum()
+        fastnn.matmul(a, b, out=out)
+        assert np.isnan(whole).sum() == before
+
+
+@pytest.mark.parametrize("overlap", ["a", "b", "both", "a transposed", "b shifted", "b reversed"])
+def test_out_may_overlap_the_operands(isa, team, dtype, overlap):
+    a, b = operands((24, 24, 24), dtype)
+    if overlap == "both":
+        b = a
+    x, y = a.copy(), b.copy()
+    if overlap == "b shifted":
+        whole = np.zeros((25, 24), dtype)
+        whole[1:] = b
+        b, out = whole[1:], whole[:-1]
+    else:
+        out = {"a": a, "b": b, "both": a, "a transposed": a.T, "b reversed": b[::-1]}[overlap]
+    fastnn.matmul(a, b, out=out)
+    check(np.array(out), x, y)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, *BIG], ids=name)
+def test_same_bits_on_every_team(team, dtype, shape):
+    a, b = operands(shape, dtype)
+    with fastnn.threads(1):
+        alone = fastnn.matmul(a, b), fastnn.matmul(a.copy("F"), b.copy("F"))
+    assert_same_bits(fastnn.matmul(a, b), alone[0])
+    assert_same_bits(fastnn.matmul(a.copy("F"), b.copy("F")), alone[1])
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, *BIG], ids=name)
+def test_same_bits_on_every_isa_that_fuses(dtype, shape):
+    a, b = operands(shape, dtype)
+    products = on_each_fusing_isa(lambda: fastnn.matmul(a, b))
+    for product in products[1:]:
+        assert_same_bits(product, products[0])
+
+
+@pytest.mark.parametrize("shape", [(17, 33, 65), (29, 600, 18), (40, 300, 700)], ids=name)
+def test_a_row_does_not_depend_on_the_others(isa, dtype, shape):
+    a, b = operands(shape, dtype)
+    whole = fastnn.matmul(a, b)
+    for rows in (slice(0, 1), slice(5, 6), slice(3, 10), slice(11, None)):
+        assert_same_bits(fastnn.matmul(a[rows], b), whole[rows])
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_bits_do_not_depend_on_the_layout(isa, dtype, view):
+    a, b = operands((20, 530, 70), dtype)
+    assert_same_bits(fastnn.matmul(view(a), view(b)), fastnn.matmul(a, b))
+
+
+def test_nan_and_infinity_stay_in_their_row(isa, team, dtype):
+    a, b = operands((40, 19, 21), dtype)
+    a[3, 5], a[11, 18] = np.nan, np.inf
+    product = fastnn.matmul(a, b)
+    assert np.isnan(product[3]).all()
+    np.testing.assert_array_equal(product[11], np.inf * b[18])
+    clean = np.delete(np.arange(40), [3, 11])
+    check(product[clean], a[clean], b)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "result"),
+    [
+        ("f4", "f8", "f8"),
+        ("f4", "u1", "f4"),
+        ("u1", "i1", "f4"),
+        ("i2", "u2", "f8"),
+        ("i2", "f4", "f4"),
+        ("?", "f8", "f8"),
+        ("i8", "i8", "f8"),
+        ("i4", "f4", "f8"),
+        ("f2", "f4", "f4"),
+        (">f4", "f4", "f4"),
+        (">f8", ">f8", "f8"),
+    ],
+)
+def test_other_dtypes_are_converted(left, right, result):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 2, (5, 7)).astype(left), rng.integers(0, 2, (7, 3)).astype(right)
+    product = fastnn.matmul(a, b)
+    assert product.dtype == np.dtype(result)
+    np.testing.assert_array_equal(product, a.astype(int) @ b.astype(int))
+
+
+def test_lists_are_converted():
+    np.testing.assert_array_equal(fastnn.matmul([[1, 2], [3, 4]], [[1.5], [2]]), [[5.5], [12.5]])
+
+
+def test_operands_are_not_modified(isa, team, dtype):
+    a, b = operands((20, 300, 33), dtype)
+    x, y = a.copy(), b.copy()
+    fastnn.matmul(a, b)
+    fastnn.matmul(a, b, out=np.empty((20, 33), dtype))
+    assert_same_bits(a, x)
+    assert_same_bits(b, y)
