@@ -29,8 +29,8 @@ def run(thread_counts: tuple[int, ...] = (1, 2)) -> list[dict[str, Any]]:
                     )
                     times = time_interleaved(
                         {
-                            "fastnn": lambda x=x, y=y: fastnn.matmul(x, y, out),
-                            "numpy": lambda x=x, y=y: np.matmul(x, y, out=out),
+                            "fastnn": lambda x=x, y=y, out=out: fastnn.matmul(x, y, out),
+                            "numpy": lambda x=x, y=y, out=out: np.matmul(x, y, out=out),
                         }
                     )
                     ours, theirs = times["fastnn"].median, times["numpy"].median

@@ -12,8 +12,9 @@ from fastnn import _core
 def fma_peak(threads: int = 1, single: bool = True) -> float:
     """Return the flops a second of independent fused multiply-adds in registers, on so many threads."""
     rounds, best = 300_000, 0.0
+    done: list[float] = []
     for _ in range(15):
-        done: list[float] = []
+        done.clear()
         workers = [
             threading.Thread(target=lambda: done.append(_core.fma_chains(single, rounds)))
             for _ in range(threads)

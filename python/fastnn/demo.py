@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 EXTRAS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
 HIDDEN = (512, 256)
-GALLERY = (3, 16)  # rows and columns
+GALLERY = (3, 14)  # rows and columns
 DARK, PALE, RED, GREY = "#12355b", "#a3cdf2", "#d1343a", "#5c6670"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#c3cad1",
     "axes.grid": True,
     "axes.labelcolor": GREY,
@@ -38,7 +38,6 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.titlesize": 13,
     "axes.titleweight": "bold",
-    "figure.titlesize": 20,
     "grid.color": "#eceff2",
     "legend.frameon": False,
     "legend.fontsize": 11,
@@ -49,7 +48,10 @@ STYLE = {
 
 
 class Task(NamedTuple):
-    """A data set, square images as rows of pixels in [0, 1] with labels from 0 to 9, and how to train on it."""
+    """A data set, how often to use it, and in what batches.
+
+    An image is a row of pixels in [0, 1] and square; labels are from 0 to 9.
+    """
 
     x_train: Array
     t_train: Array
@@ -70,7 +72,7 @@ class Run(NamedTuple):
 def train(lib: ModuleType, task: Task, seed: int, progress: bool = False) -> Run:
     """Train a classifier with `lib`, which is fastnn or fastnn.reference."""
     steps = task.epochs * ceil(len(task.x_train) / task.batch_size)
-    rate = lib.schedules.WarmUp(lib.schedules.CosineDecay(5e-3, steps), steps // 10)
+    rate = lib.schedules.WarmUp(lib.schedules.CosineDecay(2e-3, steps), steps // 10)
     net = lib.mlp([task.x_train.shape[1], *HIDDEN, 10], batch_norm=True, dropout=0.3, init="he", seed=seed)
     trainer = lib.Trainer(net, lib.SoftmaxCrossEntropy(), lib.Adam(rate, weight_decay=1e-4), seed=seed)
     start = perf_counter()
@@ -113,8 +115,8 @@ def warm_up(lib: ModuleType, task: Task) -> None:
 
 
 def apart(a: Array, b: Array) -> Array:
-    """Return the relative difference of each element of a from that of b."""
-    return np.asarray(np.abs(a / b - 1))
+    """Return the relative difference of each element of a, a loss, from that of b."""
+    return np.asarray(np.abs(a - b) / np.maximum(b, 1e-9))
 
 
 def smooth(loss: Array, window: int) -> Array:
@@ -124,68 +126,86 @@ def smooth(loss: Array, window: int) -> Array:
 
 def report(task: Task, native: Run, reference: Run, threads: int) -> str:
     """Return the comparison of the two trainings as text."""
-    config = fastnn.show_config()
+    steps = ceil(len(task.x_train) / task.batch_size)
     samples = task.epochs * len(task.x_train)
-    side = isqrt(task.x_train.shape[1])
-    per_epoch = ceil(len(task.x_train) / task.batch_size)
     a, b = native.history.loss, reference.history.loss
-    sizes = "-".join(map(str, (side * side, *HIDDEN, 10)))
+    first, whole = apart(a[:steps], b[:steps]), apart(smooth(a, steps), smooth(b, steps))
 
     def row(name: str, figure: Callable[[Run], str], note: str = "") -> str:
-        return f"  {name:<16}{figure(native):>12}{figure(reference):>12}   {note}".rstrip()
+        return f"  {name:16}{figure(native):>12}{figure(reference):>12}   {note}".rstrip()
 
     return "\n".join(
         (
-            f"fastnn {config['version']} ({config['isa']}) and NumPy {np.__version__}, threads: {threads}",
-            f"digits of {side} x {side} pixels: {len(task.x_train)} to train, {len(task.x_test)} to test",
-            f"network {sizes}, {task.epochs} epochs of {per_epoch} steps",
+            setting(task, threads),
+            f"{len(task.x_train)} images to train, {len(task.x_test)} to test; "
+            f"{task.epochs} epochs of {steps} steps",
             "",
-            f"  {'':<16}{'fastnn':>12}{'reference':>12}",
+            f"  {'':16}{'fastnn':>12}{'reference':>12}",
             row("test accuracy", lambda run: f"{run.history.val_accuracy[-1]:.2%}"),
-            row("last epoch loss", lambda run: f"{run.history.loss[-per_epoch:].mean():.5f}"),
-            row(
-                "time",
-                lambda run: f"{run.seconds:.2f} s",
-                f"{reference.seconds / native.seconds:.1f} times as fast",
-            ),
-            row("samples/second", lambda run: f"{samples / run.seconds:,.0f}"),
+            row("last epoch loss", lambda run: f"{run.history.loss[-steps:].mean():.5f}"),
+            row("seconds", lambda run: f"{run.seconds:.2f}", f"{ratio(native, reference):.1f} times as fast"),
+            row("samples a second", lambda run: f"{samples / run.seconds:.0f}"),
             "",
-            "relative difference of the loss curves, at most",
-            f"  {'first epoch':<16}{apart(a, b)[:per_epoch].max():>12.1e}   any step",
-            f"  {'whole run':<16}{apart(smooth(a, per_epoch), smooth(b, per_epoch)).max():>12.1e}   "
-            "running mean over an epoch: differences in rounding grow with every step",
+            "the loss curves differ by at most",
+            f"  first epoch {first.max():.1e} (any step), all epochs {whole.max():.1e} (mean of {steps} steps)",
+            "",
         )
     )
 
 
-def picture(task: Task, native: Run, reference: Run, path: str) -> None:
-    """Draw the comparison of the two trainings and some of the test digits; write it to a file."""
+def setting(task: Task, threads: int) -> str:
+    """Return what was trained, and on what, in a line."""
+    config = fastnn.show_config()
+    sizes = "-".join(map(str, (task.x_train.shape[1], *HIDDEN, 10)))
+    return (
+        f"network {sizes} with BatchNorm and Dropout; fastnn {config['version']} ({config['isa']}), "
+        f"NumPy {np.__version__}, {threads} thread{'s'[: threads > 1]}"
+    )
+
+
+def ratio(native: Run, reference: Run) -> float:
+    """Return how many times as fast the native training was."""
+    return reference.seconds / native.seconds
+
+
+def picture(task: Task, native: Run, reference: Run, threads: int, path: str) -> None:
+    """Draw the comparison of the two trainings and some of the test images; write it to a PNG file."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(16, 9), dpi=100)
-        figure.suptitle("Handwritten digits, learned by fastnn and by its NumPy reference from the same seed")
-        top, bottom = figure.add_gridspec(
-            2, 1, height_ratios=(11, 7), left=0.055, right=0.975, top=0.875, bottom=0.03, hspace=0.26
+        figure.text(
+            0.06, 0.94, "Handwritten digits, learned by fastnn and by its NumPy reference", fontsize=22
         )
-        left, middle, right = top.subgridspec(1, 3, width_ratios=(8, 5, 3.2), wspace=0.24)
-        upper, lower = left.subgridspec(2, 1, height_ratios=(3, 1), hspace=0.08)
-        loss = figure.add_subplot(upper)
-        draw_losses(loss, figure.add_subplot(lower, sharex=loss), native, reference)
-        draw_accuracies(figure.add_subplot(middle), native, reference)
-        draw_times(figure.add_subplot(right), native, reference)
-        draw_digits(figure.add_subplot(bottom), task, native.predicted)
-        figure.savefig(path)
+        figure.text(0.06, 0.91, f"from the same seed; {setting(task, threads)}", fontsize=12, color=GREY)
+        grid = figure.add_gridspec(
+            2,
+            3,
+            height_ratios=(3, 1),
+            width_ratios=(8, 5, 3),
+            left=0.06,
+            right=0.98,
+            top=0.85,
+            bottom=0.41,
+            hspace=0.1,
+            wspace=0.18,
+        )
+        losses = figure.add_subplot(grid[0, 0])
+        draw_losses(losses, figure.add_subplot(grid[1, 0], sharex=losses), native, reference)
+        draw_accuracies(figure.add_subplot(grid[:, 1]), native, reference)
+        draw_times(figure.add_subplot(grid[:, 2]), native, reference)
+        draw_images(figure.add_axes((0.06, 0.02, 0.92, 0.285)), task, native.predicted)
+        figure.savefig(path, format="png")
 
 
 def draw_losses(ax: Any, below: Any, native: Run, reference: Run) -> None:
     """Draw the two loss curves and, in the axes below, how far they are apart."""
     a, b = native.history.loss, reference.history.loss
     steps = np.arange(1, len(a) + 1)
-    ax.semilogy(steps, b, color=PALE, linewidth=5, label="fastnn.reference", solid_joinstyle="round")
+    ax.semilogy(steps, b, color=PALE, linewidth=5, solid_joinstyle="round", label="reference")
     ax.semilogy(steps, a, color=DARK, linewidth=0.9, label="fastnn")
-    ax.set_title("Training loss, step by step")
+    ax.set_title("Training loss of each step")
     ax.legend()
     ax.tick_params(labelbottom=False)
     below.semilogy(steps, np.maximum(apart(a, b), 1e-9), color=DARK, linewidth=0.8)
@@ -195,12 +215,12 @@ def draw_losses(ax: Any, below: Any, native: Run, reference: Run) -> None:
 
 
 def draw_accuracies(ax: Any, native: Run, reference: Run) -> None:
-    """Draw the accuracy on the test images after each epoch."""
+    """Draw the accuracies on the test images after each epoch."""
     a, b = 100 * native.history.val_accuracy, 100 * reference.history.val_accuracy
     epochs = np.arange(1, len(a) + 1)
-    ax.plot(epochs, b, color=PALE, linewidth=5, label=f"fastnn.reference  {b[-1]:.2f} %")
-    ax.plot(epochs, a, color=DARK, linewidth=1.2, marker=".", label=f"fastnn  {a[-1]:.2f} %")
-    ax.set_ylim(max(0, np.percentile(b, 20) - 4), 100)
+    ax.plot(epochs, b, "o-", color=PALE, linewidth=5, markersize=5, label=f"reference: {b[-1]:.2f} %")
+    ax.plot(epochs, a, ".-", color=DARK, linewidth=1.2, label=f"fastnn: {a[-1]:.2f} %")
+    ax.set_ylim(max(0, np.quantile(b, 0.2) - 4), 100)
     ax.set_title("Test accuracy after each epoch, %")
     ax.set_xlabel("epoch")
     ax.legend(loc="lower right")
@@ -211,32 +231,34 @@ def draw_times(ax: Any, native: Run, reference: Run) -> None:
     seconds = native.seconds, reference.seconds
     bars = ax.bar(("fastnn", "reference"), seconds, color=(DARK, PALE), width=0.6)
     ax.bar_label(bars, [f"{s:.2f} s" for s in seconds], padding=3, fontsize=12, color=DARK)
-    ax.set_title(f"Time: {seconds[1] / seconds[0]:.1f} times as fast")
+    ax.set_title(f"{ratio(native, reference):.1f} times as fast")
+    ax.tick_params(axis="x", length=0, labelsize=12)
     ax.set_yticks(())
+    ax.grid(False)
     ax.margins(y=0.12)
     ax.spines["left"].set_visible(False)
-    ax.grid(False)
 
 
-def draw_digits(ax: Any, task: Task, predicted: Array) -> None:
+def draw_images(ax: Any, task: Task, predicted: Array) -> None:
     """Draw test images, the wrongly read ones first, each with what was read."""
-    rows, columns = GALLERY
+    from matplotlib.colors import LinearSegmentedColormap
+
     wrong = predicted != task.t_test
+    ink = LinearSegmentedColormap.from_list("ink", ("#f1f5f9", DARK))
     side = isqrt(task.x_test.shape[1])
+    rows, columns = GALLERY
     for place, i in enumerate(np.argsort(~wrong, kind="stable")[: rows * columns]):
         row, column = divmod(place, columns)
-        x, y = 1.45 * column, 1.15 * row
-        ax.imshow(task.x_test[i].reshape(side, side), cmap="gray_r", extent=(x, x + 1, y + 1, y))
-        ax.text(x + 1.06, y + 0.35, predicted[i], color=RED if wrong[i] else DARK, fontsize=15, weight="bold")
+        x, y = 1.5 * column, 1.12 * row
+        ax.imshow(task.x_test[i].reshape(side, side), cmap=ink, vmin=0, vmax=1, extent=(x, x + 1, y + 1, y))
+        ax.text(x + 1.06, y + 0.36, predicted[i], color=RED if wrong[i] else DARK, fontsize=17)
         if wrong[i]:
-            ax.text(x + 1.06, y + 0.8, f"not {task.t_test[i]}", color=RED, fontsize=8)
-    ax.set_xlim(0, 1.45 * columns)
-    ax.set_ylim(1.15 * rows, 0)
-    ax.set_aspect("equal")
+            ax.text(x + 1.06, y + 0.92, f"is {task.t_test[i]}", color=RED, fontsize=9)
+    ax.set_xlim(0, 1.5 * columns - 0.15)
+    ax.set_ylim(1.12 * rows, 0)
+    ax.set_anchor("NW")
     ax.axis("off")
-    ax.set_title(
-        f"Test images as fastnn reads them: {wrong.sum()} of {len(wrong)} wrong, in red", loc="center"
-    )
+    ax.set_title(f"Test images, as fastnn reads them ({wrong.sum()} of {len(wrong)} wrong, in red)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,14 +270,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mnist", metavar="DIR", help="where the four files of MNIST are, gzipped or not")
     parser.add_argument("--epochs", type=integer(1, 10**6), metavar="N", help="default: 30, for MNIST 5")
-    parser.add_argument("--out", default="fastnn-demo.png", metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--out", default="fastnn-demo.png", metavar="FILE", help="the picture, a PNG; default: %(default)s"
+    )
     parser.add_argument("--seed", type=integer(0, 2**64 - 1), default=0, metavar="S", help="default: 0")
     parser.add_argument(
-        "--threads",
-        type=integer(1, 1024),
-        default=fastnn.get_num_threads(),
-        metavar="N",
-        help="for both; default: %(default)s",
+        "--threads", type=integer(1, 1024), default=1, metavar="N", help="for both; default: %(default)s"
     )
     args = parser.parse_args(argv)
     try:
@@ -264,8 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise FileNotFoundError(f"the directory of {args.out} does not exist")
         task = read_digits() if args.mnist is None else read_mnist(args.mnist)
     except (ImportError, OSError, ValueError) as error:
-        print(f"fastnn demo: {error}", file=sys.stderr)
-        return 2
+        return failed(error)
     if args.epochs is not None:
         task = task._replace(epochs=args.epochs)
 
@@ -279,10 +298,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs.append(train(lib, task, args.seed, progress=True))
             if runs[-1].history.interrupted:
                 return 130
-    print(report(task, *runs, args.threads))
-    picture(task, *runs, args.out)
+    native, reference = runs
+    print(report(task, native, reference, args.threads))
+    try:
+        picture(task, native, reference, args.threads, args.out)
+    except OSError as error:
+        return failed(error)
     print(f"picture: {args.out}")
     return 0
+
+
+def failed(error: Exception) -> int:
+    """Print what is wrong, in one line; return the exit status for it."""
+    print(f"fastnn demo: {error}", file=sys.stderr)
+    return 2
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:

@@ -43,11 +43,14 @@ void bind_runtime(py::module_& m) {
   m.def("use_isa", [](const std::string& name) { use_isa(name); });
   m.def("openmp_version", [] { return _OPENMP; });
 
-  m.def("fma_chains", [](bool single, Index rounds) {
-    alignas(64) double sink[8];
-    return single ? kernels<float>().fma_chains(rounds, reinterpret_cast<float*>(sink))
-                  : kernels<double>().fma_chains(rounds, sink);
-  });
+  m.def(
+      "fma_chains",
+      [](bool single, Index rounds) {
+        alignas(64) double sink[8];
+        return single ? kernels<float>().fma_chains(rounds, reinterpret_cast<float*>(sink))
+                      : kernels<double>().fma_chains(rounds, sink);
+      },
+      py::call_guard<py::gil_scoped_release>());
 
   m.def("max_threads", &max_threads);
   m.def("thread_limit", &thread_limit);
