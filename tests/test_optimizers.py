@@ -147,13 +147,11 @@ def test_plain_floats_are_replaced(kind):
     np.testing.assert_allclose(params["w"], expected["w"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("number", [np.float32(1.5), np.float64(1.5)])
-def test_numpy_scalars_keep_their_type(number):
-    params, expected = {"x": number}, {"x": number}
+@pytest.mark.parametrize("number", [np.float32(1.5), np.float64(1.5), 2])
+def test_numbers_of_numpy_are_replaced_too(number):
+    params = {"x": number}
     fastnn.SGD(0.1).update(params, {"x": number})
-    ref.SGD(0.1).update(expected, {"x": number})
-    assert type(params["x"]) is type(expected["x"])
-    assert params["x"] == pytest.approx(expected["x"], rel=1e-6)
+    assert params["x"] == pytest.approx(0.9 * number, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -216,9 +214,9 @@ def test_gradients_are_not_modified(isa, team, dtype):
 
 
 def in_turn(kind, make, grads, steps=3):
-    """Return params and reference after updates; `make` gives dicts whose arrays share memory."""
+    """Return params and reference after updates that do not commute; the arrays that `make` gives share memory."""
     params, expected = make(), make()
-    layer, oracle = optimizers.CLASSES[kind](0.1), getattr(ref, kind)(0.1)
+    layer, oracle = (m(0.1, weight_decay=0.3) for m in (optimizers.CLASSES[kind], getattr(ref, kind)))
     for _ in range(steps):
         layer.update(params, grads)
         oracle.update(expected, grads)
@@ -233,7 +231,7 @@ def test_one_array_under_two_names_is_updated_twice(team, kind):
 
     shapes = {"a": (90, 70), "b": (90, 70), "c": (40, 70)}
     params, expected = in_turn(kind, make, gradients(shapes, np.float64))
-    np.testing.assert_allclose(params["a"], expected["a"], rtol=1e-12)
+    np.testing.assert_allclose(params["a"], expected["a"], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
@@ -247,21 +245,21 @@ def test_a_strided_view_of_another_parameter(team, kind, order, view):
 
     grads = gradients({name: p.shape for name, p in make().items()}, np.float64)
     params, expected = in_turn(kind, make, grads)
-    np.testing.assert_allclose(params["a"], expected["a"], rtol=1e-12)
+    np.testing.assert_allclose(params["a"], expected["a"], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
 @pytest.mark.parametrize("order", ["ab", "ba"])
 def test_a_table_tied_to_a_dense_parameter(team, kind, order):
     def make():
-        w = arrays({"w": (300, 40)}, np.float64)["w"]
+        w = arrays({"w": (3000, 40)}, np.float64)["w"]
         return dict.fromkeys(order, w)
 
-    grads = gradients({"a": (300, 40)}, np.float64)
-    rows = np.arange(0, 300, 3)
-    grads["b"] = RowSparse(rows, grads["a"][rows] / 2, (300, 40))
+    grads = gradients({"a": (3000, 40)}, np.float64)
+    rows = np.arange(0, 3000, 3)
+    grads["b"] = RowSparse(rows, grads["a"][rows] / 2, (3000, 40))
     params, expected = in_turn(kind, make, grads)
-    np.testing.assert_allclose(params["a"], expected["a"], rtol=1e-12)
+    np.testing.assert_allclose(params["a"], expected["a"], rtol=1e-9, atol=1e-12)
 
 
 def test_a_parameter_may_be_its_own_gradient(isa, team, dtype):

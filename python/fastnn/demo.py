@@ -105,8 +105,8 @@ def read_mnist(directory: str) -> Task:
     for x, t in ((x_train, t_train), (x_test, t_test)):
         if len(x) == 0 or x.shape[1] != pixels or t.max() > 9:
             raise ValueError(f"{directory} must hold square images, all of one size, with labels from 0 to 9")
-    white = np.float32(255)
-    return Task(x_train / white, t_train, x_test / white, t_test, epochs=5, batch_size=128)
+    x_train, x_test = (np.divide(x, 255, dtype=np.float32) for x in (x_train, x_test))
+    return Task(x_train, t_train, x_test, t_test, epochs=5, batch_size=128)
 
 
 def warm_up(lib: ModuleType, task: Task) -> None:
@@ -146,8 +146,9 @@ def report(task: Task, native: Run, reference: Run, threads: int) -> str:
             row("seconds", lambda run: f"{run.seconds:.2f}", f"{ratio(native, reference):.1f} times as fast"),
             row("samples a second", lambda run: f"{samples / run.seconds:.0f}"),
             "",
-            "the loss curves differ by at most",
-            f"  first epoch {first.max():.1e} (any step), all epochs {whole.max():.1e} (mean of {steps} steps)",
+            "largest relative difference of the loss curves",
+            f"  {first.max():.1e} in the first epoch, of any step",
+            f"  {whole.max():.1e} in all epochs, of the running mean over {steps} steps",
             "",
         )
     )

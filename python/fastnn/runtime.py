@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from . import _checks, _core
 
 if TYPE_CHECKING:
@@ -40,15 +38,7 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
     TypeError, ValueError
         If an argument does not fit; then `out` is as it was.
     """
-    if not (type(a) is type(b) is np.ndarray and a.dtype is b.dtype and a.dtype in _checks.FLOATS):
-        a, b = _checks.real_array("a", a), _checks.real_array("b", b)
-        dtype = np.result_type(a, b)
-        single = np.can_cast(dtype, np.float32)
-        a, b = (x.astype(np.float32 if single else np.float64, copy=False) for x in (a, b))
-    for name, x in (("a", a), ("b", b)):
-        if x.ndim != 2:
-            raise ValueError(f"{name} must have 2 dimensions, got shape {x.shape}")
-    return _core.matmul(_core.as_real("a", a, a), _core.as_real("b", b, a), out)
+    return _core.matmul(a, b, out)
 
 
 def set_num_threads(n: int) -> None:

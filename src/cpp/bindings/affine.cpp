@@ -25,6 +25,17 @@ bool may_overlap(py::handle a, py::handle b) {
   return x.first < y.last && y.first < x.last;
 }
 
+// Both operands as float32, if that holds what NumPy's promotion of the two does, or else as float64.
+std::pair<py::object, py::object> promoted(py::handle a, py::handle b) {
+  const py::module_ numpy = py::module_::import("numpy");
+  const py::object x = real_array("a", a), y = real_array("b", b);
+  const py::object single = py::dtype::of<float>(), both = numpy.attr("result_type")(x, y);
+  const bool fits = py::cast<bool>(numpy.attr("can_cast")(both, single));
+  const py::object type = fits ? single : py::dtype::of<double>();
+  const auto convert = [&](const py::object& array) { return array.attr("astype")(type, py::arg("copy") = false); };
+  return {convert(x), convert(y)};
+}
+
 template <class T>
 py::object multiply(py::handle a, py::handle b, py::handle out) {
   const Matrix<const T> x = matrix<const T>("a", a), y = matrix<const T>("b", b);
@@ -89,7 +100,12 @@ py::object backward(InUse& lock, py::handle x, py::handle w, py::handle dout, py
 
 void bind_affine(py::module_& m) {
   m.def("matmul", [](py::handle a, py::handle b, py::handle out) {
-    return by_dtype("a", a, [&](auto type) { return multiply<decltype(type)>(a, b, out); });
+    if (is_array(a) && is_array(b)) {
+      if (is_f32(a) && is_f32(b)) return multiply<float>(a, b, out);
+      if (is_f64(a) && is_f64(b)) return multiply<double>(a, b, out);
+    }
+    const auto [x, y] = promoted(a, b);
+    return is_f32(x) ? multiply<float>(x, y, out) : multiply<double>(x, y, out);
   });
   m.def("affine_forward", [](py::handle x, py::handle w, py::handle b) {
     return by_dtype("W", w, [&](auto type) { return forward<decltype(type)>(x, w, b); });

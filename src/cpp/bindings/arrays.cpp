@@ -46,12 +46,8 @@ bool same_shape(py::handle a, py::handle b) noexcept {
   return true;
 }
 
-py::object as_real(const char* name, py::handle x, py::handle like) {
-  const bool any = like.is_none();
-  if (is_array(x)) {
-    if (any ? is_f32(x) || is_f64(x) : (is_f32(like) ? is_f32(x) : is_f64(x))) return py::reinterpret_borrow<py::object>(x);
-  }
-  const py::array array = py::array::ensure(x);
+py::array real_array(const char* name, py::handle x) {
+  py::array array = py::array::ensure(x);
   if (!array) {
     PyErr_Clear();
     refuse_type(std::string(name) + " must be an array of real numbers, got " + describe(x));
@@ -59,6 +55,15 @@ py::object as_real(const char* name, py::handle x, py::handle like) {
   const char kind = array.dtype().kind();
   if (kind != 'f' && kind != 'i' && kind != 'u' && kind != 'b')
     refuse_type(std::string(name) + " must hold real numbers, got " + describe(array));
+  return array;
+}
+
+py::object as_real(const char* name, py::handle x, py::handle like) {
+  const bool any = like.is_none();
+  if (is_array(x)) {
+    if (any ? is_f32(x) || is_f64(x) : (is_f32(like) ? is_f32(x) : is_f64(x))) return py::reinterpret_borrow<py::object>(x);
+  }
+  const py::array array = real_array(name, x);
   py::object dtype;
   if (!any)
     dtype = like.attr("dtype");

@@ -38,6 +38,9 @@ bool same_shape(py::handle a, py::handle b) noexcept;
 // real numbers.
 py::object as_real(const char* name, py::handle x, py::handle like);
 
+// x as an array of whatever real type it has; TypeError where it holds no real numbers.
+py::array real_array(const char* name, py::handle x);
+
 // The same array, or a C-contiguous copy.
 py::object contiguous(py::handle array);
 bool is_contiguous(py::handle array) noexcept;
