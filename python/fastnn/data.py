@@ -111,12 +111,12 @@ def load_mnist(directory: str | os.PathLike[str]) -> tuple[Array, Array, Array, 
     Returns
     -------
     x_train, t_train, x_test, t_test
-        Images as uint8 (n, 784), pixels from 0 to 255, and labels as int64 (n,).
+        Images as uint8 (n, pixels), pixels from 0 to 255, 28 * 28 of them in MNIST, and labels as int64 (n,).
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If a file is missing or damaged, or images and labels do not match in number.
+        If a file is missing or damaged, or images and labels do not match in number, or the images in size.
     """
     result = []
     for part in ("train", "t10k"):
@@ -126,6 +126,10 @@ def load_mnist(directory: str | os.PathLike[str]) -> tuple[Array, Array, Array, 
             raise ValueError(f"{directory} has {len(images)} {part} images and {len(labels)} labels")
         result += [images.reshape(len(images), images.shape[1] * images.shape[2]), labels.astype(np.int64)]
     x_train, t_train, x_test, t_test = result
+    if x_train.shape[1] != x_test.shape[1]:
+        raise ValueError(
+            f"{directory} has train images of {x_train.shape[1]} pixels and t10k images of {x_test.shape[1]}"
+        )
     return x_train, t_train, x_test, t_test
 
 

@@ -219,11 +219,12 @@ def draw_accuracies(ax: Any, native: Run, reference: Run) -> None:
     """Draw the accuracies on the test images after each epoch."""
     a, b = 100 * native.history.val_accuracy, 100 * reference.history.val_accuracy
     epochs = np.arange(1, len(a) + 1)
-    ax.plot(epochs, b, "o-", color=PALE, linewidth=5, markersize=5, label=f"reference: {b[-1]:.2f} %")
+    ax.plot(epochs, b, "o-", color=PALE, linewidth=5, markersize=4, label=f"reference: {b[-1]:.2f} %")
     ax.plot(epochs, a, ".-", color=DARK, linewidth=1.2, label=f"fastnn: {a[-1]:.2f} %")
     ax.set_ylim(max(0, np.quantile(b, 0.2) - 4), 100)
     ax.set_title("Test accuracy after each epoch, %")
     ax.set_xlabel("epoch")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="lower right")
 
 
@@ -241,14 +242,15 @@ def draw_times(ax: Any, native: Run, reference: Run) -> None:
 
 
 def draw_images(ax: Any, task: Task, predicted: Array) -> None:
-    """Draw test images, the wrongly read ones first, each with what was read."""
+    """Draw test images, each with what was read in it: at most a row of wrong ones, then right ones."""
     from matplotlib.colors import LinearSegmentedColormap
 
     wrong = predicted != task.t_test
     ink = LinearSegmentedColormap.from_list("ink", ("#f1f5f9", DARK))
     side = isqrt(task.x_test.shape[1])
     rows, columns = GALLERY
-    for place, i in enumerate(np.argsort(~wrong, kind="stable")[: rows * columns]):
+    shown = np.concatenate((np.flatnonzero(wrong)[:columns], np.flatnonzero(~wrong)))
+    for place, i in enumerate(shown[: rows * columns]):
         row, column = divmod(place, columns)
         x, y = 1.5 * column, 1.12 * row
         ax.imshow(task.x_test[i].reshape(side, side), cmap=ink, vmin=0, vmax=1, extent=(x, x + 1, y + 1, y))

@@ -80,4 +80,11 @@ def show_config() -> dict[str, Any]:
     """Return version, instruction set chosen, instruction sets built, threads and OpenMP version (None)."""
     from .. import __version__
 
-    return {"version": __version__, "isa": "numpy", "isas": ["numpy"], "threads": _threads, "openmp": None}
+    return {
+        "version": __version__,
+        "isa": "numpy",
+        "isas": ("numpy",),
+        "supported": ("numpy",),
+        "threads": _threads,
+        "openmp": None,
+    }

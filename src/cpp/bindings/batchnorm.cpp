@@ -38,7 +38,7 @@ py::tuple forward(InUse& lock, py::handle x, py::handle gamma, py::handle beta, 
   T *m = data_of<T>(mean), *r = data_of<T>(rstd);
   unlocked(cost::elements<T>(input.rows * n, 3 * cost::kMove), [&] {
     if (train)
-      ops::batchnorm_train(input, v, static_cast<T>(momentum), static_cast<T>(eps), m, r, out);
+      ops::batchnorm_train(input, v, momentum, static_cast<T>(eps), m, r, out);
     else
       ops::batchnorm_eval(input, v, static_cast<T>(eps), m, r, out);
   });

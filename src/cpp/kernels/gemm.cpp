@@ -55,6 +55,10 @@ void tile_kernel(const Tile<T>& t) {
     FASTNN_EACH (i, MR)
       FASTNN_EACH (v, NV) acc[i][v] = set1(T(0));
   }
+  // The next tile of C: where C leaves the cache, 2048^3 rose from 84 % of the peak to 88 %. Prefetching B as well changed
+  // nothing.
+  FASTNN_EACH (i, MR)
+    FASTNN_EACH (v, NV) __builtin_prefetch(t.c + i * t.c_row + (NV + v) * kLanes<T>, 1);
   // Rows of A are addressed as four base pointers plus 0..3 strides; the asm keeps the compiler from making MR pointers of them,
   // which spill.
   constexpr int kGroups = (MR + 3) / 4;

@@ -54,6 +54,7 @@ template <class T>
 struct OptimizerStep {
   T lr, weight_decay;
   T beta1, beta2;  // momentum, decay rate, or Adam's two
+  T rest1, rest2;  // 1 - beta, subtracted before rounding: 1 - float(0.999) is off by 1e-5
   T eps;
   T step1, rsqrt2;  // Adam: lr/(1 - beta1^t), 1/sqrt(1 - beta2^t)
 };

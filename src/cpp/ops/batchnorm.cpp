@@ -26,15 +26,16 @@ void each_column(const Matrix<const T>& x, int passes, F&& f) {
 }  // namespace
 
 template <class T>
-void batchnorm_train(const Matrix<const T>& x, const BatchNormVectors<T>& v, T momentum, T eps, T* mean, T* rstd,
+void batchnorm_train(const Matrix<const T>& x, const BatchNormVectors<T>& v, double momentum, T eps, T* mean, T* rstd,
                      const Matrix<T>& y) {
+  const T keep = static_cast<T>(momentum), rest = static_cast<T>(1 - momentum);
   each_column(x, 3, [&](Index begin, Index end) {
     const Kernels<T>& k = kernels<T>();
     T* var = rstd;
     k.batchnorm_statistics(x.data + begin, x.row_stride, x.rows, end - begin, mean + begin, var + begin);
     for (Index j = begin; j < end; ++j) {
-      v.running_mean[j] = momentum * v.running_mean[j] + (T(1) - momentum) * mean[j];
-      v.running_var[j] = momentum * v.running_var[j] + (T(1) - momentum) * var[j];
+      v.running_mean[j] = keep * v.running_mean[j] + rest * mean[j];
+      v.running_var[j] = keep * v.running_var[j] + rest * var[j];
       rstd[j] = T(1) / std::sqrt(var[j] + eps);
     }
     k.batchnorm_forward(columns(x, mean, rstd, begin, end), v.gamma + begin, v.beta + begin, y.data + begin, y.row_stride);
@@ -67,7 +68,7 @@ void batchnorm_backward(bool by_batch, const Matrix<const T>& x, const T* mean, 
 }
 
 #define FASTNN_INSTANTIATE(T)                                                                                                  \
-  template void batchnorm_train(const Matrix<const T>&, const BatchNormVectors<T>&, T, T, T*, T*, const Matrix<T>&);           \
+  template void batchnorm_train(const Matrix<const T>&, const BatchNormVectors<T>&, double, T, T*, T*, const Matrix<T>&);      \
   template void batchnorm_eval(const Matrix<const T>&, const BatchNormVectors<T>&, T, T*, T*, const Matrix<T>&);               \
   template void batchnorm_backward(bool, const Matrix<const T>&, const T*, const T*, const T*, const Matrix<const T>&, T*, T*, \
                                    const Matrix<T>&);

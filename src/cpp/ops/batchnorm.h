@@ -12,7 +12,7 @@ struct BatchNormVectors {
 
 // By the batch's own statistics, which go to mean and rstd; running = momentum*running + (1 - momentum)*batch. N >= 1.
 template <class T>
-void batchnorm_train(const Matrix<const T>& x, const BatchNormVectors<T>& v, T momentum, T eps, T* mean, T* rstd,
+void batchnorm_train(const Matrix<const T>& x, const BatchNormVectors<T>& v, double momentum, T eps, T* mean, T* rstd,
                      const Matrix<T>& y);
 
 // By the running statistics, which are copied to mean and (as rstd) to rstd.

@@ -19,6 +19,8 @@ OptimizerStep<T> step_of(const UpdateRule& r) {
   s.weight_decay = static_cast<T>(r.weight_decay);
   s.beta1 = static_cast<T>(r.beta1);
   s.beta2 = static_cast<T>(r.beta2);
+  s.rest1 = static_cast<T>(1 - r.beta1);
+  s.rest2 = static_cast<T>(1 - r.beta2);
   s.eps = static_cast<T>(r.eps);
   if (r.kind == Optimizer::adam || r.kind == Optimizer::adamw) {
     const double t = static_cast<double>(r.step);
