@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import fastnn
 import numpy as np
 from threadpoolctl import threadpool_limits
+
+import fastnn
 
 from . import machine, shapes
 from .timing import time_interleaved

@@ -8,8 +8,9 @@ import sys
 import time
 from typing import Any
 
-import fastnn
 import numpy as np
+
+import fastnn
 
 from .timing import time_interleaved
 

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from layouts import unaligned
-from native import run_python
-from tolerances import assert_same_bits
 
 import fastnn
 from fastnn import RowSparse, optimizers, schedules
+from layouts import unaligned
+from native import run_python
+from tolerances import assert_same_bits
 
 F4, F8 = np.float32, np.float64
 GIANT = np.broadcast_to(F4(0), (2**40, 2**20))  # strides 0: it takes four bytes

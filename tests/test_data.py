@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from fastnn import data
 from fastnn.reference.philox import words
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from native import run_python, using_isa
 
 import fastnn
 from fastnn import _core
+from native import run_python, using_isa
 
 COMPILED_FOR = {
     "avx512": "AVX-512 F BW DQ VL",
@@ -35,16 +35,16 @@ def test_the_best_is_the_default():
 @pytest.mark.parametrize("name", ["AVX2", "sse9", " ", "avx2,avx512", "best"])
 def test_an_unknown_name_is_an_import_error_that_names_the_choices(name):
     run_python(
-        """
+        f"""
         try:
             import fastnn
         except ImportError as error:
             assert "FASTNN_ISA" in str(error), error
-            for name in {names}:
+            for name in {_core.isas_built()}:
                 assert name in str(error), error
         else:
             raise SystemExit("imported")
-        """.format(names=_core.isas_built()),
+        """,
         FASTNN_ISA=name,
     )
 

@@ -5,6 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
+
+import fastnn
+from fastnn import reference as ref
 from layouts import (
     CONSTANT_VIEWS,
     VIEWS,
@@ -16,9 +19,6 @@ from layouts import (
 )
 from native import on_each_fusing_isa
 from tolerances import assert_same_bits, assert_within, exact
-
-import fastnn
-from fastnn import reference as ref
 
 BATCHES = [(0, 3, 4), (1, 1, 1), (17, 33, 65), (128, 100, 7), (3, 513, 40), (33, 18, 530)]  # N, n_in, n_out
 ROWS = [(1, 5), (2, 1), (7, 16), (33, 17), (64, 70), (1000, 37)]  # N, D

@@ -4,12 +4,12 @@ import copy
 
 import numpy as np
 import pytest
-from layouts import VIEWS
-from native import on_each_fusing_isa
-from tolerances import assert_same_bits, assert_within
 
 import fastnn
 from fastnn import reference as ref
+from layouts import VIEWS
+from native import on_each_fusing_isa
+from tolerances import assert_same_bits, assert_within
 
 SHAPES = [(1, 1), (1, 2), (5, 3), (16, 16), (33, 10), (7, 65), (300, 17), (2, 2000)]
 DENSE = ["SigmoidCrossEntropy", "MeanSquaredError"]

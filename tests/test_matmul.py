@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+
+import fastnn
 from layouts import (
     CONSTANT_VIEWS,
     VIEWS,
@@ -13,8 +15,6 @@ from layouts import (
 )
 from native import on_each_fusing_isa
 from tolerances import assert_same_bits, assert_within
-
-import fastnn
 
 SHAPES = [  # m, k, n
     (0, 3, 5),

@@ -6,13 +6,13 @@ import pickle
 
 import numpy as np
 import pytest
-from layouts import CONSTANT_VIEWS, VIEWS, every_other_column, fortran, in_a_wider_array, unaligned
-from native import on_each_fusing_isa
-from tolerances import assert_same_bits, assert_within
 
 import fastnn
 from fastnn import RowSparse, optimizers, schedules
 from fastnn import reference as ref
+from layouts import CONSTANT_VIEWS, VIEWS, every_other_column, fortran, in_a_wider_array, unaligned
+from native import on_each_fusing_isa
+from tolerances import assert_same_bits, assert_within
 
 KINDS = list(optimizers.CLASSES)
 STEPS = 6

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 from fastnn import schedules
 from fastnn.schedules import CosineDecay, ExponentialDecay, InverseTimeDecay, StepDecay, WarmUp
 

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from native import run_python
-from tolerances import assert_same_bits
 
 import fastnn
 from fastnn import _core
+from native import run_python
+from tolerances import assert_same_bits
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from layouts import CONSTANT_VIEWS, VIEWS
 from tolerances import FLOATS, assert_same_bits, assert_within, bound, exact
 

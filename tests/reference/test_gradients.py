@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from fastnn import reference as ref
 
 STEP = 1e-5

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from fastnn.reference.philox import philox4x32, words
 
 # Random123, kat_vectors, philox4x32 with 10 rounds: counter, key, result

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from fastnn import reference as ref
 from fastnn.reference.layers import dropout_threshold
 from fastnn.reference.philox import words

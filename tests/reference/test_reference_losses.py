@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from fastnn import reference as ref
 
 KINDS = [ref.SoftmaxCrossEntropy, ref.SigmoidCrossEntropy, ref.MeanSquaredError]

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from fastnn import reference as ref
 from fastnn.reference import optimizers
 from fastnn.schedules import CosineDecay, StepDecay, WarmUp

@@ -3,9 +3,10 @@
 import subprocess
 import sys
 
-import fastnn
 import numpy as np
 import pytest
+
+import fastnn
 from fastnn import reference as ref
 
 NAMES = [

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from fastnn import data, schedules
 from fastnn import reference as ref
 
