@@ -1,14 +1,14 @@
 """Accuracy of the elementary functions, over the whole range of floats, in units in the last place.
 
-The bounds are those of the formulas in simd/math.h, in ulp of the result: 1/2 for each rounding that reaches the
-result undiminished, plus the error of the polynomial. Where a rounded number goes through a function of
+The bounds are those of the formulas in simd/math.h, in ulp of the result: 1/2 for each rounding that reaches
+the result undiminished, plus the error of the polynomial. Where a rounded number goes through a function of
 condition c it counts c times; the baseline, which rounds a fused multiply-add twice, has more of them.
 
 - exp: the argument's reduction by n ln2 loses 1/2 ulp at most, r + r^2 p(r) and the scaling 1/2 each: 2.
 - sigmoid = 1 / (1 + exp(-x)): the 2 of exp at weight <= 1, sum and quotient: 3.
 - tanh = t / (t + 2), t = expm1(2|x|): t enters with condition <= 1, and 4 roundings follow: 4.
 - softplus by log1p: the series 2 atanh(u / (2 + u)): 4.
-- gelu: the tail is exp(-x^2/2) Q, x^2 exact in two parts where fma is: 8; without, half of x^2 more.
+- gelu: the tail is exp(-x^2/2) Q, x^2 exact in two parts where fma is: 7; without, half of x^2 more.
 - silu = x sigmoid(x): 4.
 """
 
@@ -24,7 +24,7 @@ TINY = float(np.finfo(F32).tiny)
 
 
 def floats(dtype, low=-110.0, high=110.0):
-    """Return numbers all over the range: evenly in bits, evenly in value, and the neighbours of powers of two."""
+    """Return numbers all over the range, evenly in bits and in value, and the neighbours of powers of two."""
     info = np.finfo(dtype)
     integer = np.uint32 if dtype == F32 else np.uint64
     top = int(np.array(info.max, dtype).view(integer))
@@ -105,7 +105,7 @@ def test_silu(isa, dtype):
     np.testing.assert_allclose(fastnn.SiLU().forward(x[x <= low]), 0, atol=1e-34)
 
 
-@pytest.mark.parametrize(("low", "bound"), [(-1.0, 6), (-5.0, 8), (-13.0, 10)])
+@pytest.mark.parametrize(("low", "bound"), [(-1.0, 5), (-5.0, 6), (-12.8, 7)])
 def test_gelu(isa, low, bound):
     x = np.random.default_rng(0).uniform(low, 20, 40_000).astype(F32)
     roundings_of_the_square = low * low / 2 if isa == "baseline" else 0

@@ -214,7 +214,7 @@ def test_gradients_are_not_modified(isa, team, dtype):
 
 
 def in_turn(kind, make, grads, steps=3):
-    """Return params and reference after updates that do not commute; the arrays that `make` gives share memory."""
+    """Return params and reference after updates that do not commute; what `make` gives shares memory."""
     params, expected = make(), make()
     layer, oracle = (m(0.1, weight_decay=0.3) for m in (optimizers.CLASSES[kind], getattr(ref, kind)))
     for _ in range(steps):
@@ -441,7 +441,8 @@ def test_nan_and_infinity_stay_in_their_place(isa, team, dtype):
         grads["w"][[3, 70]] = np.nan, np.inf
         optimizers.CLASSES[kind]().update(params, grads)
         finite = np.isfinite(params["w"])
-        assert not finite[3] and finite.sum() >= 98, kind
+        assert not finite[3], kind
+        assert finite.sum() >= 98, kind
 
 
 def test_empty_dicts_count_as_an_update():

@@ -1,4 +1,4 @@
-"""Threads: limits, side-by-side training, one object in two hands, fork, and what is left of the caller's state."""
+"""Threads: limits, side-by-side training, one object in two hands, fork, and the caller's subnormals."""
 
 import os
 import threading

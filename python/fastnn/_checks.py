@@ -179,7 +179,10 @@ def parameter(
     It must be float32 or float64 with `ndim` dimensions; `like` fixes the dtype and `shape` the shape.
     TypeError or ValueError otherwise.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{name} must be an array, got {shown(value)}") from None
     if array.dtype not in FLOATS:
         raise TypeError(f"{name} must be a float32 or float64 array, got dtype {array.dtype}")
     if like is not None and array.dtype != like.dtype:

@@ -8,23 +8,6 @@
 namespace fastnn::bindings {
 namespace {
 
-// The bytes [first, last) that an array's elements lie in; empty where it has none.
-struct Extent {
-  const char *first, *last;
-};
-Extent extent_of(py::handle array) {
-  const auto* p = py::detail::array_proxy(array.ptr());
-  Extent e{p->data, p->data};
-  if (size_of(array) == 0) return e;
-  for (int i = 0; i < p->nd; ++i) (p->strides[i] < 0 ? e.first : e.last) += (p->dimensions[i] - 1) * p->strides[i];
-  e.last += is_f32(array) ? 4 : 8;
-  return e;
-}
-bool may_overlap(py::handle a, py::handle b) {
-  const Extent x = extent_of(a), y = extent_of(b);
-  return x.first < y.last && y.first < x.last;
-}
-
 // Both operands as float32, if that holds what NumPy's promotion of the two does, or else as float64.
 std::pair<py::object, py::object> promoted(py::handle a, py::handle b) {
   const py::module_ numpy = py::module_::import("numpy");
@@ -37,7 +20,8 @@ std::pair<py::object, py::object> promoted(py::handle a, py::handle b) {
 }
 
 template <class T>
-py::object multiply(py::handle a, py::handle b, py::handle out) {
+py::object multiply(py::handle given_a, py::handle given_b, py::handle out) {
+  const py::object a = aligned(given_a), b = aligned(given_b);
   const Matrix<const T> x = matrix<const T>("a", a), y = matrix<const T>("b", b);
   if (x.cols != y.rows)
     refuse("a.shape[1] must equal b.shape[0], got a of shape " + shape_of(a) + " and b of shape " + shape_of(b));
@@ -47,10 +31,13 @@ py::object multiply(py::handle a, py::handle b, py::handle out) {
     if (!is_array(out) || !is_dtype<T>(out) || rank(out) != 2 || extent(out, 0) != x.rows || extent(out, 1) != y.cols)
       refuse("out must be a " + std::string(sizeof(T) == 4 ? "float32" : "float64") + " array of shape (" +
              std::to_string(x.rows) + ", " + std::to_string(y.cols) + "), got " + describe(out));
-    const Matrix<T> z = matrix<T>("out", out);
-    const bool rows = (z.col_stride == 1 || z.cols <= 1) && (z.rows <= 1 || z.row_stride >= z.cols);
-    const bool columns = (z.row_stride == 1 || z.rows <= 1) && (z.cols <= 1 || z.col_stride >= z.rows);
-    direct = (rows || columns) && !may_overlap(out, a) && !may_overlap(out, b);
+    if (!is_writeable(out)) refuse("out is read-only");
+    if (is_aligned(out)) {
+      const Matrix<T> z = matrix<T>("out", out);
+      const bool rows = (z.col_stride == 1 || z.cols <= 1) && (z.rows <= 1 || z.row_stride >= z.cols);
+      const bool columns = (z.row_stride == 1 || z.rows <= 1) && (z.cols <= 1 || z.col_stride >= z.rows);
+      direct = (rows || columns) && !extent_of(out).meets(extent_of(a)) && !extent_of(out).meets(extent_of(b));
+    }
   }
   py::object target = direct ? result : new_matrix<T>(x.rows, y.cols);
   const Matrix<T> z = matrix<T>("out", target);
@@ -61,7 +48,8 @@ py::object multiply(py::handle a, py::handle b, py::handle out) {
 }
 
 template <class T>
-py::object forward(py::handle x, py::handle w, py::handle b) {
+py::object forward(py::handle x, py::handle given_w, py::handle b) {
+  const py::object w = aligned(given_w);
   const Matrix<const T> input = matrix<const T>("x", x), weight = matrix<const T>("W", w);
   if (input.cols != weight.rows)
     refuse("x must have " + std::to_string(weight.rows) + " numbers a row (W has shape " + shape_of(w) + "), got shape " +
@@ -75,16 +63,17 @@ py::object forward(py::handle x, py::handle w, py::handle b) {
 }
 
 template <class T>
-py::object backward(InUse& lock, py::handle x, py::handle w, py::handle dout, py::handle dw, py::handle db, bool want_dx) {
+py::object backward(InUse& lock, py::handle x, py::handle given_w, py::handle dout, py::handle dw, py::handle db, bool want_dx) {
   const Hold hold(lock);
-  const Matrix<const T> input = matrix<const T>("x", x), weight = matrix<const T>("W", w), dy = matrix<const T>("dout", dout);
+  const py::object w = aligned(given_w);
+  py::object keep;
+  const Matrix<const T> input = matrix<const T>("x", x), weight = matrix<const T>("W", w);
+  const Matrix<const T> dy = contiguous_rows<T>("dout", dout, keep);
   if (input.cols != weight.rows)
     refuse("W must have the shape it had in forward, (" + std::to_string(input.cols) + ", ...), got " + shape_of(w));
   if (dy.rows != input.rows || dy.cols != weight.cols)
     refuse("dout must have the shape of the output, (" + std::to_string(input.rows) + ", " + std::to_string(weight.cols) +
            "), got " + shape_of(dout));
-  const py::object dense = dy.col_stride == 1 || dy.cols <= 1 ? py::reinterpret_borrow<py::object>(dout) : contiguous(dout);
-  const Matrix<const T> rows = matrix<const T>("dout", dense);
   const Matrix<T> weight_gradient = matrix<T>("dW", dw);
   if (weight_gradient.rows != weight.rows || weight_gradient.cols != weight.cols || !is_contiguous(dw))
     refuse("dW must be contiguous and have the shape of W, got " + describe(dw));
@@ -92,7 +81,7 @@ py::object backward(InUse& lock, py::handle x, py::handle w, py::handle dout, py
   py::object dx = want_dx ? new_matrix<T>(input.rows, input.cols) : py::object(py::none());
   const Matrix<T> input_gradient = want_dx ? matrix<T>("dx", dx) : Matrix<T>{};
   unlocked(2 * cost::gemm<T>(input.rows, weight.cols, weight.rows),
-           [&] { ops::affine_backward(input, weight, rows, input_gradient, weight_gradient, bias_gradient); });
+           [&] { ops::affine_backward(input, weight, dy, input_gradient, weight_gradient, bias_gradient); });
   return dx;
 }
 

@@ -9,11 +9,9 @@ using py::detail::npy_api;
 // NumPy hands out one descriptor for each native type, except to arrays that come from pickles, fields or casts of descriptors.
 bool has_type(py::handle array, int type_number, PyObject* common) noexcept {
   PyObject* descr = array_proxy(array.ptr())->descr;
-  if (descr != common) {
-    const auto dtype = py::reinterpret_borrow<py::dtype>(descr);
-    if (dtype.num() != type_number || (dtype.byteorder() != '=' && dtype.byteorder() != '|')) return false;
-  }
-  return (array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_ALIGNED_) != 0;
+  if (descr == common) return true;
+  const auto dtype = py::reinterpret_borrow<py::dtype>(descr);
+  return dtype.num() == type_number && (dtype.byteorder() == '=' || dtype.byteorder() == '|');
 }
 
 }  // namespace
@@ -30,6 +28,11 @@ bool is_f32(py::handle array) noexcept {
 bool is_f64(py::handle array) noexcept {
   static PyObject* const common = py::dtype::of<double>().release().ptr();
   return has_type(array, npy_api::NPY_DOUBLE_, common);
+}
+
+bool is_i64(py::handle array) noexcept {
+  static PyObject* const common = py::dtype::of<int64_t>().release().ptr();
+  return has_type(array, py::dtype::of<int64_t>().num(), common);
 }
 
 std::string shape_of(py::handle array) { return py::str(array.attr("shape")); }
@@ -60,8 +63,11 @@ py::array real_array(const char* name, py::handle x) {
 
 py::object as_real(const char* name, py::handle x, py::handle like) {
   const bool any = like.is_none();
+  if (!any && !(is_array(like) && (is_f32(like) || is_f64(like))))
+    refuse_type("a parameter must be a float32 or float64 array, got " + describe(like));
   if (is_array(x)) {
-    if (any ? is_f32(x) || is_f64(x) : (is_f32(like) ? is_f32(x) : is_f64(x))) return py::reinterpret_borrow<py::object>(x);
+    const bool right = any ? is_f32(x) || is_f64(x) : (is_f32(like) ? is_f32(x) : is_f64(x));
+    if (right && is_aligned(x)) return py::reinterpret_borrow<py::object>(x);
   }
   const py::array array = real_array(name, x);
   py::object dtype;
@@ -74,16 +80,31 @@ py::object as_real(const char* name, py::handle x, py::handle like) {
   return array.attr("astype")(dtype, py::arg("order") = "C");
 }
 
+bool is_aligned(py::handle array) noexcept { return (array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_ALIGNED_) != 0; }
 bool is_contiguous(py::handle array) noexcept {
-  return (array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
+  return is_aligned(array) && (array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
 }
 bool is_writeable(py::handle array) noexcept {
   return (array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
 }
 
+py::object aligned(py::handle array) {
+  if (is_aligned(array)) return py::reinterpret_borrow<py::object>(array);
+  return array.attr("copy")("C");
+}
+
 py::object contiguous(py::handle array) {
   if (is_contiguous(array)) return py::reinterpret_borrow<py::object>(array);
   return array.attr("copy")("C");
+}
+
+Extent extent_of(py::handle array) noexcept {
+  const auto* p = array_proxy(array.ptr());
+  Extent e{p->data, p->data};
+  if (size_of(array) == 0) return e;
+  for (int i = 0; i < p->nd; ++i) (p->strides[i] < 0 ? e.first : e.last) += (p->dimensions[i] - 1) * p->strides[i];
+  e.last += is_f32(array) ? sizeof(float) : sizeof(double);
+  return e;
 }
 
 Index size_of(py::handle array) noexcept {

@@ -16,8 +16,9 @@ namespace py = pybind11;
 [[noreturn]] void refuse_type(const std::string& message);
 
 bool is_array(py::handle h) noexcept;
-bool is_f32(py::handle array) noexcept;  // native float32; false for anything else
+bool is_f32(py::handle array) noexcept;  // of the machine's own float32
 bool is_f64(py::handle array) noexcept;
+bool is_i64(py::handle array) noexcept;
 template <class T>
 bool is_dtype(py::handle array) noexcept;
 template <>
@@ -41,10 +42,20 @@ py::object as_real(const char* name, py::handle x, py::handle like);
 // x as an array of whatever real type it has; TypeError where it holds no real numbers.
 py::array real_array(const char* name, py::handle x);
 
-// The same array, or a C-contiguous copy.
+// Aligned: data and strides are multiples of the element's size, as every view below needs. The same array, or a copy that is.
+py::object aligned(py::handle array);
+bool is_aligned(py::handle array) noexcept;
+// The same array, or a C-contiguous, aligned copy.
 py::object contiguous(py::handle array);
 bool is_contiguous(py::handle array) noexcept;
 bool is_writeable(py::handle array) noexcept;
+
+// The bytes [first, last) that an array's elements lie in; empty where it has none.
+struct Extent {
+  const char *first, *last;
+  bool meets(const Extent& other) const noexcept { return first < other.last && other.first < last; }
+};
+Extent extent_of(py::handle array) noexcept;
 
 inline int rank(py::handle array) { return py::detail::array_proxy(array.ptr())->nd; }
 inline Index extent(py::handle array, int axis) { return py::detail::array_proxy(array.ptr())->dimensions[axis]; }
@@ -55,16 +66,27 @@ T* data_of(py::handle array) noexcept {
   return reinterpret_cast<T*>(py::detail::array_proxy(array.ptr())->data);
 }
 
-// A 2-D view of an array of type T with any strides.
+// A 2-D view of an aligned array of type T with any strides.
 template <class T>
 Matrix<T> matrix(const char* name, py::handle array) {
   using Element = std::remove_const_t<T>;
   if (!is_array(array) || !is_dtype<Element>(array) || rank(array) != 2)
     refuse(std::string(name) + " must be a 2-D " + (sizeof(T) == 4 ? "float32" : "float64") + " array, got " + describe(array));
+  if (!is_aligned(array)) refuse(std::string(name) + " must be aligned: its data and strides multiples of its element size");
   if (!std::is_const_v<T> && !is_writeable(array)) refuse(std::string(name) + " is read-only");
   const auto* p = py::detail::array_proxy(array.ptr());
   constexpr Index size = sizeof(T);
   return {reinterpret_cast<T*>(p->data), p->dimensions[0], p->dimensions[1], p->strides[0] / size, p->strides[1] / size};
+}
+
+// The same with rows of unit stride: of the array itself, or of a copy. `keep` owns what is viewed.
+template <class T>
+Matrix<const T> contiguous_rows(const char* name, py::handle array, py::object& keep) {
+  keep = is_array(array) ? aligned(array) : py::reinterpret_borrow<py::object>(array);
+  const Matrix<const T> view = matrix<const T>(name, keep);
+  if (view.col_stride == 1 || view.cols <= 1) return view;
+  keep = contiguous(array);
+  return matrix<const T>(name, keep);
 }
 
 // The numbers of a contiguous 1-D array of type T and n numbers.

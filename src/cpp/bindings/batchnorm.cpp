@@ -6,24 +6,12 @@
 namespace fastnn::bindings {
 namespace {
 
-// Rows of unit stride: the view itself, or a copy that `keep` owns.
-template <class T>
-Matrix<const T> rows_of(const char* name, py::handle array, py::object& keep) {
-  keep = py::reinterpret_borrow<py::object>(array);
-  Matrix<const T> view = matrix<const T>(name, keep);
-  if (view.col_stride != 1 && view.cols > 1) {
-    keep = contiguous(array);
-    view = matrix<const T>(name, keep);
-  }
-  return view;
-}
-
 template <class T>
 py::tuple forward(InUse& lock, py::handle x, py::handle gamma, py::handle beta, py::handle running_mean, py::handle running_var,
                   double momentum, double eps, bool train) {
   const Hold hold(lock);
   py::object keep;
-  const Matrix<const T> input = rows_of<T>("x", x, keep);
+  const Matrix<const T> input = contiguous_rows<T>("x", x, keep);
   const Index n = input.cols;
   if (rank(gamma) != 1 || extent(gamma, 0) != n)
     refuse("x must have " + std::to_string(size_of(gamma)) + " numbers a row (gamma has shape " + shape_of(gamma) +
@@ -50,7 +38,7 @@ py::object backward(InUse& lock, bool by_batch, py::handle x, py::handle mean, p
                     py::handle dgamma, py::handle dbeta) {
   const Hold hold(lock);
   py::object keep_x, keep_dy;
-  const Matrix<const T> input = rows_of<T>("x", x, keep_x), dy = rows_of<T>("dout", dout, keep_dy);
+  const Matrix<const T> input = contiguous_rows<T>("x", x, keep_x), dy = contiguous_rows<T>("dout", dout, keep_dy);
   const Index n = input.cols;
   if (dy.rows != input.rows || dy.cols != n)
     refuse("dout must have the shape of the output, " + shape_of(x) + ", got " + shape_of(dout));

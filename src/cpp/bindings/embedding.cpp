@@ -29,12 +29,8 @@ py::object indices(py::handle x, Index vocabulary) {
 
 template <class T>
 py::tuple forward(py::handle x, py::handle w) {
-  py::object table_owner = py::reinterpret_borrow<py::object>(w);
-  Matrix<const T> table = matrix<const T>("W", w);
-  if (table.col_stride != 1 && table.cols > 1) {
-    table_owner = contiguous(w);
-    table = matrix<const T>("W", table_owner);
-  }
+  py::object keep;
+  const Matrix<const T> table = contiguous_rows<T>("W", w, keep);
   py::object numbers = indices(x, table.rows);
   std::vector<Index> shape;
   for (int i = 0; i < rank(numbers); ++i) shape.push_back(extent(numbers, i));
@@ -51,8 +47,9 @@ py::tuple forward(py::handle x, py::handle w) {
 template <class T>
 py::tuple backward(py::handle index, py::handle dout, Index dim) {
   const Index n = size_of(index);
-  if (!is_array(dout) || !is_dtype<T>(dout) || rank(dout) != rank(index) + 1 || size_of(dout) != n * dim ||
-      extent(dout, rank(dout) - 1) != dim)
+  bool fits = is_array(dout) && is_dtype<T>(dout) && rank(dout) == rank(index) + 1 && extent(dout, rank(index)) == dim;
+  for (int i = 0; fits && i < rank(index); ++i) fits = extent(dout, i) == extent(index, i);
+  if (!fits)
     refuse("dout must have the shape of the output, " + shape_of(index) + " + (" + std::to_string(dim) + ",), got " +
            describe(dout));
   const py::object dense = contiguous(dout);

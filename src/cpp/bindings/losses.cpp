@@ -21,7 +21,7 @@ Weights weights_of(py::handle weight, Index n) {
   Weights w;
   w.sum = static_cast<double>(n);
   if (weight.is_none()) return w;
-  const py::object real = as_real("sample_weight", weight, py::none());
+  const py::array real = real_array("sample_weight", weight);
   if (rank(real) != 1 || extent(real, 0) != n)
     refuse("sample_weight must have shape (" + std::to_string(n) + ",), one weight a row, got shape " + shape_of(real));
   w.array = real.attr("astype")(py::dtype::of<double>(), py::arg("order") = "C");
@@ -33,7 +33,7 @@ Weights weights_of(py::handle weight, Index n) {
              std::to_string(i));
     w.sum += w.data[i];
   }
-  if (!(w.sum > 0)) refuse("sample_weight must not be all zeros");
+  if (!(w.sum > 0) || std::isinf(w.sum)) refuse("sample_weight must have a finite sum > 0, got " + std::to_string(w.sum));
   return w;
 }
 
@@ -59,9 +59,8 @@ template <class T>
 py::tuple softmax_forward(py::handle x, py::handle t, py::handle sample_weight) {
   if (rank(x) != 2) refuse("x must have shape (N, C), got shape " + shape_of(x));
   check_batch(x);
-  py::object keep = py::reinterpret_borrow<py::object>(x);
-  if (matrix<const T>("x", x).col_stride != 1) keep = contiguous(x);
-  const Matrix<const T> logits = matrix<const T>("x", keep);
+  py::object keep;
+  const Matrix<const T> logits = contiguous_rows<T>("x", x, keep);
   const py::array given = py::array::ensure(t);
   if (!given) {
     PyErr_Clear();

@@ -12,6 +12,30 @@ namespace {
 // params['W']: written out only where an error needs it.
 std::string entry(const char* dict, py::handle key) { return std::string(dict) + "[" + std::string(py::repr(key)) + "]"; }
 
+// The memory of all parameters, in order of address.
+class Extents {
+ public:
+  explicit Extents(const py::dict& params) {
+    for (const auto& [key, param] : params)
+      if (is_array(param) && size_of(param) > 0) sorted_.push_back(extent_of(param));
+    std::sort(sorted_.begin(), sorted_.end(), [](const Extent& a, const Extent& b) { return a.first < b.first; });
+    for (std::size_t i = 1; i < sorted_.size(); ++i) {
+      overlap_ = overlap_ || sorted_[i].meets(sorted_[i - 1]);
+      sorted_[i].last = std::max(sorted_[i].last, sorted_[i - 1].last);
+    }
+  }
+  bool overlap() const { return overlap_; }
+  // Whether an array shares memory with some parameter; with overlapping parameters, perhaps.
+  bool meet(const Extent& e) const {
+    const auto after = std::partition_point(sorted_.begin(), sorted_.end(), [&](const Extent& s) { return s.first < e.last; });
+    return after != sorted_.begin() && e.first < std::prev(after)->last;
+  }
+
+ private:
+  std::vector<Extent> sorted_;
+  bool overlap_ = false;
+};
+
 PyObject* find(py::handle dict, py::handle key) {
   PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
   if (!value && PyErr_Occurred()) throw py::error_already_set();
@@ -21,7 +45,8 @@ PyObject* find(py::handle dict, py::handle key) {
 // What one call works on. Owns a reference to every array it uses, since the dicts may change once the GIL is released.
 class Pending {
  public:
-  Pending(const py::dict& params, const py::object& s1, const py::object& s2) : params_(params), states_{s1, s2} {}
+  Pending(const Extents& extents, const py::dict& params, int state_count, const py::object& s1, const py::object& s2)
+      : extents_(extents), params_(params), state_count_(state_count), states_{s1, s2} {}
 
   void reserve(std::size_t entries) {
     f32_.reserve(entries);
@@ -43,11 +68,7 @@ class Pending {
     Index n = 0;
     for (const auto& u : f32_) n += u.size;
     for (const auto& u : f64_) n += 2 * u.size;
-    unlocked(cost::elements<float>(n, cost::kUpdate), [&] {
-      if (!shares_memory()) return ops::update(rule, f32_, f64_);
-      for (const auto& u : f32_) ops::update(rule, {u}, {});  // one array under two names is updated twice, in turn
-      for (const auto& u : f64_) ops::update(rule, {}, {u});
-    });
+    unlocked(cost::elements<float>(n, cost::kUpdate), [&] { ops::update(rule, f32_, f64_); });
     for (const auto& [target, copy] : write_back_) target[py::ellipsis()] = copy;
     for (const auto& [key, number] : numbers_) params_[key] = py::float_(*data_of<double>(number));
   }
@@ -81,7 +102,7 @@ class Pending {
 
   template <class T>
   T* state(int which, py::handle key, py::handle like) {
-    if (states_[which].is_none()) return nullptr;
+    if (which >= state_count_) return nullptr;
     const py::handle dict = states_[which];
     const py::handle array = find(dict, key);
     if (!array) {
@@ -103,11 +124,13 @@ class Pending {
       add_rows(u, key, param, grad);
     } else {
       const bool as_it_is = is_array(grad) && is_dtype<T>(grad);
-      const py::object real =
-          as_it_is ? py::reinterpret_borrow<py::object>(grad) : as_real(entry("grads", key).c_str(), grad, param);
+      py::object real = as_it_is ? py::reinterpret_borrow<py::object>(grad) : as_real(entry("grads", key).c_str(), grad, param);
       if (!same_shape(real, param))
         refuse(entry("grads", key) + " must have the shape of its parameter, " + shape_of(param) + ", got " + describe(real));
-      u.g = own<T>(contiguous(real));
+      real = contiguous(real);
+      // A gradient inside a parameter's memory is read before that changes, unless it is its parameter, element for element.
+      if (data_of<T>(real) != u.p && extents_.meet(extent_of(real))) real = real.attr("copy")();
+      u.g = own<T>(std::move(real));
       u.size = size_of(param);
     }
     u.s1 = state<T>(0, key, param);
@@ -119,8 +142,7 @@ class Pending {
   void add_rows(ops::Update<T>& u, py::handle key, py::handle param, py::handle grad) {
     const std::string name = entry("grads", key);
     const py::object rows = grad.attr("rows"), given = grad.attr("values");
-    if (!is_array(rows) || rank(rows) != 1 ||
-        py::reinterpret_borrow<py::array>(rows).dtype().num() != py::dtype::of<int64_t>().num() || !is_contiguous(rows))
+    if (!is_array(rows) || rank(rows) != 1 || !is_i64(rows) || !is_contiguous(rows))
       refuse_type(name + ".rows must be a contiguous int64 array of shape (k,), got " + describe(rows));
     const py::object values = contiguous(as_real((name + ".values").c_str(), given, param));
     const Index count = extent(rows, 0);
@@ -167,23 +189,9 @@ class Pending {
     numbers_.push_back({py::reinterpret_borrow<py::object>(key), p});
   }
 
-  // Whether two parameters overlap: then threads must not update them side by side.
-  bool shares_memory() const {
-    std::vector<std::pair<const char*, const char*>> ranges;
-    const auto collect = [&](const auto& updates) {
-      for (const auto& u : updates)
-        if (u.size > 0 && !u.rows)
-          ranges.push_back({reinterpret_cast<const char*>(u.p), reinterpret_cast<const char*>(u.p + u.size)});
-    };
-    collect(f32_);
-    collect(f64_);
-    std::sort(ranges.begin(), ranges.end());
-    for (std::size_t i = 1; i < ranges.size(); ++i)
-      if (ranges[i].first < ranges[i - 1].second) return true;
-    return false;
-  }
-
+  const Extents& extents_;
   py::dict params_;
+  int state_count_;
   py::object states_[2];
   std::vector<ops::Update<float>> f32_;
   std::vector<ops::Update<double>> f64_;
@@ -202,14 +210,25 @@ void update(InUse& lock, int kind, py::handle params, py::handle grads, const py
   const auto p = py::reinterpret_borrow<py::dict>(params), g = py::reinterpret_borrow<py::dict>(grads);
   for (const auto& [key, unused] : g)
     if (!find(p, key)) refuse(entry("grads", key) + " has no parameter of that name");
-  Pending pending(p, s1, s2);
-  pending.reserve(p.size());
+  const int states = states_of(static_cast<Optimizer>(kind));
+  if ((states > 0 && !PyDict_Check(s1.ptr())) || (states > 1 && !PyDict_Check(s2.ptr())))
+    refuse_type("the optimizer's state must be dicts of arrays, got " + describe(s1) + " and " + describe(s2));
+  const ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, step};
+  const Extents extents(p);
+  Pending all(extents, p, states, s1, s2);
+  all.reserve(p.size());
   for (const auto& [key, param] : p) {
     const py::handle grad = find(g, key);
     if (!grad) refuse(entry("params", key) + " has no gradient: grads must have the same keys");
-    pending.add(key, param, grad);
+    all.add(key, param, grad);
   }
-  pending.run({static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, step});
+  if (!extents.overlap()) return all.run(rule);
+  // One array under two names, or views of one another: they are updated in turn, each from what the last has left.
+  for (const auto& [key, param] : py::dict(p.attr("copy")())) {
+    Pending one(extents, p, states, s1, s2);
+    one.add(key, param, find(g, key));
+    one.run(rule);
+  }
 }
 
 }  // namespace

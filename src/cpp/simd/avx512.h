@@ -8,6 +8,7 @@ namespace fastnn::FASTNN_TARGET { namespace {
 
 constexpr int kRegisterBytes = 64;
 constexpr int kRegisters = 32;
+constexpr bool kFused = true;  // fma rounds once
 
 FASTNN_INLINE Reg<float> fma(Reg<float> a, Reg<float> b, Reg<float> c) { return _mm512_fmadd_ps(a, b, c); }
 FASTNN_INLINE Reg<double> fma(Reg<double> a, Reg<double> b, Reg<double> c) { return _mm512_fmadd_pd(a, b, c); }

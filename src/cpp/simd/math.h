@@ -16,6 +16,7 @@ struct MathConstants<float> {
   static constexpr float round_magic = 12582912.0f;                           // 1.5 * 2^23
   static constexpr float exp_low = -87.33654f, exp_high = 88.72283f;          // exp() is 0 below, inf above
   static constexpr int exponent_shift = 23, exponent_bias = 127;
+  static constexpr float splitter = 4097.0f;  // 2^12 + 1
   // (expm1(r) - r) / r^2 on |r| <= ln2/2, relative to expm1: 4.9e-10
   static constexpr float expm1[] = {0.5000000013f,   0.1666666668f,   0.04166646501f,
                                     0.008333310934f, 0.001393364103f, 0.0001989098087f};
@@ -34,6 +35,7 @@ struct MathConstants<double> {
   static constexpr double round_magic = 6755399441055744.0;                                             // 1.5 * 2^52
   static constexpr double exp_low = -708.396418532264, exp_high = 709.782712893384;
   static constexpr int exponent_shift = 52, exponent_bias = 1023;
+  static constexpr double splitter = 134217729.0;  // 2^27 + 1
   // 4.8e-19
   static constexpr double expm1[] = {0.5,
                                      0.1666666666666667099,
@@ -96,7 +98,7 @@ FASTNN_INLINE Vec<T> exp(Vec<T> x) {
   const Vec<T> low = set1(C::exp_low), high = set1(C::exp_high);
   const Vec<T> p = reduced_expm1(min(high, max(low, x)), n);
   // 2^n in two factors: n reaches 128 (1024), one more than the exponent holds.
-  const Vec<T> y = fma(p, power_of_two(n - set1(T(1))), power_of_two(n - set1(T(1)))) * set1(T(2));
+  const Vec<T> y = (p + set1(T(1))) * power_of_two(n - set1(T(1))) * set1(T(2));
   return select(x < low, set1(T(0)), select(high < x, set1(T(__builtin_inf())), y));
 }
 
@@ -130,13 +132,22 @@ FASTNN_INLINE Vec<T> log1p_unit(Vec<T> u) {
   return fma(twice * w, polynomial(w, MathConstants<T>::atanh), twice);
 }
 
+// a^2 - square, exactly, where square is a^2 rounded.
+template <class T>
+FASTNN_INLINE Vec<T> square_rest(Vec<T> a, Vec<T> square) {
+  if constexpr (kFused) return fma(a, a, set1(T(0)) - square);
+  // Dekker 1971: a = high + low, the products of which are exact.
+  const Vec<T> c = a * set1(MathConstants<T>::splitter), high = c - (c - a), low = a - high;
+  return ((high * high - square) + (high + high) * low) + low * low;
+}
+
 // The normal distribution at x: its density exp(-x^2/2)/sqrt(2 pi) and its cumulative 0.5 erfc(-x/sqrt 2), accurate in both
 // tails.
 template <class T>
 FASTNN_INLINE Vec<T> normal_cdf(Vec<T> x, Vec<T>& density) {
   using C = MathConstants<T>;
   const Vec<T> one = set1(T(1)), a = min(set1(T(40)), abs(x));
-  const Vec<T> square = a * a, rest = fma(a, a, set1(T(0)) - square);  // a^2 = square + rest exactly
+  const Vec<T> square = a * a, rest = square_rest(a, square);
   const Vec<T> e = exp(set1(T(-0.5)) * square) * fma(set1(T(-0.5)), rest, one);
   const Vec<T> u = (a - set1(C::tail_center)) / (a + set1(C::tail_center));
   const Vec<T> tail = e * polynomial(u, C::tail) / fma(a, set1(T(1.41421356237309504880)), one);

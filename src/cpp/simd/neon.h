@@ -6,6 +6,7 @@ namespace fastnn::FASTNN_TARGET { namespace {
 
 constexpr int kRegisterBytes = 16;
 constexpr int kRegisters = 32;
+constexpr bool kFused = true;  // fma rounds once
 
 // Reg<float> and float32x4_t are the same type to GCC and Clang but for its name; so are the others.
 FASTNN_INLINE Reg<float> fma(Reg<float> a, Reg<float> b, Reg<float> c) {

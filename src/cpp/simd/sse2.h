@@ -9,6 +9,7 @@ namespace fastnn::FASTNN_TARGET { namespace {
 
 constexpr int kRegisterBytes = 16;
 constexpr int kRegisters = 16;
+constexpr bool kFused = false;  // fma rounds once
 
 FASTNN_INLINE Reg<float> fma(Reg<float> a, Reg<float> b, Reg<float> c) { return a * b + c; }
 FASTNN_INLINE Reg<double> fma(Reg<double> a, Reg<double> b, Reg<double> c) { return a * b + c; }
