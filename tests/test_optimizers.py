@@ -10,7 +10,7 @@ import pytest
 import fastnn
 from fastnn import RowSparse, optimizers, schedules
 from fastnn import reference as ref
-from layouts import CONSTANT_VIEWS, VIEWS, every_other_column, fortran, in_a_wider_array, unaligned
+from layouts import CONSTANT_VIEWS, VIEWS, every_other_column, fortran, in_a_wider_array
 from native import on_each_fusing_isa
 from tolerances import assert_same_bits, assert_within
 
@@ -175,7 +175,7 @@ def test_both_dtypes_in_one_dict(team, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("view", [view for view in VIEWS if view is not unaligned])
+@pytest.mark.parametrize("view", VIEWS)
 def test_parameters_of_any_strides_are_updated_in_place(dtype, kind, view):
     dense, strided = (arrays({"w": (19, 21)}, dtype) for _ in range(2))
     strided["w"] = kept = view(strided["w"])

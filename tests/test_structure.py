@@ -204,7 +204,7 @@ def part(path):
 
 
 def imports(path):
-    """Return what a module imports: ("outside", name) or ("fastnn", part), __init__ for the package's names."""
+    """Return what a module imports: ("outside", name) or ("fastnn", part), "__init__" for a public name."""
     found = []
     here = ["fastnn", *path.relative_to(PACKAGE).with_suffix("").parts]
     for node in ast.walk(ast.parse(path.read_text())):

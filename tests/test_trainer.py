@@ -74,7 +74,7 @@ def state(trainer):
 
 
 def assert_same_trajectory(native, oracle, history, expected):
-    """The same but for rounding: all that a bias before a BatchNorm has as a gradient, and moves its mean by."""
+    """The same but for rounding, which is all of the gradient of a bias before a BatchNorm."""
     np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-9)
     actual, layers = native.net.state_dict(), oracle.net.layers
     norms = [i for i, layer in enumerate(layers) if isinstance(layer, ref.BatchNorm)]
