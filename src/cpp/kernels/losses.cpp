@@ -40,9 +40,9 @@ double soft_label_loss(const T* x, const T* t, Index n, T row_max, T log_sum) {
 // With e = exp(-|x|): y = 1/(1 + e) for x >= 0, e/(1 + e) below; the loss is max(x, 0) - x t + log1p(e).
 template <class T>
 double sigmoid_loss(const T* x, const T* t, Index n, T* y) {
-  const Vec<T> zero = set1(T(0)), one = set1(T(1));
+  const Vec<T> zero = set1(T(0)), one = set1(T(1)), lowest = set1(MathConstants<T>::exp_low);
   return sum_pieces<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
-    const Vec<T> v = load(x + i, lanes), e = exp(zero - abs(v));
+    const Vec<T> v = load(x + i, lanes), e = exp_in_range(max(lowest, zero - abs(v)));
     store(y + i, select(v < zero, e, one) / (one + e), lanes);
     return fma(zero - v, load(t + i, lanes), max(zero, v)) + log1p_unit(e);
   });

@@ -22,11 +22,11 @@ struct MathConstants<float> {
                                     0.008333310934f, 0.001393364103f, 0.0001989098087f};
   // (atanh(s)/s - 1) / s^2 in s^2 on [0, 1/9], relative to atanh(s)/s: 4.0e-10
   static constexpr float atanh[] = {0.3333333366f, 0.1999985317f, 0.14296179f, 0.108532879f, 0.1161216461f};
-  // (1 + sqrt2*a) * exp(a^2/2) * Q(a) in u = (a - 3)/(a + 3) on [-1, 1], Q the upper tail of the normal distribution: 1.7e-8
-  static constexpr float tail_center = 3.0f;
-  static constexpr float tail[] = {0.637053978531f,     -0.0510146862062f,  -0.0742806954331f, 0.0830134277168f,
-                                   -0.0346774989039f,   0.000440323741843f, 0.00463342512088f, -0.000369246078593f,
-                                   -0.000723727480642f, 1.93772946713e-5f,  8.93174903647e-5f, 5.59719244152e-6f};
+  // Q(a) exp(a^2/2)/t in u = 1 - 2t, t = 3/(a + 3), on [-1, 1]; Q is the upper tail of the normal distribution. Relative: 9.7e-9
+  static constexpr float tail_center = 3.0f, tail_end = 13.2f;  // beyond, Q is below the normal numbers
+  static constexpr float tail[] = {0.243027898526f,    -0.169777327381f,  0.0766724421795f,   -0.0157543364285f,
+                                   -0.00348606490007f, 0.00232415381747f, 0.000335639874896f, -0.000348460209419f,
+                                   -7.13015851878e-5f, 5.14931361198e-5f, 1.17673999412e-5f,  -5.14303126176e-6f};
 };
 template <>
 struct MathConstants<double> {
@@ -53,15 +53,15 @@ struct MathConstants<double> {
                                      0.11111111358713931495,  0.090908947180664290846, 0.076927850324793115517,
                                      0.066570721048274680752, 0.060005364047953562676, 0.044003692430723369411,
                                      0.080820228059717661105};
-  // as for float, with u = (a - 5)/(a + 5): 2.6e-17
-  static constexpr double tail_center = 5.0;
+  // as for float, with t = 5/(a + 5): 4.4e-17
+  static constexpr double tail_center = 5.0, tail_end = 37.6;
   static constexpr double tail[] = {
-      0.62082092649483722647,      -0.07005241362061781809,     -0.0041937081782827292599,  0.047648661338936144445,
-      -0.057159048971973626237,    0.044398861329041555853,     -0.025178554835822021926,   0.010208851389599716372,
-      -0.0024612651306593100707,   -0.000044600280742723385555, 0.00028288928246089373835,  -0.000076210862366776742166,
-      -0.000016747326458589673742, 0.00001333890009274418457,   1.7995258021372317415e-7,   -1.9503310776268201991e-6,
-      1.4920693951122551784e-7,    2.9443219750745932558e-7,    -3.2919203975985971702e-8,  -4.6624643162363301669e-8,
-      4.5467610081195098968e-9,    6.6941440205730699051e-9,    -3.4730045990373932582e-10, -5.9068544956664365375e-10};
+      0.15383860995001258873,     -0.13307650057801137143,   0.099061123193996127873,     -0.062706631334257169731,
+      0.033004073234037936401,    -0.013823727741391341375,  0.004159013360663893864,     -0.00059867535206952696112,
+      -0.00015957388568575725826, 0.00010897979548908732533, -0.000011875117032688183746, -9.9524729350153614311e-6,
+      3.3361687039280987029e-6,   7.9589143615840995553e-7,  -5.5377232667458816536e-7,   -6.6741207016719539464e-8,
+      8.6691220389515074629e-8,   7.7506618448716795957e-9,  -1.3480322359544062655e-8,   -1.4136091307961812054e-9,
+      1.8537318074054236451e-9,   2.6442059255633881659e-10, -1.5685592727271840587e-10,  -2.8383843787161205294e-11};
 };
 
 // c[0] + c[1] x + ... by Horner's rule.
@@ -102,6 +102,14 @@ FASTNN_INLINE Vec<T> exp(Vec<T> x) {
   return select(x < low, set1(T(0)), select(high < x, set1(T(__builtin_inf())), y));
 }
 
+// exp(x) for exp_low <= x < 88 (709), without exp's care for the rest.
+template <class T>
+FASTNN_INLINE Vec<T> exp_in_range(Vec<T> x) {
+  Vec<T> n;
+  const Vec<T> p = reduced_expm1(x, n);
+  return (p + set1(T(1))) * power_of_two(n);
+}
+
 // expm1(x) for 0 <= x < exp_high.
 template <class T>
 FASTNN_INLINE Vec<T> expm1_positive(Vec<T> x) {
@@ -119,10 +127,12 @@ FASTNN_INLINE Vec<T> tanh(Vec<T> x) {
   return select(x < set1(T(0)), set1(T(0)) - y, select(x >= set1(T(0)), y, x));
 }
 
-// 1/(1 + exp(-x))
+// 1/(1 + exp(-x)); 0 where exp(-x) overflows.
 template <class T>
 FASTNN_INLINE Vec<T> logistic(Vec<T> x) {
-  return set1(T(1)) / (set1(T(1)) + exp(set1(T(0)) - x));
+  const Vec<T> limit = set1(-MathConstants<T>::exp_low), inside = min(limit, max(set1(T(0)) - limit, x));
+  const Vec<T> y = set1(T(1)) / (set1(T(1)) + exp_in_range(set1(T(0)) - inside));
+  return select(x < set1(T(0)) - limit, set1(T(0)), y);
 }
 
 // log(1 + u) for 0 <= u <= 1, as 2 atanh(s), s = u/(2 + u).
@@ -146,11 +156,12 @@ FASTNN_INLINE Vec<T> square_rest(Vec<T> a, Vec<T> square) {
 template <class T>
 FASTNN_INLINE Vec<T> normal_cdf(Vec<T> x, Vec<T>& density) {
   using C = MathConstants<T>;
-  const Vec<T> one = set1(T(1)), a = min(set1(T(40)), abs(x));
+  const Vec<T> one = set1(T(1)), a = min(set1(C::tail_end), abs(x));
   const Vec<T> square = a * a, rest = square_rest(a, square);
-  const Vec<T> e = exp(set1(T(-0.5)) * square) * fma(set1(T(-0.5)), rest, one);
-  const Vec<T> u = (a - set1(C::tail_center)) / (a + set1(C::tail_center));
-  const Vec<T> tail = e * polynomial(u, C::tail) / fma(a, set1(T(1.41421356237309504880)), one);
+  const Vec<T> inside = exp_in_range(set1(T(-0.5)) * square) * fma(set1(T(-0.5)), rest, one);
+  const Vec<T> e = select(a < set1(C::tail_end), inside, set1(T(0)));
+  const Vec<T> t = set1(C::tail_center) / (a + set1(C::tail_center));
+  const Vec<T> tail = e * t * polynomial(fma(set1(T(-2)), t, one), C::tail);
   density = e * set1(T(0.398942280401432677940));
   return select(x < set1(T(0)), tail, one - tail);
 }
