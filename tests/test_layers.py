@@ -73,6 +73,23 @@ def test_affine(isa, team, dtype, batch):
     )
 
 
+def test_the_passes_of_affine_do_not_share_scratch(team):
+    """Both products of the backward pass pack blocks, of different sizes, into the same memory."""
+    x, W, dout = (
+        normal((500, 70), np.float32),
+        normal((70, 300), np.float32, 1),
+        normal((500, 300), np.float32, 2),
+    )
+    layer, alone = fastnn.Affine(W, W[0].copy()), fastnn.Affine(W, W[0].copy())
+    with fastnn.threads(1):
+        alone.forward(x)
+        dx = alone.backward(dout)
+    layer.forward(x)
+    for _ in range(10):
+        assert_same_bits(layer.backward(dout), dx)
+        assert_same_bits(layer.grads, alone.grads)
+
+
 @pytest.mark.parametrize("view", VIEWS + CONSTANT_VIEWS)
 def test_affine_of_any_strides(isa, team, dtype, view):
     x, W, b, dout = (
@@ -268,6 +285,15 @@ def test_dropout_masks_are_those_of_the_reference(isa, team, dtype, n, seed, ste
     assert_same_bits(layer.mask, oracle.mask)
     assert_same_bits(layer.backward(x), oracle.backward(x))
     assert layer.step == oracle.step == step + 1
+
+
+def test_dropout_keeps_a_word_that_is_the_threshold(isa, dtype):
+    drawn = ref.philox.words(3, 0, 0, 40)
+    for i in (5, 39):
+        layer = fastnn.Dropout(int(drawn[i]) / 2**32, seed=3)
+        layer.forward(normal(40, dtype))
+        assert_same_bits(layer.mask, drawn >= drawn[i])
+        assert layer.mask[i]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1e-10, 0.25, 0.5, 0.999, 1 - 2**-40])

@@ -1,0 +1,63 @@
+"""What a user installs: dependencies, size, what an import costs."""
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import fastnn
+
+PACKAGE = Path(fastnn.__file__).parent
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_numpy_is_the_only_dependency():
+    try:
+        required = metadata.requires("fastnn") or []
+    except metadata.PackageNotFoundError:
+        pytest.skip("fastnn runs from its source tree, without metadata")
+    plain = [r for r in required if "extra ==" not in r]
+    assert [re.match(r"[\w-]+", r).group() for r in plain] == ["numpy"]
+
+
+def test_the_version_is_that_of_the_metadata():
+    try:
+        assert fastnn.__version__ == metadata.version("fastnn")
+    except metadata.PackageNotFoundError:
+        pytest.skip("fastnn runs from its source tree, without metadata")
+
+
+def test_the_package_is_small():
+    """The promise is a wheel of 5 MB; not even the files in it are."""
+    assert sum(f.stat().st_size for f in PACKAGE.rglob("*") if f.is_file()) < 5e6
+
+
+def test_an_import_brings_numpy_and_little_else():
+    before = set(run("import sys, numpy; print(*sys.modules)"))
+    after = set(run("import sys, fastnn; print(*sys.modules)"))
+    brought = {name.split(".")[0] for name in after - before}
+    assert "fastnn" in brought
+    assert not brought & {"sklearn", "scipy", "matplotlib", "tqdm", "safetensors", "threadpoolctl", "gzip"}
+    assert len(after - before) < 50
+
+
+def test_every_name_of_the_face_is_there_twice():
+    """`fastnn.reference` has the names of `fastnn`."""
+    own = {"reference", "__version__"}
+    assert set(fastnn.__all__) - own == set(fastnn.reference.__all__)
+    for name in fastnn.__all__:
+        assert hasattr(fastnn, name)
+        if name not in own:
+            assert getattr(fastnn, name).__doc__
+
+
+def test_the_package_is_typed():
+    assert (PACKAGE / "py.typed").exists()
+    assert (PACKAGE / "_core.pyi").exists()
