@@ -185,7 +185,11 @@ def test_mnist_wrong_magic(fails, mnist):
     ("images", "labels", "complaint"),
     [
         (np.zeros((3, 28, 28), np.uint8), np.full(3, 10, np.uint8), "square images"),
-        (np.zeros((3, 28, 27), np.uint8), np.zeros(3, np.uint8), "images of 784 pixels and t10k images of 756"),
+        (
+            np.zeros((3, 28, 27), np.uint8),
+            np.zeros(3, np.uint8),
+            "images of 784 pixels and t10k images of 756",
+        ),
         (np.zeros((3, 8, 8), np.uint8), np.zeros(3, np.uint8), "images of 784 pixels and t10k images of 64"),
         (np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.uint8), "square images"),
     ],

@@ -205,6 +205,22 @@ void pack_columns(const Matrix<const T>& b, T* to) {
   }
 }
 
+template <class T>
+void transpose(const Matrix<const T>& from, T* to, Index to_row) {
+  constexpr int S = kTransposeBlock<T>;
+  Index i = 0;
+  if (from.col_stride == 1)
+    for (; i + S <= from.rows; i += S) {
+      const T* rows = from.data + i * from.row_stride;
+      Index j = 0;
+      for (; j + S <= from.cols; j += S) transpose_block(rows + j, from.row_stride, to + j * to_row + i, to_row);
+      for (; j < from.cols; ++j)
+        for (int r = 0; r < S; ++r) to[j * to_row + i + r] = rows[r * from.row_stride + j];
+    }
+  for (; i < from.rows; ++i)
+    for (Index j = 0; j < from.cols; ++j) to[j * to_row + i] = from.data[i * from.row_stride + j * from.col_stride];
+}
+
 }  // namespace
 
 template <class T>
@@ -213,6 +229,7 @@ void fill_gemm(Kernels<T>& table) {
   table.lanes = kLanes<T>;
   table.gemm_block = gemm_block<T>;
   table.pack_columns = pack_columns<T>;
+  table.transpose = transpose<T>;
 }
 template void fill_gemm(Kernels<float>&);
 template void fill_gemm(Kernels<double>&);

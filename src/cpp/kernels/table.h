@@ -21,6 +21,19 @@ struct GemmBlock {
   T* row_scratch;  // tile_rows*k numbers to pack rows of A into, or null: A is read where it lies
 };
 
+// c(i, j) = bias[j] + the dot product of row i of X and row j of Y, k numbers each, contiguous.
+template <class T>
+struct DotRows {
+  Index rows, columns, k;
+  const T* x;
+  Index x_row;
+  const T* y;
+  Index y_row;
+  T* c;
+  Index c_row;
+  const T* bias;  // (columns,), or null
+};
+
 enum class Activation { relu, leaky_relu, sigmoid, tanh, gelu, silu };
 constexpr int kActivations = 6;
 
@@ -65,6 +78,10 @@ struct Kernels {
   int tile_rows, lanes;
   void (*gemm_block)(const GemmBlock<T>&);
   void (*pack_columns)(const Matrix<const T>& b, T* to);  // panels one vector wide, zero beyond the last column
+
+  void (*dot_rows)(const DotRows<T>&);
+  void (*dot_across)(const DotRows<T>&);  // the same for Y^T: y(j, p) = y[p*y_row + j], fewer columns than lanes
+  void (*transpose)(const Matrix<const T>& from, T* to, Index to_row);  // to[j*to_row + i] = from(i, j)
 
   void (*column_sums)(const T* x, Index x_row, Index rows, Index cols, T* sums);
   ActivationKernels<T> activations[kActivations];

@@ -20,7 +20,14 @@ constexpr Index kUnpackedBytes = 512 * 1024;
 // columns of a transposed A that lie pages apart: they are packed where enough columns of C pay for it.
 constexpr Index kSetBytes = 4096;
 
+// How the product is computed. Which of tiles and dots it is, and so the bits, does not depend on the number of rows.
+enum class Form {
+  tiles,   // vectors run along the columns of C
+  turned,  // tiles of C^T = B^T A^T, turned after: C has fewer columns than a vector has lanes, and A is column-major
+  dots,    // vectors run along the inner dimension: as few columns, and A is row-major
+};
 struct Plan {
+  Form form;
   bool pack_a, pack_b;
   Index depth, width;  // of a block of B
 };
@@ -32,9 +39,26 @@ Index round_up(Index n) {
 }
 
 template <class T>
-Plan plan_of(const Gemm<T>& g) {
-  const Index n = g.b.cols, k = g.b.rows, size = sizeof(T);
+Gemm<T> turned(const Gemm<T>& g) {
+  return {g.b.transposed(), g.a.transposed(), g.c.transposed()};
+}
+
+template <class T>
+Form form_of(const Gemm<T>& g) {
+  const Index m = g.a.rows, n = g.b.cols, k = g.b.rows, lanes = kernels<T>().lanes;
+  if (n >= lanes || k < 2) return Form::tiles;
+  if (g.a.row_stride == 1 && g.a.col_stride != 1 && !g.bias) return m >= lanes ? Form::turned : Form::tiles;
+  // A row of tiles takes k steps; a dot product k/lanes, and about 4 to combine its lanes.
+  const bool dots = g.a.col_stride == 1 && n * (k + 4 * lanes) < k * lanes;
+  return dots ? Form::dots : Form::tiles;
+}
+
+template <class T>
+Plan plan_of(const Gemm<T>& given) {
   Plan plan{};
+  plan.form = form_of(given);
+  const Gemm<T> g = plan.form == Form::turned ? turned(given) : given;
+  const Index n = g.b.cols, k = g.b.rows, size = sizeof(T);
   plan.pack_b = (g.b.col_stride != 1 && n > 1) || (k * n * size > kUnpackedBytes && g.c.rows >= 16);
   const bool conflict = g.a.row_stride == 1 ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
   plan.pack_a = conflict && n * size >= kSetBytes / 2 && k > 16;
@@ -67,14 +91,25 @@ Grid grid_of(const Gemm<T>& g, const Plan& plan, int members) {
 }
 
 template <class T>
-std::size_t scratch_of_member(const Plan& plan) {
+Index tiles_scratch(const Plan& plan) {
   const Index packed_b = plan.pack_b ? plan.depth * round_up<T>(plan.width) : 0;
   const Index packed_a = plan.pack_a ? plan.depth * kernels<T>().tile_rows : 0;
-  return static_cast<std::size_t>((packed_b + packed_a + 15) / 16 * 16);
+  return (packed_b + packed_a + 15) / 16 * 16;
+}
+
+// Numbers that one member needs.
+template <class T>
+std::size_t scratch_of_member(const Gemm<T>& g, const Plan& plan) {
+  Index n = 0;
+  if (plan.form == Form::dots)
+    n = g.b.row_stride == 1 ? 0 : g.b.rows * g.b.cols;
+  else
+    n = tiles_scratch<T>(plan) + (plan.form == Form::turned ? g.a.rows * g.b.cols : 0);
+  return static_cast<std::size_t>((n + 15) / 16 * 16);
 }
 
 template <class T>
-void gemm_part(const Gemm<T>& g, const Plan& plan, T* scratch) noexcept {
+void tiles_part(const Gemm<T>& g, const Plan& plan, T* scratch) noexcept {
   const Kernels<T>& k = kernels<T>();
   const Index lanes = k.lanes;
   T* packed_b = scratch;
@@ -114,19 +149,47 @@ void gemm_part(const Gemm<T>& g, const Plan& plan, T* scratch) noexcept {
   }
 }
 
+template <class T>
+void turned_part(const Gemm<T>& g, const Plan& plan, T* scratch) noexcept {
+  Gemm<T> t = turned(g);
+  T* result = scratch + tiles_scratch<T>(plan);
+  t.c = {result, g.c.cols, g.c.rows, g.c.rows, 1};
+  Plan part = plan;
+  if (!plan.pack_b) part.width = t.b.cols;
+  tiles_part(t, part, scratch);
+  kernels<T>().transpose({result, t.c.rows, t.c.cols, t.c.row_stride, 1}, g.c.data, g.c.row_stride);
+}
+
+template <class T>
+void dots_part(const Gemm<T>& g, T* scratch) noexcept {
+  const Kernels<T>& k = kernels<T>();
+  DotRows<T> d{g.c.rows, g.c.cols,       g.b.rows, g.a.data,       g.a.row_stride,
+               g.b.data, g.b.col_stride, g.c.data, g.c.row_stride, g.bias};
+  if (g.b.row_stride == 1) return k.dot_rows(d);
+  constexpr Index kFewRows = 8;
+  if (g.c.rows <= kFewRows && g.b.col_stride == 1) {
+    d.y_row = g.b.row_stride;
+    return k.dot_across(d);
+  }
+  k.transpose(g.b, scratch, g.b.rows);
+  d.y = scratch;
+  d.y_row = g.b.rows;
+  k.dot_rows(d);
+}
+
 }  // namespace
 
 template <class T>
 std::size_t gemm_scratch(const Gemm<T>& g, int members) noexcept {
-  return scratch_of_member<T>(plan_of(g)) * static_cast<std::size_t>(members);
+  return scratch_of_member(g, plan_of(g)) * static_cast<std::size_t>(members);
 }
 
 template <class T>
 void gemm(const Team& team, const Gemm<T>& g, T* scratch) noexcept {
   if (g.c.rows == 0 || g.c.cols == 0) return;
   const Plan plan = plan_of(g);
-  const Grid grid = grid_of(g, plan, team.size);
-  T* own = scratch + scratch_of_member<T>(plan) * static_cast<std::size_t>(team.rank);
+  const Grid grid = plan.form == Form::tiles ? grid_of(g, plan, team.size) : Grid{team.size, 1};
+  T* own = scratch + scratch_of_member(g, plan) * static_cast<std::size_t>(team.rank);
   const Team rows(team.rank / grid.columns, grid.rows, nullptr), columns(team.rank % grid.columns, grid.columns, nullptr);
   rows.share(g.c.rows, 1, [&](Index row, Index row_end) {
     columns.share(g.c.cols, kernels<T>().lanes, [&](Index col, Index col_end) {
@@ -137,7 +200,14 @@ void gemm(const Team& team, const Gemm<T>& g, T* scratch) noexcept {
       part.b.cols = part.c.cols = col_end - col;
       part.c.data += row * g.c.row_stride + col;
       if (g.bias) part.bias += col;
-      gemm_part(part, plan, own);
+      switch (plan.form) {
+        case Form::tiles:
+          return tiles_part(part, plan, own);
+        case Form::turned:
+          return turned_part(part, plan, own);
+        case Form::dots:
+          return dots_part(part, own);
+      }
     });
   });
 }
