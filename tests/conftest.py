@@ -1,12 +1,7 @@
 """Fixtures that cross the native tests over instruction sets, team sizes and dtypes."""
 
-import os
-
 import numpy as np
 import pytest
-
-# Before OpenMP is loaded: on a busy machine, threads that wait by spinning make small teams crawl.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import fastnn
 from fastnn import _core

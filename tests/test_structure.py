@@ -184,6 +184,7 @@ OPTIONAL = {"tqdm", "safetensors", "sklearn", "matplotlib", "threadpoolctl", "ty
 FLOORS = {  # an import goes downwards
     **dict.fromkeys(NUMPY_ONLY, 0),
     "_core": 0,
+    "_load": 1,
     "runtime": 1,
     "layers": 1,
     "losses": 2,

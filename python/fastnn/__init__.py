@@ -8,6 +8,7 @@
 learn from.
 """
 
+from . import _load as _load  # comes first
 from . import data, init, reference, schedules
 from .layers import GELU, Affine, BatchNorm, Dropout, Embedding, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
 from .losses import MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy

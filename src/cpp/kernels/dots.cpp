@@ -13,30 +13,15 @@ constexpr int tile_rows(int columns) {
   return rows < 1 ? 1 : rows > 8 ? 8 : rows;
 }
 
-// out[e] = reduce_sum(acc[e]) for all E vectors at once: fold each to one block of S lanes, then transpose S of them and add.
+// out[e] = reduce_sum(acc[e]) for all E vectors at once, and room for 3 more numbers.
 template <int E, class T>
 FASTNN_INLINE void reduce_all(const Vec<T> (&acc)[E], T* out) {
-  constexpr int S = kTransposeBlock<T>, kRounded = (E + S - 1) / S * S;
-  typedef T Block __attribute__((vector_size(16)));
-  alignas(64) T lanes[kLanes<T>];
-  alignas(64) T folded[kRounded * S] = {}, columns[S * S];
-  FASTNN_EACH (e, E) {
-    store(lanes, acc[e]);
-    Block q[4];
-    __builtin_memcpy(q, lanes, sizeof q);
-    const Block sum = (q[0] + q[2]) + (q[1] + q[3]);
-    __builtin_memcpy(folded + e * S, &sum, sizeof sum);
-  }
-  for (int e = 0; e < kRounded; e += S) {
-    transpose_block(folded + e * S, S, columns, S);
-    Block c[S];
-    __builtin_memcpy(c, columns, sizeof c);
-    Block sum;
-    if constexpr (S == 4)
-      sum = (c[0] + c[2]) + (c[1] + c[3]);
-    else
-      sum = c[0] + c[1];
-    __builtin_memcpy(out + e, &sum, sizeof sum);
+  constexpr int S = kTransposeBlock<T>;
+  _Pragma("GCC unroll 8") for (int e = 0; e < E; e += S) {
+    Quarter<T> folded[S];
+    FASTNN_EACH (s, S) folded[s] = e + s < E ? fold(acc[e + s < E ? e + s : 0].r) : Quarter<T>{};
+    const Quarter<T> sums = sum_rows(folded);
+    __builtin_memcpy(out + e, &sums, sizeof sums);
   }
 }
 
@@ -70,24 +55,26 @@ void dot_columns(const DotRows<T>& d, Index column) {
   for (; row < d.rows; ++row) dot_tile<1, C>(d, row, column);
 }
 
-// The same bits for a Y that lies across, y(j, p) = y[p*y_row + j], with at most a vector of columns: an accumulator for each
-// lane of the dot product, over whose columns the vector's lanes run. For few rows this costs less than turning Y.
+// The same bits for a Y that lies across, y(j, p) = y[p*y_row + j]: an accumulator for each lane of the dot product, while the
+// vector's own lanes run along the columns. For few rows this costs less than turning Y.
 template <class T>
 void dot_across(const DotRows<T>& d) {
   constexpr int L = kLanes<T>;
-  const First some{static_cast<int>(d.columns)};
   for (Index i = 0; i < d.rows; ++i) {
     const T* x = d.x + i * d.x_row;
-    Vec<T> acc[L];
-    FASTNN_EACH (l, L) acc[l] = set1(T(0));
-    Index p = 0;
-    for (; p + L <= d.k; p += L)
-      FASTNN_EACH (l, L) acc[l] = fma(set1(x[p + l]), load(d.y + (p + l) * d.y_row, some), acc[l]);
-    FASTNN_EACH (l, L)
-      if (p + l < d.k) acc[l] = fma(set1(x[p + l]), load(d.y + (p + l) * d.y_row, some), acc[l]);
-    for (int n = L / 2; n > 0; n /= 2)
-      for (int l = 0; l < n; ++l) acc[l] = acc[l] + acc[l + n];
-    store(d.c + i * d.c_row, d.bias ? load(d.bias, some) + acc[0] : acc[0], some);
+    each_vector<T>(d.columns, [&](Index j, auto lanes) FASTNN_LAMBDA {
+      const T* y = d.y + j;
+      Vec<T> acc[L];
+      FASTNN_EACH (l, L) acc[l] = set1(T(0));
+      Index p = 0;
+      for (; p + L <= d.k; p += L)
+        FASTNN_EACH (l, L) acc[l] = fma(set1(x[p + l]), load(y + (p + l) * d.y_row, lanes), acc[l]);
+      FASTNN_EACH (l, L)
+        if (p + l < d.k) acc[l] = fma(set1(x[p + l]), load(y + (p + l) * d.y_row, lanes), acc[l]);
+      for (int n = L / 2; n > 0; n /= 2)
+        for (int l = 0; l < n; ++l) acc[l] = acc[l] + acc[l + n];
+      store(d.c + i * d.c_row + j, d.bias ? load(d.bias + j, lanes) + acc[0] : acc[0], lanes);
+    });
   }
 }
 

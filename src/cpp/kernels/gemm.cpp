@@ -187,9 +187,16 @@ void pack_columns(const Matrix<const T>& b, T* to) {
         for (Index p = 0; p < b.rows; ++p) store(to + p * L, load(from + p * b.row_stride, First{width}));
       continue;
     }
+    const bool contiguous = b.row_stride == 1;
+    if (contiguous && width == L) {
+      Index p = 0;
+      for (; p + S <= b.rows; p += S) transpose_strip(from + p, b.col_stride, to + p * L);
+      for (; p < b.rows; ++p)
+        for (int c = 0; c < L; ++c) to[p * L + c] = from[c * b.col_stride + p];
+      continue;
+    }
     if (width < L)
       for (Index p = 0; p < b.rows; ++p) store(to + p * L, set1(T(0)));
-    const bool contiguous = b.row_stride == 1;
     for (int c = 0; c < width;) {
       if (contiguous && c + S <= width) {
         Index p = 0;

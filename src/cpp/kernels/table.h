@@ -80,7 +80,7 @@ struct Kernels {
   void (*pack_columns)(const Matrix<const T>& b, T* to);  // panels one vector wide, zero beyond the last column
 
   void (*dot_rows)(const DotRows<T>&);
-  void (*dot_across)(const DotRows<T>&);  // the same for Y^T: y(j, p) = y[p*y_row + j], fewer columns than lanes
+  void (*dot_across)(const DotRows<T>&);                                // the same for Y^T: y(j, p) = y[p*y_row + j]
   void (*transpose)(const Matrix<const T>& from, T* to, Index to_row);  // to[j*to_row + i] = from(i, j)
 
   void (*column_sums)(const T* x, Index x_row, Index rows, Index cols, T* sums);

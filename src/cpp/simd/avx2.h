@@ -36,6 +36,27 @@ FASTNN_INLINE unsigned mask_bits(RegMask<double> m) {
   return static_cast<unsigned>(_mm256_movemask_pd(reinterpret_cast<__m256d>(m)));
 }
 
+// to[p*16 + j] = from[j*from_stride + p] for j < 16, p < 4: halves of registers are gathered by load, then transposed in place.
+FASTNN_INLINE __m256 halves(const float* p, Index stride) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1);
+}
+FASTNN_INLINE void transpose_strip(const float* from, Index from_stride, float* to) {
+  for (int half = 0; half < 2; ++half, from += 8 * from_stride, to += 8) {
+    const __m256 a = halves(from, 4 * from_stride), b = halves(from + from_stride, 4 * from_stride);
+    const __m256 c = halves(from + 2 * from_stride, 4 * from_stride), d = halves(from + 3 * from_stride, 4 * from_stride);
+    const __m256d ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(a, b)), ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+    const __m256d cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(c, d)), cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+    _mm256_storeu_ps(to, _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low)));
+    _mm256_storeu_ps(to + 16, _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low)));
+    _mm256_storeu_ps(to + 32, _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)));
+    _mm256_storeu_ps(to + 48, _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high)));
+  }
+}
+// The same for doubles: j < 8, p < 2.
+FASTNN_INLINE void transpose_strip(const double* from, Index from_stride, double* to) {
+  for (int j = 0; j < 8; j += 2) transpose_block(from + j * from_stride, from_stride, to + j, 8);
+}
+
 // High and low halves of the 64-bit products of unsigned 32-bit lanes.
 FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
   const __m256i x = reinterpret_cast<__m256i>(a), y = reinterpret_cast<__m256i>(b);
@@ -43,6 +64,16 @@ FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>
   const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), _mm256_srli_epi64(y, 32));
   high = reinterpret_cast<Reg<uint32_t>>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa));
   low = a * b;
+}
+
+// The lanes of a vector folded into a quarter: (q0 + q2) + (q1 + q3).
+FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[2]) {
+  const __m256 half = r[0] + r[1];
+  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+}
+FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[2]) {
+  const __m256d half = r[0] + r[1];
+  return _mm256_castpd256_pd128(half) + _mm256_extractf128_pd(half, 1);
 }
 
 }}  // namespace fastnn::FASTNN_TARGET

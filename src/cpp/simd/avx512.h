@@ -28,6 +28,36 @@ FASTNN_INLINE void store_first(double* p, Reg<double> v, int n) { _mm512_mask_st
 FASTNN_INLINE unsigned mask_bits(RegMask<float> m) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(m)); }
 FASTNN_INLINE unsigned mask_bits(RegMask<double> m) { return _mm512_movepi64_mask(reinterpret_cast<__m512i>(m)); }
 
+// to[p*16 + j] = from[j*from_stride + p] for j < 16, p < 4: quarters of registers are gathered by load, then transposed in place.
+FASTNN_INLINE __m512 quarters(const float* p, Index stride) {
+  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(p + stride), 1);
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(p + 2 * stride), 2);
+  return _mm512_insertf32x4(v, _mm_loadu_ps(p + 3 * stride), 3);
+}
+FASTNN_INLINE void transpose_strip(const float* from, Index from_stride, float* to) {
+  const __m512 a = quarters(from, 4 * from_stride), b = quarters(from + from_stride, 4 * from_stride);
+  const __m512 c = quarters(from + 2 * from_stride, 4 * from_stride), d = quarters(from + 3 * from_stride, 4 * from_stride);
+  const __m512d ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)), ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+  const __m512d cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d)), cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+  _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low)));
+  _mm512_storeu_ps(to + 16, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low)));
+  _mm512_storeu_ps(to + 32, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)));
+  _mm512_storeu_ps(to + 48, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)));
+}
+// The same for doubles: j < 8, p < 2.
+FASTNN_INLINE __m512d quarters(const double* p, Index stride) {
+  __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd(p));
+  v = _mm512_insertf64x2(v, _mm_loadu_pd(p + stride), 1);
+  v = _mm512_insertf64x2(v, _mm_loadu_pd(p + 2 * stride), 2);
+  return _mm512_insertf64x2(v, _mm_loadu_pd(p + 3 * stride), 3);
+}
+FASTNN_INLINE void transpose_strip(const double* from, Index from_stride, double* to) {
+  const __m512d a = quarters(from, 2 * from_stride), b = quarters(from + from_stride, 2 * from_stride);
+  _mm512_storeu_pd(to, _mm512_unpacklo_pd(a, b));
+  _mm512_storeu_pd(to + 8, _mm512_unpackhi_pd(a, b));
+}
+
 // High and low halves of the 64-bit products of unsigned 32-bit lanes.
 FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
   const __m512i x = reinterpret_cast<__m512i>(a), y = reinterpret_cast<__m512i>(b);
@@ -35,6 +65,16 @@ FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>
   const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), _mm512_srli_epi64(y, 32));
   high = reinterpret_cast<Reg<uint32_t>>(_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd));
   low = a * b;
+}
+
+// The lanes of a vector folded into a quarter: (q0 + q2) + (q1 + q3).
+FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[1]) {
+  const __m256 half = _mm512_castps512_ps256(r[0]) + _mm512_extractf32x8_ps(r[0], 1);
+  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+}
+FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[1]) {
+  const __m256d half = _mm512_castpd512_pd256(r[0]) + _mm512_extractf64x4_pd(r[0], 1);
+  return _mm256_castpd256_pd128(half) + _mm256_extractf128_pd(half, 1);
 }
 
 }}  // namespace fastnn::FASTNN_TARGET

@@ -60,6 +60,13 @@ FASTNN_INLINE void transpose_block(const double* from, Index from_stride, double
   vst1q_f64(to + to_stride, vzip2q_f64(a, b));
 }
 
+// to[p*kLanes + j] = from[j*from_stride + p] for the kLanes rows of a vector and p < kTransposeBlock.
+template <class T>
+FASTNN_INLINE void transpose_strip(const T* from, Index from_stride, T* to) {
+  constexpr int S = kTransposeBlock<T>, L = 64 / static_cast<int>(sizeof(T));
+  for (int j = 0; j < L; j += S) transpose_block(from + j * from_stride, from_stride, to + j, L);
+}
+
 // High and low halves of the 64-bit products of unsigned 32-bit lanes.
 FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
   const uint32x4_t x = (uint32x4_t)a, y = (uint32x4_t)b;
@@ -67,5 +74,19 @@ FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>
   high = (Reg<uint32_t>)vuzp2q_u32(vreinterpretq_u32_u64(front), vreinterpretq_u32_u64(back));
   low = a * b;
 }
+
+// Lane e of the result is the sum of row e's lanes, (0 + 2) + (1 + 3).
+FASTNN_INLINE Quarter<float> sum_rows(const Quarter<float> (&row)[4]) {
+  Quarter<float> sum;
+  for (int e = 0; e < 4; ++e) sum[e] = (row[e][0] + row[e][2]) + (row[e][1] + row[e][3]);
+  return sum;
+}
+FASTNN_INLINE Quarter<double> sum_rows(const Quarter<double> (&row)[2]) {
+  return (Quarter<double>)vpaddq_f64((float64x2_t)row[0], (float64x2_t)row[1]);
+}
+
+// The lanes of a vector folded into a quarter: (q0 + q2) + (q1 + q3).
+FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[4]) { return (r[0] + r[2]) + (r[1] + r[3]); }
+FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[4]) { return (r[0] + r[2]) + (r[1] + r[3]); }
 
 }}  // namespace fastnn::FASTNN_TARGET

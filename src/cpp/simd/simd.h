@@ -47,6 +47,18 @@ struct RegOf<uint32_t> {
   typedef int32_t mask __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
 };
 template <class T>
+struct QuarterOf;
+template <>
+struct QuarterOf<float> {
+  typedef float type __attribute__((vector_size(16)));
+};
+template <>
+struct QuarterOf<double> {
+  typedef double type __attribute__((vector_size(16)));
+};
+template <class T>
+using Quarter = typename QuarterOf<T>::type;  // a quarter of a vector
+template <class T>
 using Reg = typename RegOf<T>::type;
 template <class T>
 using RegMask = typename RegOf<T>::mask;

@@ -36,6 +36,13 @@ FASTNN_INLINE unsigned mask_bits(RegMask<double> m) {
   return static_cast<unsigned>(_mm_movemask_pd(reinterpret_cast<__m128d>(m)));
 }
 
+// to[p*kLanes + j] = from[j*from_stride + p] for the kLanes rows of a vector and p < kTransposeBlock.
+template <class T>
+FASTNN_INLINE void transpose_strip(const T* from, Index from_stride, T* to) {
+  constexpr int S = kTransposeBlock<T>, L = 64 / static_cast<int>(sizeof(T));
+  for (int j = 0; j < L; j += S) transpose_block(from + j * from_stride, from_stride, to + j, L);
+}
+
 // High and low halves of the 64-bit products of unsigned 32-bit lanes.
 FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
   const __m128i x = reinterpret_cast<__m128i>(a), y = reinterpret_cast<__m128i>(b);
@@ -45,5 +52,9 @@ FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>
   high = reinterpret_cast<Reg<uint32_t>>(_mm_or_si128(_mm_srli_epi64(even, 32), _mm_andnot_si128(keep, odd)));
   low = reinterpret_cast<Reg<uint32_t>>(_mm_or_si128(_mm_and_si128(even, keep), _mm_slli_epi64(odd, 32)));
 }
+
+// The lanes of a vector folded into a quarter: (q0 + q2) + (q1 + q3).
+FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[4]) { return (r[0] + r[2]) + (r[1] + r[3]); }
+FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[4]) { return (r[0] + r[2]) + (r[1] + r[3]); }
 
 }}  // namespace fastnn::FASTNN_TARGET

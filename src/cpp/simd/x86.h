@@ -1,5 +1,5 @@
 #pragma once
-// What every x86 backend shares: small transposes out of SSE registers.
+// What every x86 backend shares: small transposes, and sums of lanes, in SSE registers.
 #include <emmintrin.h>
 
 namespace fastnn::FASTNN_TARGET { namespace {
@@ -20,6 +20,16 @@ FASTNN_INLINE void transpose_block(const double* from, Index from_stride, double
   const __m128d a = _mm_loadu_pd(from), b = _mm_loadu_pd(from + from_stride);
   _mm_storeu_pd(to, _mm_unpacklo_pd(a, b));
   _mm_storeu_pd(to + to_stride, _mm_unpackhi_pd(a, b));
+}
+
+// Lane e of the result is the sum of row e's lanes, (0 + 2) + (1 + 3).
+FASTNN_INLINE Quarter<float> sum_rows(const Quarter<float> (&row)[4]) {
+  __m128 a = row[0], b = row[1], c = row[2], d = row[3];
+  _MM_TRANSPOSE4_PS(a, b, c, d);
+  return (a + c) + (b + d);
+}
+FASTNN_INLINE Quarter<double> sum_rows(const Quarter<double> (&row)[2]) {
+  return _mm_unpacklo_pd(row[0], row[1]) + _mm_unpackhi_pd(row[0], row[1]);
 }
 
 }}  // namespace fastnn::FASTNN_TARGET
