@@ -1,33 +1,72 @@
-"""`python -m bench [NAME ...] [--out FILE]`: every benchmark, or those named."""
+"""Benchmarks of fastnn against NumPy and, where it is installed, PyTorch; `guard` is the one that can fail.
+
+Every result is checked before it is timed, and the libraries take turns within one run.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from . import gemm, machine, overhead, report, step
+from fastnn import _core
 
-BENCHMARKS = {"gemm": gemm.run, "step": step.run, "overhead": overhead.calls, "import": overhead.imports}
+from . import gemm, guard, kernels, machine, overhead, plots, report, step, threads
+
+BENCHMARKS = {
+    "gemm": gemm.run,
+    "sweep": gemm.sweep,
+    "kernels": kernels.layers,
+    "optimizers": kernels.optimizers,
+    "step": step.run,
+    "overhead": overhead.calls,
+    "import": overhead.imports,
+    "threads": threads.run,
+}
 
 
-def main() -> None:
-    """Run what the command line names."""
+def main(argv: list[str] | None = None) -> int:
+    """Run what the command line names; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--out", type=Path, help="a folder for NAME.csv")
-    args = parser.parse_args()
+    names = [*BENCHMARKS, "guard"]
+    parser.add_argument("names", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="a folder for NAME.csv, NAME.json and NAME.png"
+    )
+    parser.add_argument("--threads", type=_counts, default=(1, 2), metavar="N,...", help="default: 1,2")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="turns of each library, less for slow benchmarks"
+    )
+    parser.add_argument("--isa", choices=_core.isas_supported(), help="default: the best")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    args = parser.parse_args(argv)
+    if args.isa:
+        _core.use_isa(args.isa)
+    options = {"rounds": args.rounds or 3} if args.quick or args.rounds else {}
+    setting = machine.setting()
+    print("; ".join(f"{name} {value}" for name, value in setting.items()))
     for name in args.names:
-        if name not in BENCHMARKS:
-            parser.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    print(machine.header())
-    for name in args.names or BENCHMARKS:
-        rows = BENCHMARKS[name]()
-        print(f"\n{name}")
-        report.show(rows)
+        print(f"\n{name}", flush=True)
+        if name == "guard":
+            if not guard.fast_enough():
+                return 1
+            continue
+        found = BENCHMARKS[name](threads=args.threads, quick=args.quick, **options)
+        report.show(found)
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
-            report.write(rows, args.out / f"{name}.csv")
+            report.write_csv(found, args.out / f"{name}.csv")
+            report.write_json(found, setting, args.out / f"{name}.json")
+            plots.draw(name, found.rows, setting, args.out / f"{name}.png")
+    return 0
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    counts = tuple(map(int, text.split(",")))
+    if min(counts) < 1:
+        raise ValueError
+    return counts
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

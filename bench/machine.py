@@ -1,36 +1,134 @@
-"""What the machine can do at most, measured in the same run as what is compared with it."""
+"""The machine: what it is, how many threads of it to use, and what it can do at most.
+
+The limits are measured in the same run as what is compared with them.
+"""
 
 from __future__ import annotations
 
+import os
+import platform
 import threading
-import time
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastnn
 from fastnn import _core
 
+from . import pytorch
 
-def fma_peak(threads: int = 1, single: bool = True) -> float:
-    """Return the flops a second of independent fused multiply-adds in registers, on so many threads."""
-    rounds, best = 300_000, 0.0
-    done: list[float] = []
-    for _ in range(15):
-        done.clear()
-        workers = [
-            threading.Thread(target=lambda: done.append(_core.fma_chains(single, rounds)))
-            for _ in range(threads)
-        ]
-        begin = time.perf_counter()
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+OWN_CACHE = 2**18  # float32 numbers that a core's own cache may hold
+
+
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """Have fastnn, NumPy's BLAS and PyTorch use so many threads."""
+    with threadpool_limits(threads, "blas"), fastnn.threads(threads), pytorch.limited(threads):
+        yield
+
+
+def setting() -> dict[str, str]:
+    """Return what is measured, and on what."""
+    config, torch = fastnn.show_config(), pytorch.load()
+    blas = [
+        f"{pool['internal_api']} {pool['version']}"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    ]
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [
+        line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")
+    ]
+    return {
+        "processor": f"{(models or [platform.machine()])[0]}, {len(os.sched_getaffinity(0))} cores, "
+        f"load {os.getloadavg()[0]:.1f} before",
+        "fastnn": f"{config['version']} ({config['isa']})",
+        "NumPy": f"{np.__version__} ({', '.join(blas)})",
+        "PyTorch": torch.__version__ if torch else "none",
+    }
+
+
+def side_by_side(calls: Sequence[Callable[[], object]], attempts: int = 15) -> float:
+    """Return the least seconds a call, of several attempts, when each call repeats in a thread of its own.
+
+    The calls should release the GIL and take equally long; an attempt lasts some milliseconds.
+    """
+    calls[0]()
+    begin = perf_counter()
+    calls[0]()
+    repeats = max(1, round(3e-3 / (perf_counter() - begin)))
+    best = float("inf")
+    for _ in range(attempts):
+        gate, spans = threading.Barrier(len(calls)), list[Any]()
+
+        def work(
+            call: Callable[[], object], gate: threading.Barrier = gate, spans: list[Any] = spans
+        ) -> None:
+            gate.wait()
+            begin = perf_counter()
+            for _ in range(repeats):
+                call()
+            spans.append((begin, perf_counter()))
+
+        workers = [threading.Thread(target=work, args=(call,)) for call in calls]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-        best = max(best, sum(done) / (time.perf_counter() - begin))
+        begins, ends = zip(*spans, strict=True)
+        best = min(best, (max(ends) - min(begins)) / repeats)
     return best
 
 
-def header() -> str:
-    """Return a line that says what is measured, and on what."""
-    import numpy as np
+def fma_peak(threads: int = 1, single: bool = True) -> float:
+    """Return the flops a second of independent fused multiply-adds in registers, on so many threads."""
+    rounds = 100_000
+    flops = _core.fma_chains(single, rounds)
+    return threads * flops / side_by_side([lambda: _core.fma_chains(single, rounds)] * threads)
 
-    config = fastnn.show_config()
-    return f"fastnn {config['version']} ({config['isa']}), NumPy {np.__version__}"
+
+@cache
+def streaming(size: int, reads: int, writes: int, threads: int = 1, in_place: bool = False) -> float:
+    """Return the seconds that NumPy's plainest passes take to read and write so many arrays of float32.
+
+    The passes are sums of two arrays (two reads, one write), copies (one and one) and dot products (two and
+    none); in place, sums and copies go to an array that they read, as an optimizer's do. Each thread has
+    arrays of its own, of its share of `size`: what is measured is the bandwidth of the cache, or of the
+    memory, that arrays of this size live in. For small arrays it includes what a call of NumPy costs.
+
+    Where all arrays fit a core's own cache, one thread streams, and the figure is divided by `threads`: calls
+    so short would only wait for Python's lock.
+    """
+    sums = min(writes, reads - writes)
+    copies, dots = writes - sums, (reads - writes - sums) // 2
+    own = size * (reads + writes * (not in_place)) <= OWN_CACHE
+    share = size if own else -(-size // threads)
+
+    def array() -> Any:
+        return np.full(share, 0, np.float32)  # written, or its pages would all be the one page of zeros
+
+    def passes() -> Callable[[], object]:
+        calls: list[Callable[[], object]] = []
+        for _ in range(sums):
+            calls.append(partial(np.add, x := array(), array(), out=x if in_place else array()))
+        for _ in range(copies):
+            calls.append(
+                partial(np.negative, x := array(), out=x)
+                if in_place
+                else partial(np.copyto, array(), array())
+            )
+        for _ in range(dots):
+            calls.append(partial(np.dot, array(), array()))
+        return lambda: [call() for call in calls]
+
+    with threadpool_limits(1, "blas"):
+        seconds = side_by_side([passes() for _ in range(1 if own else threads)], attempts=7)
+    return seconds / threads if own else seconds

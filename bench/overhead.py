@@ -6,56 +6,54 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-import fastnn
-
+from . import machine, pytorch
+from .cases import MOVES, UPDATES, passes, product, ratios, update
+from .report import Report
 from .timing import time_interleaved
 
-
-def calls() -> list[dict[str, Any]]:
-    """Return a row for each layer call on a 1 x 1 input, and for an update of 12 small arrays."""
-    x, t = np.ones((1, 1), np.float32), np.zeros(1, np.int64)
-    layers = {
-        "Affine": fastnn.Affine.create(1, 1),
-        "BatchNorm": fastnn.BatchNorm.create(1),
-        "Dropout": fastnn.Dropout(0.5, seed=0),
-        "ReLU": fastnn.ReLU(),
-        "GELU": fastnn.GELU(),
-    }
-    candidates: dict[str, Any] = {"matmul": lambda: fastnn.matmul(x, x)}
-    for name, layer in layers.items():
-        candidates[f"{name}.forward"] = lambda layer=layer: layer.forward(x)
-        candidates[f"{name}.backward"] = lambda layer=layer: layer.backward(x)
-    loss = fastnn.SoftmaxCrossEntropy()
-    candidates["SoftmaxCrossEntropy.forward"] = lambda: loss.forward(x, t)
-    candidates["SoftmaxCrossEntropy.backward"] = lambda: loss.backward()
-    params = {str(i): np.ones(50, np.float32) for i in range(12)}
-    grads = {name: np.ones(50, np.float32) for name in params}
-    optimizer = fastnn.Adam()
-    candidates["Adam.update, 12 arrays of 50"] = lambda: optimizer.update(params, grads)
-    times = time_interleaved(candidates, round_seconds=1e-3)
-    return [{"call": name, "us": t.median * 1e6} for name, t in times.items()]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def imports(rounds: int = 15) -> list[dict[str, Any]]:
-    """Return the time that a new process takes to import NumPy, and to import fastnn."""
+def calls(threads: Sequence[int] = (1, 2), rounds: int = 21, quick: bool = False) -> Report:
+    """Measure every call on a batch of 1 x 1, and updates of 12 small arrays, on the fewest threads."""
+    rows: list[dict[str, Any]] = []
+    with machine.limited(min(threads)):
+        cases = [product(1, 1, 1)._replace(name="matmul")]
+        cases += [case for name in MOVES for case in passes(name, 1, 1)]
+        cases += [
+            case._replace(name=f"{case.name}, 12 arrays of 50")
+            for case in (update(n, 12, 50) for n in UPDATES)
+        ]
+        for case in cases:
+            times = time_interleaved(case.calls, rounds=rounds, round_seconds=1e-3)
+            rows.append(
+                {"call": case.name}
+                | {f"{name} us": t.median * 1e6 for name, t in times.items()}
+                | {f"over {peer}": ratio for peer, ratio in ratios(times).items()}
+            )
+    return Report(rows)
+
+
+def imports(threads: Sequence[int] = (1, 2), rounds: int = 21, quick: bool = False) -> Report:
+    """Measure the time that a new process takes to import NumPy, fastnn and PyTorch."""
 
     def seconds(module: str) -> float:
         begin = time.perf_counter()
         subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
         return time.perf_counter() - begin
 
-    taken: dict[str, list[float]] = {"numpy": [], "fastnn": []}
+    taken: dict[str, list[float]] = {
+        name: [] for name in ("numpy", "fastnn", "torch")[: 3 if pytorch.load() else 2]
+    }
     for name in taken:
         seconds(name)
     for _ in range(rounds):
         for name, list_ in taken.items():
             list_.append(seconds(name))
-    base = statistics.median(taken["numpy"])
-    return [
-        {"import": name, "ms": statistics.median(s) * 1e3, "of NumPy's": statistics.median(s) / base}
-        for name, s in taken.items()
-    ]
+    medians = {name: statistics.median(list_) for name, list_ in taken.items()}
+    return Report(
+        [{"import": name, "ms": m * 1e3, "over NumPy": m / medians["numpy"]} for name, m in medians.items()]
+    )

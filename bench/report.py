@@ -1,31 +1,53 @@
-"""Tables on the screen, and the same rows in a file."""
+"""Results: tables on the screen, and the same rows in files."""
 
 from __future__ import annotations
 
 import csv
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows of the same keys as a table."""
-    head = list(rows[0])
-    cells = [head] + [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-    for line in cells:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    Rows = Sequence[dict[str, Any]]
 
 
-def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows of the same keys to a .json file, or to any other as CSV."""
+class Report(NamedTuple):
+    """What a benchmark found: rows of the same keys, what they come to, and which of them to print."""
+
+    rows: Rows
+    summary: Sequence[str] = ()
+    shown: Rows | None = None  # None: all
+
+
+def show(report: Report) -> None:
+    """Print the rows as a table, and the summary below."""
+    rows = report.rows if report.shown is None else report.shown
+    if rows:
+        cells = [list(rows[0])] + [[_text(value) for value in row.values()] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for texts in cells:
+            print("  ".join(text.rjust(width) for text, width in zip(texts, widths, strict=True)))
+    for line in report.summary:
+        print(line)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def write_csv(report: Report, path: Path) -> None:
+    """Write the rows as CSV."""
     with path.open("w", newline="") as file:
-        if path.suffix == ".json":
-            json.dump(list(rows), file, indent=1)
-        else:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        writer = csv.DictWriter(file, list(report.rows[0]))
+        writer.writeheader()
+        writer.writerows(report.rows)
+
+
+def write_json(report: Report, setting: dict[str, str], path: Path) -> None:
+    """Write the rows, the summary and where they were measured as JSON."""
+    content = {"setting": setting, "summary": list(report.summary), "rows": list(report.rows)}
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -615,3 +615,12 @@ def test_layers_are_documented_and_described_as_the_references(i):
 def test_create_draws_what_the_reference_draws(dtype, kind, arguments):
     layer, oracle = (getattr(m, kind).create(*arguments, rng=3, dtype=dtype) for m in (fastnn, ref))
     assert_same_bits(layer.params, oracle.params)
+
+
+def test_embedding_keeps_its_own_indices():
+    index = np.array([0, 2, 2])
+    layer = fastnn.Embedding(np.ones((4, 2), np.float32))
+    layer.forward(index)
+    index[:] = 3
+    layer.backward(np.ones((3, 2), np.float32))
+    assert layer.dW.rows.tolist() == [0, 2]

@@ -189,3 +189,37 @@ def test_operands_are_not_modified(isa, team, dtype):
     fastnn.matmul(a, b, out=np.empty((20, 33), dtype))
     assert_same_bits(a, x)
     assert_same_bits(b, y)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("transposes", ["nn", "nt", "tn", "tt"])
+def test_rows_that_lie_pages_apart_are_packed(isa, team, dtype, transposes, order):
+    """Both operands wide enough that rows, or columns of a transposed A, are packed tile by tile."""
+    a, b = operands((530, 40, 530), dtype)
+    a = np.asfortranarray(a) if transposes[0] == "t" else a
+    b = np.asfortranarray(b) if transposes[1] == "t" else b
+    out = np.empty((530, 530), dtype, order)
+    check(fastnn.matmul(a, b, out), a, b)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 20, 24, 25])
+@pytest.mark.parametrize("transposes", ["nn", "nt", "tn", "tt"])
+def test_few_columns(isa, team, dtype, transposes, n):
+    """Dot products along the inner dimension, or tiles of the transpose, instead of nearly empty vectors."""
+    for m, k in ((1, 260), (9, 129), (70, 700)):
+        a, b = operands((m, k, n), dtype)
+        a = np.asfortranarray(a) if transposes[0] == "t" else a
+        b = np.asfortranarray(b) if transposes[1] == "t" else b
+        check(fastnn.matmul(a, b), a, b)
+        out = np.full((m, n + 3), np.nan, dtype)
+        fastnn.matmul(a, b, out[:, 1:-2])
+        assert np.isnan(out[:, [0, -2, -1]]).all()
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 20])
+@pytest.mark.parametrize("k", [64, 300])
+def test_a_row_of_few_columns_does_not_depend_on_the_others(isa, team, dtype, n, k):
+    a, b = operands((40, k, n), dtype)
+    whole = fastnn.matmul(a, b)
+    for rows in (slice(0, 1), slice(3, 5), slice(11, 19), slice(5, 30)):
+        assert_same_bits(fastnn.matmul(a[rows], b), whole[rows])

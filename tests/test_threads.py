@@ -316,3 +316,60 @@ def test_subnormals_are_flushed_on_every_member(team, dtype):
     with ThreadPoolExecutor(2) as pool:
         assert not pool.submit(fastnn.LeakyReLU(0.5).forward, x).result(60).any()
         assert pool.submit(lambda: (x / 2 != 0).all()).result(60)
+
+
+def test_a_network_in_use_by_a_trainer_is_refused_to_another_thread():
+    """What predict, evaluate or a step does between the passes of another would mix up what backward needs."""
+    refused = []
+
+    class Meddler:
+        """A layer during whose forward another thread tries to use the network."""
+
+        def forward(self, x, train=True):
+            def meddle():
+                for call in (
+                    lambda: net.predict(np.ones((2, 3))),
+                    lambda: trainer.evaluate(np.ones((2, 3)), np.zeros(2, int)),
+                    net.state_dict,
+                    lambda: trainer.step(np.ones((2, 3)), np.zeros(2, int)),
+                ):
+                    try:
+                        call()
+                    except RuntimeError as error:
+                        refused.append("in use by another thread" in str(error))
+
+            thread = threading.Thread(target=meddle)
+            thread.start()
+            thread.join()
+            return x
+
+        def backward(self, dout):
+            return dout
+
+    net = fastnn.Sequential([fastnn.Affine.create(3, 4, rng=0), Meddler()])
+    trainer = fastnn.Trainer(net, fastnn.SoftmaxCrossEntropy(), fastnn.SGD())
+    trainer.step(np.ones((2, 3)), np.zeros(2, int))
+    assert refused == [True] * 4
+    net.state_dict()  # free again
+
+
+def test_one_threads_object_in_two_threads():
+    both = fastnn.threads(5)
+    entered, leave = threading.Barrier(2), threading.Event()
+    seen = []
+
+    def enter():
+        before = fastnn.get_num_threads()
+        with both:
+            entered.wait()
+            seen.append(fastnn.get_num_threads())
+            leave.wait()
+        seen.append(fastnn.get_num_threads() == before)
+
+    workers = [threading.Thread(target=enter) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    leave.set()
+    for worker in workers:
+        worker.join()
+    assert sorted(seen) == sorted([5, 5, True, True])

@@ -472,3 +472,20 @@ def test_losses_and_optimizers_of_the_users_own(tmp_path):
     assert losses[-4:].sum() < 0.7 * losses[:4].sum()
     with pytest.raises(TypeError, match="loss"):
         trainer.save(tmp_path / "run.npz")
+
+
+def test_an_interrupted_update_is_counted():
+    """Ctrl-C during the native call is raised after it, when the parameters have moved."""
+    trainer = fastnn.Trainer(fastnn.mlp([3, 2], seed=0), fastnn.SoftmaxCrossEntropy(), fastnn.Adam())
+    before = trainer.net.state_dict()
+    update = trainer.optimizer.update
+
+    def interrupted(params, grads):
+        update(params, grads)
+        raise KeyboardInterrupt
+
+    trainer.optimizer.update = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.step(np.ones((2, 3)), np.zeros(2, int))
+    assert trainer.steps == trainer.optimizer.step == 1
+    assert any((trainer.net.state_dict()[name] != before[name]).any() for name in before)

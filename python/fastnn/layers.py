@@ -35,8 +35,13 @@ C = TypeVar("C", bound="type[Any]")
 
 
 def documented(cls: C) -> C:
-    """Give a native class the docstring of the reference class that it speeds up."""
-    cls.__doc__ = next(base.__doc__ for base in cls.__mro__[1:] if base.__name__ == cls.__name__)
+    """Give a native class, and its methods, the docstrings of the reference class that it speeds up."""
+    base = next(base for base in cls.__mro__[1:] if base.__name__ == cls.__name__)
+    cls.__doc__ = base.__doc__
+    for part in cls.__mro__[: cls.__mro__.index(base)]:
+        for name, method in vars(part).items():
+            if callable(method) and method.__doc__ is None and hasattr(base, name):
+                method.__doc__ = getattr(base, name).__doc__
     return cls
 
 
@@ -47,7 +52,6 @@ class Affine(reference.Affine):
         self._in_use = _core.InUse()
 
     def forward(self, x: Any, train: bool = True) -> Array:
-        """Return x W + b, shape (N, n_out), for x (N, ...), which is flattened to (N, n_in)."""
         W = self.params["W"]
         x = _core.as_real("x", x, W)
         rows = x if x.ndim == 2 else reference.flattened(x, W.shape[0])
@@ -56,13 +60,11 @@ class Affine(reference.Affine):
         return y
 
     def backward(self, dout: Any) -> Array:
-        """Return dout W^T in the shape of x; fill `grads`."""
         shape, rows = self._saved or self._recall()
         dx: Array = self._native_backward(rows, dout, True)
         return dx if len(shape) == 2 else dx.reshape(shape)
 
     def backward_params(self, dout: Any) -> None:
-        """Fill grads["W"] = x^T dout and grads["b"] = sum(dout); dout (N, n_out)."""
         self._native_backward(self._recall()[1], dout, False)
 
     def _native_backward(self, rows: Array, dout: Any, want_dx: bool) -> Any:  # dx, or None
@@ -91,10 +93,6 @@ class BatchNorm(reference.BatchNorm):
         self._in_use = _core.InUse()
 
     def forward(self, x: Any, train: bool = True) -> Array:
-        """Return gamma xhat + beta in the shape of x (N, ...), which is flattened to (N, D).
-
-        Raises ValueError for a batch of no rows in training.
-        """
         gamma = self.params["gamma"]
         x = _core.as_real("x", x, gamma)
         rows = x if x.ndim == 2 else reference.flattened(x, gamma.size)
@@ -113,7 +111,6 @@ class BatchNorm(reference.BatchNorm):
         return y if x.ndim == 2 else y.reshape(x.shape)
 
     def backward(self, dout: Any) -> Array:
-        """Return the gradient with respect to x; fill grads["gamma"] and grads["beta"]."""
         shape, rows, mean, rstd, train = self._recall()
         gamma, grads = self.params["gamma"], self.grads
         dgamma = grads["gamma"] if "gamma" in grads else np.empty(gamma.shape, gamma.dtype)
@@ -129,7 +126,6 @@ class BatchNorm(reference.BatchNorm):
 @documented
 class Dropout(reference.Dropout):
     def forward(self, x: Any, train: bool = True) -> Array:
-        """Return a new array of the shape of x: elements dropped if `train`, scaled as `inverted` says."""
         x = _core.as_real("x", x, None)
         kept = None
         if train:
@@ -145,7 +141,6 @@ class Dropout(reference.Dropout):
         return y
 
     def backward(self, dout: Any) -> Array:
-        """Return dout, dropped and scaled as the last forward did with x."""
         shape, dtype, kept, scale = self._recall()
         dout = reference.matched(dout, shape, dtype)
         return _core.scaled(dout, scale) if kept is None else _core.dropout_backward(kept, scale, dout)
@@ -163,12 +158,10 @@ class Dropout(reference.Dropout):
 @documented
 class Embedding(reference.Embedding):
     def forward(self, x: Any, train: bool = True) -> Array:
-        """Return W[x], shape x.shape + (dim,), for integers x of any shape, each in [0, vocab)."""
         y, self._saved = _core.embedding_forward(x, self.params["W"])
         return y
 
     def backward(self, dout: Any) -> None:
-        """Put the row-sparse gradient in grads["W"]."""
         x = self._recall()
         W = self.params["W"]
         rows, values = _core.embedding_backward(x, _core.as_real("dout", dout, W), W.shape[1])
@@ -183,14 +176,12 @@ class _Activation(reference.Layer):
     alpha = 0.0
 
     def forward(self, x: Any, train: bool = True) -> Array:
-        """Return the function of each element of x."""
         x = _core.as_real("x", x, None)
         y = _core.activation_forward(self._kind, x, self.alpha)
         self._saved = x if self._from_input else y
         return y
 
     def backward(self, dout: Any) -> Array:
-        """Return dout dy/dx."""
         saved = self._recall()
         return _core.activation_backward(self._kind, saved, _core.as_real("dout", dout, saved), self.alpha)
 

@@ -17,17 +17,15 @@ __all__ = ["MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy"]
 @documented
 class SoftmaxCrossEntropy(reference.SoftmaxCrossEntropy):
     def forward(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        """Return the loss of logits x (N, C) for labels (N,) or rows of probabilities (N, C)."""
         x = _core.as_real("x", x, None)
-        loss, self.y, *self._saved = _core.softmax_cross_entropy_forward(x, t, sample_weight)
+        loss, *self._saved = _core.softmax_cross_entropy_forward(x, t, sample_weight)
+        self.y = self._saved[0].view()
         return loss
 
     def backward(self, dout: float = 1.0) -> Array:
-        """Return the gradient of the loss with respect to x, times `dout`."""
-        labels, weights, scale = self._recall()
+        y, labels, weights, scale = self._recall()
         scale *= _checks.real_number("dout", dout)
-        assert self.y is not None
-        return _core.softmax_cross_entropy_backward(self.y, labels, weights, scale)
+        return _core.softmax_cross_entropy_backward(y, labels, weights, scale)
 
 
 class _Dense(reference.Loss):
@@ -37,17 +35,15 @@ class _Dense(reference.Loss):
     _factor: float  # of the difference, in the gradient
 
     def forward(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        """Return the loss of outputs x (N, ...) for targets t of the same shape, or (N,) for x (N, 1)."""
         x = _core.as_real("x", x, None)
-        loss, self.y, *self._saved = _core.dense_loss_forward(self._sigmoid, x, t, sample_weight)
+        loss, *self._saved = _core.dense_loss_forward(self._sigmoid, x, t, sample_weight)
+        self.y = self._saved[0].view()
         return loss
 
     def backward(self, dout: float = 1.0) -> Array:
-        """Return the gradient of the loss with respect to x, times `dout`."""
-        t, weights, scale = self._recall()
+        y, t, weights, scale = self._recall()
         scale *= self._factor * _checks.real_number("dout", dout)
-        assert self.y is not None
-        return _core.dense_loss_backward(self.y, t, weights, scale)
+        return _core.dense_loss_backward(y, t, weights, scale)
 
 
 @documented

@@ -12,6 +12,9 @@ from .reference import network as reference
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ._checks import Array
+    from .checkpoint import Path
+
 
 __all__ = ["Sequential", "mlp"]
 
@@ -27,22 +30,30 @@ class Sequential(reference.Sequential):
         self._in_use = _core.InUse()
 
     def forward(self, x: Any, train: bool = True) -> Any:
-        """Return the output of the last layer; see `fastnn.reference.Sequential.forward`."""
         with self._in_use:
             return super().forward(x, train)
 
     def backward(self, dout: Any) -> Any:
-        """Return the input's gradient, given that of the output; fill `grads`."""
         with self._in_use:
             return super().backward(dout)
 
     def backward_params(self, dout: Any) -> None:
-        """Fill `grads` only, which is all that training needs."""
         with self._in_use:
             super().backward_params(dout)
 
+    def predict(self, x: Any, batch_size: int | None = None) -> Array:
+        with self._in_use:
+            return super().predict(x, batch_size)
+
+    def state_dict(self) -> dict[str, Array]:
+        with self._in_use:
+            return super().state_dict()
+
+    def save(self, path: Path) -> None:
+        with self._in_use:
+            super().save(path)
+
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
-        """Copy the arrays of `d` into the network's; see `fastnn.reference.Sequential.load_state_dict`."""
         with self._in_use:
             super().load_state_dict(d)
 

@@ -5,6 +5,7 @@ Unlike the reference's, a gradient may be of another real dtype or of any stride
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _core
@@ -23,29 +24,37 @@ class _Native(reference.Optimizer):
     _kind: ClassVar[int]
     _betas: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._in_use = _core.InUse()
+    @cached_property
+    def _in_use(self) -> _core.InUse:
+        return _core.InUse()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_in_use"}
 
     def update(self, params: dict[str, Any], grads: dict[str, Any]) -> None:
-        """Do one update of every parameter, in place, in one native call; see `reference.SGD.update`."""
         state1, state2 = (*self.state.values(), None, None)[:2]
         beta1, beta2 = (*(getattr(self, name) for name in self._betas), 0.0, 0.0)[:2]
-        _core.update(
-            self._in_use,
-            self._kind,
-            params,
-            grads,
-            state1,
-            state2,
-            self.rate(),
-            self.weight_decay,
-            beta1,
-            beta2,
-            getattr(self, "eps", 0.0),
-            self.step + 1,
-        )
+        lr, eps = self.rate(), getattr(self, "eps", 0.0)
+        # Counted first: Ctrl-C during the native call is raised after it, when the parameters have moved.
         self.step += 1
+        try:
+            _core.update(
+                self._in_use,
+                self._kind,
+                params,
+                grads,
+                state1,
+                state2,
+                lr,
+                self.weight_decay,
+                beta1,
+                beta2,
+                eps,
+                self.step,
+            )
+        except Exception:
+            self.step -= 1
+            raise
 
 
 @documented

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from . import _checks, _core
@@ -15,8 +16,8 @@ __all__ = ["get_num_threads", "matmul", "set_num_threads", "show_config", "threa
 def matmul(a: Any, b: Any, out: Any = None) -> Array:
     """Return the matrix product of a and b.
 
-    Every element is one chain of fused multiply-adds over the inner dimension, in order: its bits depend
-    neither on the number of threads nor on the other rows.
+    The bits of an element depend neither on the number of threads nor on the other rows. They do depend on
+    the memory layouts, which decide in which order the terms are summed.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def get_num_threads() -> int:
 
 
 class threads:
-    """Context in which calls from this Python thread use at most n threads.
+    """Context in which the number of threads of this Python thread's calls is n.
 
     Other Python threads are not touched: many networks can train side by side, each within `threads(1)`.
 
@@ -71,16 +72,16 @@ class threads:
 
     def __init__(self, n: int) -> None:
         self._n = _checks.integer("n", n, 1, _core.max_threads())
-        self._before: list[int] = []
+        self._before = threading.local()  # one object may be entered by many threads
 
     def __enter__(self) -> None:
         """Set the limit."""
-        self._before.append(_core.thread_override())
+        self._before.__dict__.setdefault("limits", []).append(_core.thread_override())
         _core.set_thread_override(self._n)
 
     def __exit__(self, *error: object) -> None:
         """Set the limit that was."""
-        _core.set_thread_override(self._before.pop())
+        _core.set_thread_override(self._before.limits.pop())
 
 
 class Config(dict[str, Any]):

@@ -2,7 +2,8 @@
 
 A layer is eager: `forward` computes and remembers what `backward` needs, `backward` takes the gradient of the
 loss with respect to the output (`dout`), leaves the gradients of the parameters in `grads` and returns the
-gradient with respect to the input. N is the number of rows of a batch; sums and means run over it. Inputs are
+gradient with respect to the input. What forward was given and returned must not be changed before backward,
+which may look at it again. N is the number of rows of a batch; sums and means run over it. Inputs are
 never modified; the dtype is that of the parameters or, in a layer without any, of the input (float32 for what
 is neither float32 nor float64).
 """
@@ -486,6 +487,9 @@ def _zeros(n_in: int, n_out: int, rng: Any, dtype: Any) -> Array:
 class ReLU(Layer):
     """The rectifier, y = max(x, 0); dx = dout where x > 0, else 0."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, x: Any, train: bool = True) -> Array:
         """Return max(x, 0); NaN stays NaN."""
         x = _checks.float_array("x", x)
@@ -534,6 +538,9 @@ class LeakyReLU(Layer):
 
 class _Smooth(Layer):
     """Base of the smooth activations: `_value` gives y and dy/dx at x."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, x: Any, train: bool = True) -> Array:
         """Return the function of each element of x."""

@@ -152,6 +152,12 @@ class SoftmaxCrossEntropy(Loss):
         return slope
 
     @staticmethod
+    def check_labels(x: Array, t: Array) -> None:
+        """Raise ValueError unless all labels t (M,), if such they are, are classes of logits x (N, C)."""
+        if t.ndim == 1:
+            _checks.indices("t", t, x.shape[1])
+
+    @staticmethod
     def correct(y: Array, t: Any) -> Array:
         """Return, for each row, 1.0 if the greatest prediction is that of the label, else 0.0."""
         labels = np.asarray(t)

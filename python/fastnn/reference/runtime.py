@@ -65,15 +65,16 @@ class threads:
 
     def __init__(self, n: int) -> None:
         self._n = _checks.integer("n", n, 1)
+        self._before: list[int] = []
 
     def __enter__(self) -> None:
         """Set the number of threads."""
-        self._before = get_num_threads()
+        self._before.append(get_num_threads())
         set_num_threads(self._n)
 
     def __exit__(self, *error: object) -> None:
         """Set the number that it was."""
-        set_num_threads(self._before)
+        set_num_threads(self._before.pop())
 
 
 def show_config() -> dict[str, Any]:

@@ -184,11 +184,17 @@ class Trainer:
             grads = self.net.grads
             if self.clip_norm is not None:
                 self._clip(grads, self.clip_norm)
-            self.optimizer.update(self.net.params, grads)
+            params = self.net.params
         except BaseException:
             undo()
             raise
         self.steps += 1
+        try:
+            self.optimizer.update(params, grads)
+        except Exception:  # Ctrl-C comes when the update is done
+            self.steps -= 1
+            undo()
+            raise
         return loss
 
     def _loss(self, y: Any, t: Any, sample_weight: Any) -> float:
@@ -286,6 +292,11 @@ class Trainer:
             ) from None
         for i, callback in enumerate(callbacks):
             _checks.function(f"callbacks[{i}]", callback)
+        if progress is not None:
+            _checks.flag("progress", progress)
+        self._check_fit("", x, t)
+        if validation is not None:
+            self._check_fit("validation ", *validation[:2])
         history = History()
         bar = _progress_bar(progress, epochs * -(-len(x) // batch_size))
         try:
@@ -309,6 +320,16 @@ class Trainer:
             if bar is not None:
                 bar.close()
         return history
+
+    def _check_fit(self, prefix: str, x: Array, t: Array) -> None:
+        """Pass the first row through network and loss, so that data that do not fit are refused at once."""
+        try:
+            y = self.net.forward(self._gather(x, slice(1)), False)
+            self.loss.forward(y, self._gather(t, slice(1)))
+            if hasattr(self.loss, "check_labels"):
+                self.loss.check_labels(y, t)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{prefix}{error}") from None
 
     def _run_epoch(
         self, x: Array, t: Array, sample_weight: Array | None, order: Array | None, batch_size: int

@@ -1,5 +1,9 @@
 #include "bindings/arrays.h"
 
+#include <stdexcept>
+
+#include "core/team.h"
+
 namespace fastnn::bindings {
 namespace {
 
@@ -127,8 +131,14 @@ py::object new_like(py::handle array) {
 }
 
 void InUse::enter() {
-  if (busy_) throw std::runtime_error("this object is in use by another thread: give each thread its own, or take turns");
-  busy_ = true;
+  const unsigned long self = PyThread_get_thread_ident();
+  const int generation = fork_generation();
+  if (generation != generation_) depth_ = 0;
+  if (depth_ > 0 && owner_ != self)
+    throw std::runtime_error("this object is in use by another thread: give each thread its own, or take turns");
+  owner_ = self;
+  generation_ = generation;
+  ++depth_;
 }
 
 }  // namespace fastnn::bindings

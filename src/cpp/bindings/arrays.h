@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <type_traits>
 
 #include "core/types.h"
 
@@ -130,14 +131,17 @@ auto unlocked(double nanoseconds, F&& f) {
   return f();
 }
 
-// Set while a native call works on an object; a second thread that comes meanwhile gets RuntimeError.
+// Held by a thread while a call of its works on an object; another thread that comes meanwhile gets RuntimeError. A thread may
+// enter again what it holds. Guarded by the GIL.
 class InUse {
  public:
   void enter();
-  void leave() noexcept { busy_ = false; }
+  void leave() noexcept { --depth_; }
 
  private:
-  bool busy_ = false;  // guarded by the GIL
+  unsigned long owner_ = 0;
+  int depth_ = 0;
+  int generation_ = 0;  // of the process, by forks: the threads of a parent hold nothing in its child
 };
 class Hold {
  public:

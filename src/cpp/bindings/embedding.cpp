@@ -1,5 +1,8 @@
 #include "ops/embedding.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "bindings/arrays.h"
 #include "ops/cost.h"
 
@@ -18,7 +21,8 @@ py::object indices(py::handle x, Index vocabulary) {
     // NumPy makes float64 of an empty list
     if (array.size() != 0) refuse_type("x must hold integer row numbers, got " + describe(array));
   }
-  py::object numbers = array.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C", py::arg("copy") = false);
+  // A copy: the caller's array may change once it is checked.
+  py::object numbers = array.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
   const int64_t* p = data_of<const int64_t>(numbers);
   for (Index i = 0, n = size_of(numbers); i < n; ++i)
     if (p[i] < 0 || p[i] >= vocabulary)

@@ -41,13 +41,13 @@ void check_batch(py::handle x) {
   if (rank(x) < 1 || size_of(x) == 0) refuse("x must be a batch of at least one row and one column, got shape " + shape_of(x));
 }
 
-// y is in the user's hands between forward and backward and may have been given another shape there.
+// What forward saved may be in the user's hands too, and have been given another shape there.
 void check_unchanged(py::handle y, py::handle labels, py::handle weight) {
   const Index rows = rank(y) > 0 ? extent(y, 0) : 0;
   const bool fits = rank(y) >= 1 && rows > 0 && is_contiguous(y) &&
                     ((rank(y) == 2 && rank(labels) == 1 && extent(labels, 0) == rows) || size_of(labels) == size_of(y)) &&
                     (weight.is_none() || extent(weight, 0) == rows);
-  if (!fits) refuse("the shape of y was changed after forward: " + shape_of(y));
+  if (!fits) refuse("x, t or y was given another shape after forward: " + shape_of(y));
 }
 
 void refuse_labels(py::handle t, py::handle x) {
@@ -139,7 +139,7 @@ py::tuple dense_forward(bool sigmoid, py::handle x, py::handle t, py::handle sam
         refuse("t must hold numbers in [0, 1], got " + std::string(py::str(py::float_(static_cast<double>(labels[i])))) +
                " at flat position " + std::to_string(i));
   const Weights weights = weights_of(sample_weight, rows);
-  py::object y = sigmoid ? new_like(input) : input;
+  py::object y = sigmoid ? new_like(input) : py::object(input.attr("view")());
   T* to = data_of<T>(y);
   const double sum = unlocked(cost_of(x), [&] {
     return sigmoid ? ops::sigmoid_cross_entropy(from, labels, weights.data, rows, cols, to)

@@ -2,6 +2,8 @@
 #include "ops/optimizers.h"
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include "bindings/arrays.h"
 #include "ops/cost.h"
@@ -144,7 +146,8 @@ class Pending {
     const py::object rows = grad.attr("rows"), given = grad.attr("values");
     if (!is_array(rows) || rank(rows) != 1 || !is_i64(rows) || !is_contiguous(rows))
       refuse_type(name + ".rows must be a contiguous int64 array of shape (k,), got " + describe(rows));
-    const py::object values = contiguous(as_real((name + ".values").c_str(), given, param));
+    py::object values = contiguous(as_real((name + ".values").c_str(), given, param));
+    if (extents_.meet(extent_of(values))) values = values.attr("copy")();
     const Index count = extent(rows, 0);
     u.dim = 1;
     bool fits = rank(param) >= 1 && rank(values) == rank(param) && extent(values, 0) == count;
@@ -155,7 +158,7 @@ class Pending {
     if (!fits)
       refuse(name + ".values must have shape (" + std::to_string(count) + ", ...) and the rows of its parameter of shape " +
              shape_of(param) + ", got " + describe(values));
-    u.rows = own<int64_t>(rows);
+    u.rows = own<int64_t>(rows.attr("copy")());  // which nobody else can change once they are checked
     int64_t before = -1;
     for (Index i = 0; i < count; ++i) {
       if (u.rows[i] <= before || u.rows[i] >= extent(param, 0))
@@ -207,7 +210,11 @@ void update(InUse& lock, int kind, py::handle params, py::handle grads, const py
   if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
   if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
   if (!PyDict_Check(grads.ptr())) refuse_type("grads must be a dict of arrays, got " + describe(grads));
-  const auto p = py::reinterpret_borrow<py::dict>(params), g = py::reinterpret_borrow<py::dict>(grads);
+  // Copies keep what they hold alive, whatever another thread does to the dicts meanwhile.
+  const auto own_params = py::reinterpret_borrow<py::dict>(params);
+  const auto p = py::reinterpret_steal<py::dict>(PyDict_Copy(params.ptr())),
+             g = py::reinterpret_steal<py::dict>(PyDict_Copy(grads.ptr()));
+  if (!p || !g) throw py::error_already_set();
   for (const auto& [key, unused] : g)
     if (!find(p, key)) refuse(entry("grads", key) + " has no parameter of that name");
   const int states = states_of(static_cast<Optimizer>(kind));
@@ -215,7 +222,7 @@ void update(InUse& lock, int kind, py::handle params, py::handle grads, const py
     refuse_type("the optimizer's state must be dicts of arrays, got " + describe(s1) + " and " + describe(s2));
   const ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, step};
   const Extents extents(p);
-  Pending all(extents, p, states, s1, s2);
+  Pending all(extents, own_params, states, s1, s2);
   all.reserve(p.size());
   for (const auto& [key, param] : p) {
     const py::handle grad = find(g, key);
@@ -224,8 +231,8 @@ void update(InUse& lock, int kind, py::handle params, py::handle grads, const py
   }
   if (!extents.overlap()) return all.run(rule);
   // One array under two names, or views of one another: they are updated in turn, each from what the last has left.
-  for (const auto& [key, param] : py::dict(p.attr("copy")())) {
-    Pending one(extents, p, states, s1, s2);
+  for (const auto& [key, param] : p) {
+    Pending one(extents, own_params, states, s1, s2);
     one.add(key, param, find(g, key));
     one.run(rule);
   }

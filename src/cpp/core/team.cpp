@@ -15,7 +15,12 @@ namespace {
 // ms of serial work (GNU OpenMP, 2 cores), and the members rarely end at the same moment.
 constexpr double kWorkPerMember = 3000;
 constexpr int kMaxThreads = 1024;
-constexpr int kSpins = 2000;  // of about 10 ns: longer than any barrier takes whose members all run
+// libgomp ends the process where it cannot start a thread, so that no team is larger than this, whatever the limit set.
+int largest_team() noexcept {
+  static const int processors = omp_get_num_procs();
+  return processors < 2 ? 8 : 4 * processors;
+}
+constexpr int kSpins = 400;  // of 25 ns on Zen 4: 10 us, longer than members that all run wait for one another
 
 std::atomic<double> work_per_member{kWorkPerMember};
 std::atomic<int> process_limit{0};
@@ -24,7 +29,9 @@ thread_local int own_limit = 0;
 // libgomp's threads do not survive fork: a child of a process that has used them must not wait for them.
 std::atomic<bool> pool_used{false};
 std::atomic<bool> pool_lost{false};
+std::atomic<int> forks{0};
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
+  forks.fetch_add(1, std::memory_order_relaxed);
   if (pool_used.load(std::memory_order_relaxed)) pool_lost.store(true, std::memory_order_relaxed);
 });
 
@@ -84,6 +91,7 @@ void Barrier::wait(int members) noexcept {
 }
 
 void run_team(int members, void (*work)(Team&, void*), void* context) noexcept {
+  if (members > largest_team()) members = largest_team();
   if (members > 1 && !pool_lost.load(std::memory_order_relaxed)) {
     pool_used.store(true, std::memory_order_relaxed);
     alignas(64) Barrier barrier;
@@ -118,10 +126,12 @@ int thread_limit() noexcept {
   if (n == 0) {
     n = omp_get_max_threads();
     if (n > kMaxThreads) n = kMaxThreads;
-    process_limit.store(n, std::memory_order_relaxed);
+    int unset = 0;
+    if (!process_limit.compare_exchange_strong(unset, n)) n = unset;
   }
   return n;
 }
+int fork_generation() noexcept { return forks.load(std::memory_order_relaxed); }
 void set_thread_limit(int n) noexcept { process_limit.store(n, std::memory_order_relaxed); }
 int thread_override() noexcept { return own_limit; }
 void set_thread_override(int n) noexcept { own_limit = n; }

@@ -52,6 +52,9 @@ int members_for(double nanoseconds) noexcept;
 // The least work, in nanoseconds, that is worth a thread of its own; zero makes every op use all threads (the tests do).
 void set_work_per_member(double nanoseconds) noexcept;
 
+// How many forks lie between this process and the one that loaded fastnn.
+int fork_generation() noexcept;
+
 // Threads an op may use: the calling thread's own limit, or else the process's.
 int thread_limit() noexcept;
 void set_thread_limit(int n) noexcept;     // of the process

@@ -1,8 +1,8 @@
 // C = A B (+ bias, or + C), the serial part: packing and a block of C out of register tiles.
 //
 // A tile of MR rows x NV vectors of C stays in registers while k runs: each step loads NV vectors of B and broadcasts MR numbers
-// of A. Every element of C is one chain fma(a_ip, b_pj, c_ij) over p = 0, 1, ..., so its bits depend on no blocking, tile or
-// thread.
+// of A. Every element of such a C is one chain fma(a_ip, b_pj, c_ij) over p = 0, 1, ..., so its bits depend on no blocking, tile
+// or thread. (dots.cpp has the other form that an element may take.)
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
@@ -133,8 +133,9 @@ void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
         for (int s = 0; s < S; ++s) to[p * rows + i + s] = a[(i + s) * g.a_row + p];
     }
   if (g.a_row == 1) {
-    const First lanes{rows};
-    for (Index p = 0; p < g.k; ++p) store(to + p * rows, load(a + p * g.a_col, lanes), lanes);
+    for (Index p = 0; p < g.k; ++p)
+      each_vector<T>(
+          rows, [&](Index j, auto lanes) FASTNN_LAMBDA { store(to + p * rows + j, load(a + p * g.a_col + j, lanes), lanes); });
     return;
   }
   for (; i < rows; ++i)

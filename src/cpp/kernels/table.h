@@ -45,7 +45,7 @@ struct ActivationKernels {
 // What backward reads: the output (ReLU by its sign, sigmoid, tanh) or the input.
 constexpr bool activation_uses_output(Activation a) { return a != Activation::gelu && a != Activation::silu; }
 
-// Columns [0, cols) of a batch of rows; the rows of x, dy, dx and y are row_stride apart.
+// Columns [0, cols) of a batch of rows; the rows of x are x_row apart.
 template <class T>
 struct BatchNormColumns {
   Index rows, cols;

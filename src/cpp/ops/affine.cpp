@@ -1,6 +1,7 @@
 #include "ops/affine.h"
 
 #include "core/scratch.h"
+#include "core/team.h"
 #include "dispatch/dispatch.h"
 #include "ops/cost.h"
 #include "ops/gemm.h"
@@ -22,12 +23,12 @@ void affine_backward(const Matrix<const T>& x, const Matrix<const T>& w, const M
   const bool want_dx = dx.data != nullptr;
   const int members = members_for((want_dx ? 2 : 1) * cost::gemm<T>(x.rows, w.cols, w.rows));
   const std::size_t room_dw = gemm_scratch(for_dw, members), room_dx = want_dx ? gemm_scratch(for_dx, members) : 0;
-  T* room = scratch<T>(room_dw > room_dx ? room_dw : room_dx);  // a member's part of dx is done before its part of dW begins,
-  run_team(members, [&](Team& team) {                           // but another's may not be
+  T* room = scratch<T>(room_dw > room_dx ? room_dw : room_dx);
+  run_team(members, [&](Team& team) {
     const Kernels<T>& k = kernels<T>();
     if (want_dx) {
       gemm(team, for_dx, room);
-      team.barrier();
+      team.barrier();  // dW uses the same room, cut otherwise
     }
     gemm(team, for_dw, room);
     team.share(dy.cols, k.lanes,

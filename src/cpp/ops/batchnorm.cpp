@@ -1,6 +1,5 @@
 #include "ops/batchnorm.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "core/team.h"

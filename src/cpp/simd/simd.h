@@ -88,11 +88,6 @@ constexpr int kRegLanes = kRegisterBytes / static_cast<int>(sizeof(T));
 #define FASTNN_EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); ++i)
 #define FASTNN_EACH_REG(i) FASTNN_EACH (i, kRegs)
 
-template <int N>
-struct Width {  // a number that a lambda can take as a constant
-  static constexpr int value = N;
-};
-
 template <class T>
 struct Vec {
   Reg<T> r[kRegs];
@@ -104,7 +99,6 @@ struct Mask {
 
 FASTNN_INLINE int clamp(int n, int high) { return n < 0 ? 0 : n > high ? high : n; }
 FASTNN_INLINE Index smaller(Index a, Index b) { return a < b ? a : b; }
-FASTNN_INLINE Index larger(Index a, Index b) { return a > b ? a : b; }
 
 // Which lanes an access touches: all of them, or the first n (1 <= n < kLanes; the others read as zero).
 struct All {};
