@@ -319,7 +319,7 @@ def test_subnormals_are_flushed_on_every_member(team, dtype):
 
 
 def test_a_network_in_use_by_a_trainer_is_refused_to_another_thread():
-    """What predict, evaluate or a step does between the passes of another would mix up what backward needs."""
+    """What predict does between the passes of a step would mix up what backward needs."""
     refused = []
 
     class Meddler:
