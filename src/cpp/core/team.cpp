@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <chrono>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -11,9 +13,12 @@
 namespace fastnn {
 namespace {
 
-// A thread's share must outweigh what waking it costs: a parallel region takes 0.7 us while its threads spin and 1.6 us after 2
-// ms of serial work (GNU OpenMP, 2 cores), and the members rarely end at the same moment.
-constexpr double kWorkPerMember = 3000;
+// What a thread's share of the work must outweigh. A parallel region whose threads still spin from the last one costs 0.7 us (GNU
+// OpenMP, 2 cores), and its members rarely end at the same moment. Once they sleep, waking them costs 30 to 60 us: with one
+// figure for both, a product of 128 x 128 x 128 after a pause took 51 us on two threads and 39 us on one.
+constexpr double kWarmShare = 3000, kColdShare = 35000;
+// Threads spin for about 25 us (_load.py); a region that comes sooner finds them awake.
+constexpr auto kWarm = std::chrono::microseconds(20);
 constexpr int kMaxThreads = 1024;
 // libgomp ends the process where it cannot start a thread, so that no team is larger than this, whatever the limit set.
 int largest_team() noexcept {
@@ -22,7 +27,8 @@ int largest_team() noexcept {
 }
 constexpr int kSpins = 400;  // of 25 ns on Zen 4: 10 us, longer than members that all run wait for one another
 
-std::atomic<double> work_per_member{kWorkPerMember};
+std::atomic<double> share_set{-1};                                 // by set_work_per_member
+thread_local std::chrono::steady_clock::time_point last_region{};  // its end; each calling thread has threads of its own
 std::atomic<int> process_limit{0};
 thread_local int own_limit = 0;
 
@@ -102,6 +108,7 @@ void run_team(int members, void (*work)(Team&, void*), void* context) noexcept {
       Team team(omp_get_thread_num(), omp_get_num_threads(), &barrier);
       work(team, context);
     }
+    last_region = std::chrono::steady_clock::now();
     return;
   }
   const FlushSubnormals flush;
@@ -112,13 +119,17 @@ void run_team(int members, void (*work)(Team&, void*), void* context) noexcept {
 int members_for(double nanoseconds) noexcept {
   const int limit = thread_limit();
   if (limit == 1) return 1;
-  const double least = work_per_member.load(std::memory_order_relaxed);
+  double least = share_set.load(std::memory_order_relaxed);
+  if (least < 0) {
+    if (nanoseconds < 2 * kWarmShare) return 1;
+    least = nanoseconds < 2 * kColdShare && std::chrono::steady_clock::now() - last_region < kWarm ? kWarmShare : kColdShare;
+  }
   if (!(nanoseconds < least * limit)) return limit;
   const int members = static_cast<int>(nanoseconds / least);
   return members < 1 ? 1 : members;
 }
 
-void set_work_per_member(double nanoseconds) noexcept { work_per_member.store(nanoseconds < 0 ? kWorkPerMember : nanoseconds); }
+void set_work_per_member(double nanoseconds) noexcept { share_set.store(nanoseconds); }
 
 int thread_limit() noexcept {
   if (own_limit > 0) return own_limit;

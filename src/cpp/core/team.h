@@ -46,10 +46,12 @@ void run_team(int members, F&& work) noexcept {
   run_team(members, [](Team& team, void* context) { (*static_cast<F*>(context))(team); }, &work);
 }
 
-// The cost model: how many members pay off for work that takes one thread `nanoseconds`.
+// The cost model: how many members pay off now for work that takes one thread `nanoseconds`. It depends on whether the threads of
+// the last team are still awake, which results do not.
 int members_for(double nanoseconds) noexcept;
 
-// The least work, in nanoseconds, that is worth a thread of its own; zero makes every op use all threads (the tests do).
+// The least work, in nanoseconds, that is worth a thread of its own; zero makes every op use all threads (the tests do), a
+// negative number leaves it to the cost model.
 void set_work_per_member(double nanoseconds) noexcept;
 
 // How many forks lie between this process and the one that loaded fastnn.
