@@ -14,11 +14,11 @@ namespace fastnn {
 namespace {
 
 // What a thread's share of the work must outweigh. A parallel region whose threads still spin from the last one costs 0.7 us (GNU
-// OpenMP, 2 cores), and its members rarely end at the same moment. Once they sleep, waking them costs 30 to 60 us: with one
-// figure for both, a product of 128 x 128 x 128 after a pause took 51 us on two threads and 39 us on one.
-constexpr double kWarmShare = 3000, kColdShare = 35000;
-// Threads spin for about 25 us (_load.py); a region that comes sooner finds them awake.
-constexpr auto kWarm = std::chrono::microseconds(20);
+// OpenMP, 2 cores), and its members rarely end at the same moment. Once they sleep, waking them costs 21 us more: with one figure
+// for both, a product of 128 x 128 x 128 after a pause took 51 us on two threads and 39 us on one.
+constexpr double kWarmShare = 3000, kColdShare = 25000;
+// Threads spin for 25 us (_load.py); a region that comes sooner finds them awake.
+constexpr auto kWarm = std::chrono::microseconds(24);
 constexpr int kMaxThreads = 1024;
 // libgomp ends the process where it cannot start a thread, so that no team is larger than this, whatever the limit set.
 int largest_team() noexcept {
