@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -10,13 +11,23 @@ from . import _core, layers
 from .reference import network as reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ._checks import Array
-    from .checkpoint import Path
+__all__ = ["Sequential", "exclusive", "mlp"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-__all__ = ["Sequential", "mlp"]
+def exclusive(method: Callable[P, R]) -> Callable[P, R]:
+    """Return a method during which its object is refused to other threads."""
+
+    @wraps(method)
+    def alone(*args: P.args, **options: P.kwargs) -> R:
+        with args[0]._in_use:  # type: ignore[attr-defined]
+            return method(*args, **options)
+
+    return alone
 
 
 @layers.documented
@@ -29,33 +40,13 @@ class Sequential(reference.Sequential):
         super().__init__(layers)
         self._in_use = _core.InUse()
 
-    def forward(self, x: Any, train: bool = True) -> Any:
-        with self._in_use:
-            return super().forward(x, train)
-
-    def backward(self, dout: Any) -> Any:
-        with self._in_use:
-            return super().backward(dout)
-
-    def backward_params(self, dout: Any) -> None:
-        with self._in_use:
-            super().backward_params(dout)
-
-    def predict(self, x: Any, batch_size: int | None = None) -> Array:
-        with self._in_use:
-            return super().predict(x, batch_size)
-
-    def state_dict(self) -> dict[str, Array]:
-        with self._in_use:
-            return super().state_dict()
-
-    def save(self, path: Path) -> None:
-        with self._in_use:
-            super().save(path)
-
-    def load_state_dict(self, d: Mapping[str, Any]) -> None:
-        with self._in_use:
-            super().load_state_dict(d)
+    forward = exclusive(reference.Sequential.forward)
+    backward = exclusive(reference.Sequential.backward)
+    backward_params = exclusive(reference.Sequential.backward_params)
+    predict = exclusive(reference.Sequential.predict)
+    state_dict = exclusive(reference.Sequential.state_dict)
+    load_state_dict = exclusive(reference.Sequential.load_state_dict)
+    save = exclusive(reference.Sequential.save)
 
 
 def mlp(
