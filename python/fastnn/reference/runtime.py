@@ -26,7 +26,8 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
 
     Parameters
     ----------
-    a, b : float32 or float64 arrays, both of one dtype, any strides
+    a, b : arrays of real numbers, any strides
+        Multiplied as float32, if that holds what NumPy's promotion of the two gives, or else as float64.
     out : array, shape (m, n), or None
         Where to put the product.
 
@@ -35,8 +36,12 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
     TypeError, ValueError
         If dtypes or shapes do not fit.
     """
-    a = _checks.parameter("a", a, 2)
-    b = _checks.parameter("b", b, 2, like=a)
+    a, b = _checks.real_array("a", a), _checks.real_array("b", b)
+    single = np.can_cast(np.result_type(a, b), np.float32)
+    a, b = (x.astype(np.float32 if single else np.float64, copy=False) for x in (a, b))
+    for name, x in (("a", a), ("b", b)):
+        if x.ndim != 2:
+            raise ValueError(f"{name} must have 2 dimensions, got shape {x.shape}")
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"b must have a.shape[1] = {a.shape[1]} rows, got shape {b.shape}")
     if out is None:
