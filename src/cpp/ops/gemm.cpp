@@ -14,9 +14,10 @@ namespace {
 // that fits the second level packs A four times as often: 2048^3 fell from 91 % to 86 %.
 constexpr Index kDepth = 512;
 constexpr Index kWidthBytes = 8192;
-// Fewer rows still read B once, along its rows, so many of them at a time: down its columns 1x2048x2048 took 2.5 times NumPy's
-// time, so 1.15.
+// The fewest rows read B once, and where it lies, a few of its rows at a time along all columns: down the columns 1x2048x2048
+// took 2.5 times NumPy's time, so 1.2.
 constexpr Index kRunningRows = 4, kRunningDepth = 8;
+// Few rows use a packed block up at once: it is made small enough to be in the first-level cache still.
 constexpr Index kBriefRows = 28, kBriefDepth = 128, kBriefWidthBytes = 256;
 // B is read where it lies while it fits the second-level cache beside the rest.
 constexpr Index kUnpackedBytes = 512 * 1024;
@@ -27,7 +28,7 @@ constexpr Index kSetBytes = 4096;
 // How the product is computed. Which of tiles and dots it is, and so the bits, does not depend on the number of rows.
 enum class Form {
   tiles,   // vectors run along the columns of C
-  turned,  // tiles of C^T = B^T A^T, turned after: C has fewer columns than a vector has lanes, and A is column-major
+  turned,  // tiles of C^T = B^T A^T, turned after: C has at most one and a half vectors of columns, and A is column-major
   dots,    // vectors run along the inner dimension: as few columns, and A is row-major
 };
 struct Plan {
@@ -67,7 +68,6 @@ Plan plan_of(const Gemm<T>& given) {
   plan.pack_b = (g.b.col_stride != 1 && n > 1) || (k * n * size > kUnpackedBytes && g.c.rows >= 16);
   const bool conflict = g.a.row_stride == 1 ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
   plan.pack_a = conflict && n * size >= kSetBytes / 2 && k > 16;
-  // Few rows use a block up while it is in the first-level cache.
   const bool brief = plan.pack_b && g.c.rows <= kBriefRows;
   plan.depth = std::min(k, brief ? kBriefDepth : kDepth);
   if (!plan.pack_b && g.c.rows <= kRunningRows && k * n * size > kUnpackedBytes) plan.depth = std::min(k, kRunningDepth);
