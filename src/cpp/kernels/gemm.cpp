@@ -20,6 +20,8 @@ constexpr int tallest_tile() {
   return mr;
 }
 constexpr int kTileRows = tallest_tile();  // 14 on AVX-512, 6 on AVX2 and NEON, 2 on SSE2
+// Half a vector has a tile of its own from so many rows on: with fewer, chains of fma wait for one another.
+constexpr int kHalfRows = kTileRows / 2 + 1;
 
 template <class T>
 struct Tile {
@@ -35,16 +37,18 @@ struct Tile {
   int last;  // lanes of the last vector that exist, 1..kLanes
 };
 
-// MaskB: the last vector of B may not be read beyond its lanes (B is not packed).
-template <class T, int MR, int NV, bool MaskB>
+// V: whole vectors, or half ones for a few last columns, which then cost half. MaskB: the last vector of B may not be read beyond
+// its lanes (B is not packed).
+template <class V, int MR, int NV, bool MaskB, class T = typename Parts<V>::Number>
 void tile_kernel(const Tile<T>& t) {
+  constexpr int L = Parts<V>::count * Parts<V>::lanes;
   static_assert((MR * NV + NV) * kRegs + 1 <= kRegisters, "the tile must fit the registers");
-  Vec<T> acc[MR][NV];
+  V acc[MR][NV];
   const First last{t.last};
-  const bool full = t.last == kLanes<T>;
-  const auto load_row = [&](const T* p, Vec<T>* row) {
-    FASTNN_EACH (v, NV - 1) row[v] = load(p + v * kLanes<T>);
-    row[NV - 1] = full ? load(p + (NV - 1) * kLanes<T>) : load(p + (NV - 1) * kLanes<T>, last);
+  const bool full = t.last == L;
+  const auto load_row = [&](const T* p, V* row) {
+    FASTNN_EACH (v, NV - 1) row[v] = load_as<V>(p + v * L);
+    row[NV - 1] = full ? load_as<V>(p + (NV - 1) * L) : load_as<V>(p + (NV - 1) * L, last);
   };
   if (t.accumulate) {
     FASTNN_EACH (i, MR) load_row(t.c + i * t.c_row, acc[i]);
@@ -53,12 +57,12 @@ void tile_kernel(const Tile<T>& t) {
     _Pragma("GCC unroll 16") for (int i = 1; i < MR; ++i) FASTNN_EACH (v, NV) acc[i][v] = acc[0][v];
   } else {
     FASTNN_EACH (i, MR)
-      FASTNN_EACH (v, NV) acc[i][v] = set1(T(0));
+      FASTNN_EACH (v, NV) acc[i][v] = set1_as<V>(T(0));
   }
   // The next tile of C: where C leaves the cache, 2048^3 rose from 84 % of the peak to 88 %. Prefetching B as well changed
   // nothing.
   FASTNN_EACH (i, MR)
-    FASTNN_EACH (v, NV) __builtin_prefetch(t.c + i * t.c_row + (NV + v) * kLanes<T>, 1);
+    FASTNN_EACH (v, NV) __builtin_prefetch(t.c + i * t.c_row + (NV + v) * L, 1);
   // Rows of A are addressed as four base pointers plus 0..3 strides; the asm keeps the compiler from making MR pointers of them,
   // which spill.
   constexpr int kGroups = (MR + 3) / 4;
@@ -69,15 +73,15 @@ void tile_kernel(const Tile<T>& t) {
   const Index a_step = t.a_col * Index(sizeof(T)), b_step = t.b_row * Index(sizeof(T));
   Index vector = t.b_vector * Index(sizeof(T)), vector3 = 3 * vector;
   for (Index p = t.k; p > 0; --p) {
-    Vec<T> rows[NV];
+    V rows[NV];
     asm("" : "+r"(row), "+r"(row3), "+r"(vector), "+r"(vector3));
     FASTNN_EACH (v, NV) {
       const T* from = reinterpret_cast<const T*>(v == 3 ? b + vector3 : b + v * vector);
-      rows[v] = MaskB && v == NV - 1 ? load(from, last) : load(from);
+      rows[v] = MaskB && v == NV - 1 ? load_as<V>(from, last) : load_as<V>(from);
     }
     FASTNN_EACH (i, MR) {
       const char* from = i % 4 == 3 ? a[i / 4] + row3 : a[i / 4] + (i % 4) * row;
-      const Vec<T> x = set1(*reinterpret_cast<const T*>(from));
+      const V x = set1_as<V>(*reinterpret_cast<const T*>(from));
       FASTNN_EACH (v, NV) acc[i][v] = fma(x, rows[v], acc[i][v]);
     }
     FASTNN_EACH (g, kGroups) {
@@ -88,11 +92,11 @@ void tile_kernel(const Tile<T>& t) {
   }
   FASTNN_EACH (i, MR) {
     T* c = t.c + i * t.c_row;
-    FASTNN_EACH (v, NV - 1) store(c + v * kLanes<T>, acc[i][v]);
+    FASTNN_EACH (v, NV - 1) store(c + v * L, acc[i][v]);
     if (full)
-      store(c + (NV - 1) * kLanes<T>, acc[i][NV - 1]);
+      store(c + (NV - 1) * L, acc[i][NV - 1]);
     else
-      store(c + (NV - 1) * kLanes<T>, acc[i][NV - 1], last);
+      store(c + (NV - 1) * L, acc[i][NV - 1], last);
   }
 }
 
@@ -102,13 +106,17 @@ using TileKernel = void (*)(const Tile<T>&);
 // The kernel for mr rows x nv vectors, found by walking the instances at compile time.
 template <class T>
 struct TileKernels {
-  TileKernel<T> at[kTileRows + 1][5][2] = {};
+  TileKernel<T> at[kTileRows + 1][5][2] = {}, half[kTileRows + 1][2] = {};
   template <int MR, int NV>
   constexpr void fill() {
     if constexpr (MR <= kTileRows) {
       if constexpr (NV <= widest_tile(MR)) {
-        at[MR][NV][0] = tile_kernel<T, MR, NV, false>;
-        at[MR][NV][1] = tile_kernel<T, MR, NV, true>;
+        at[MR][NV][0] = tile_kernel<Vec<T>, MR, NV, false>;
+        at[MR][NV][1] = tile_kernel<Vec<T>, MR, NV, true>;
+        if constexpr (NV == 1 && MR >= kHalfRows) {
+          half[MR][0] = tile_kernel<Half<T>, MR, 1, false>;
+          half[MR][1] = tile_kernel<Half<T>, MR, 1, true>;
+        }
         fill<MR, NV + 1>();
       } else {
         fill<MR + 1, 1>();
@@ -147,7 +155,7 @@ void gemm_block(const GemmBlock<T>& g) {
   const Index panels = (g.m + kTileRows - 1) / kTileRows;
   const Index vectors = (g.n + kLanes<T> - 1) / kLanes<T>;
   const int tail = static_cast<int>(g.n - (vectors - 1) * kLanes<T>);
-  const bool mask = !g.b_packed && tail != kLanes<T>;
+  const bool mask = !g.b_packed && tail != kLanes<T>, narrow = 2 * tail <= kLanes<T>;
   Index i = 0;
   for (Index panel = 0; panel < panels; ++panel) {
     const int mr = static_cast<int>((g.m - i + panels - panel - 1) / (panels - panel));
@@ -160,11 +168,13 @@ void gemm_block(const GemmBlock<T>& g) {
       t.a_col = mr;
     }
     const int widest = widest_tile(mr);
+    const bool half = narrow && mr >= kHalfRows;
     for (Index v = 0; v < vectors;) {
-      const int nv = static_cast<int>(smaller(widest, vectors - v));
+      const bool last = v + 1 == vectors;
+      const int nv = half && last ? 1 : static_cast<int>(smaller(widest, vectors - v - half));
       const bool end = v + nv == vectors;
       t.last = end ? tail : kLanes<T>;
-      kTileKernels<T>.at[mr][nv][end && mask](t);
+      (half && last ? kTileKernels<T>.half[mr][mask] : kTileKernels<T>.at[mr][nv][end && mask])(t);
       v += nv;
       t.b += nv * g.b_vector;
       t.c += nv * kLanes<T>;

@@ -24,8 +24,8 @@ alignas(64) constexpr int32_t kLaneWindow[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
 FASTNN_INLINE __m256i first_lanes(int words) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneWindow + 8 - words));
 }
-FASTNN_INLINE Reg<float> load_first(const float* p, int n) { return _mm256_maskload_ps(p, first_lanes(n)); }
-FASTNN_INLINE Reg<double> load_first(const double* p, int n) { return _mm256_maskload_pd(p, first_lanes(2 * n)); }
+FASTNN_INLINE void load_first(const float* p, int n, Reg<float>& to) { to = _mm256_maskload_ps(p, first_lanes(n)); }
+FASTNN_INLINE void load_first(const double* p, int n, Reg<double>& to) { to = _mm256_maskload_pd(p, first_lanes(2 * n)); }
 FASTNN_INLINE void store_first(float* p, Reg<float> v, int n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
 FASTNN_INLINE void store_first(double* p, Reg<double> v, int n) { _mm256_maskstore_pd(p, first_lanes(2 * n), v); }
 

@@ -20,10 +20,27 @@ FASTNN_INLINE Reg<float> sqrt(Reg<float> a) { return _mm512_sqrt_ps(a); }
 FASTNN_INLINE Reg<double> sqrt(Reg<double> a) { return _mm512_sqrt_pd(a); }
 
 FASTNN_INLINE __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
-FASTNN_INLINE Reg<float> load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
-FASTNN_INLINE Reg<double> load_first(const double* p, int n) { return _mm512_maskz_loadu_pd(static_cast<__mmask8>(first(n)), p); }
+FASTNN_INLINE void load_first(const float* p, int n, Reg<float>& to) { to = _mm512_maskz_loadu_ps(first(n), p); }
+FASTNN_INLINE void load_first(const double* p, int n, Reg<double>& to) {
+  to = _mm512_maskz_loadu_pd(static_cast<__mmask8>(first(n)), p);
+}
 FASTNN_INLINE void store_first(float* p, Reg<float> v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
 FASTNN_INLINE void store_first(double* p, Reg<double> v, int n) { _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first(n)), v); }
+
+FASTNN_INLINE HalfReg<float> fma(HalfReg<float> a, HalfReg<float> b, HalfReg<float> c) { return _mm256_fmadd_ps(a, b, c); }
+FASTNN_INLINE HalfReg<double> fma(HalfReg<double> a, HalfReg<double> b, HalfReg<double> c) { return _mm256_fmadd_pd(a, b, c); }
+FASTNN_INLINE void load_first(const float* p, int n, HalfReg<float>& to) {
+  to = _mm256_maskz_loadu_ps(static_cast<__mmask8>(first(n)), p);
+}
+FASTNN_INLINE void load_first(const double* p, int n, HalfReg<double>& to) {
+  to = _mm256_maskz_loadu_pd(static_cast<__mmask8>(first(n)), p);
+}
+FASTNN_INLINE void store_first(float* p, HalfReg<float> v, int n) {
+  _mm256_mask_storeu_ps(p, static_cast<__mmask8>(first(n)), v);
+}
+FASTNN_INLINE void store_first(double* p, HalfReg<double> v, int n) {
+  _mm256_mask_storeu_pd(p, static_cast<__mmask8>(first(n)), v);
+}
 
 FASTNN_INLINE unsigned mask_bits(RegMask<float> m) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(m)); }
 FASTNN_INLINE unsigned mask_bits(RegMask<double> m) { return _mm512_movepi64_mask(reinterpret_cast<__m512i>(m)); }

@@ -23,14 +23,14 @@ FASTNN_INLINE Reg<double> min(Reg<double> a, Reg<double> b) { return a < b ? a :
 FASTNN_INLINE Reg<float> sqrt(Reg<float> a) { return (Reg<float>)vsqrtq_f32((float32x4_t)a); }
 FASTNN_INLINE Reg<double> sqrt(Reg<double> a) { return (Reg<double>)vsqrtq_f64((float64x2_t)a); }
 
-template <class T>
-FASTNN_INLINE Reg<T> load_first(const T* p, int n) {
-  Reg<T> v{};
+template <class T, class R>
+FASTNN_INLINE void load_first(const T* p, int n, R& to) {
+  R v{};
   for (int i = 0; i < n; ++i) v[i] = p[i];
-  return v;
+  to = v;
 }
-template <class T>
-FASTNN_INLINE void store_first(T* p, Reg<T> v, int n) {
+template <class T, class R>
+FASTNN_INLINE void store_first(T* p, R v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v[i];
 }
 

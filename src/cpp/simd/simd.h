@@ -58,6 +58,23 @@ struct QuarterOf<double> {
 };
 template <class T>
 using Quarter = typename QuarterOf<T>::type;  // a quarter of a vector
+#if FASTNN_REGISTER_BYTES == 64
+template <class T>
+struct HalfRegOf;
+template <>
+struct HalfRegOf<float> {
+  typedef float type __attribute__((vector_size(32)));
+};
+template <>
+struct HalfRegOf<double> {
+  typedef double type __attribute__((vector_size(32)));
+};
+#else
+template <class T>
+using HalfRegOf = RegOf<T>;
+#endif
+template <class T>
+using HalfReg = typename HalfRegOf<T>::type;  // what half a vector is made of
 template <class T>
 using Reg = typename RegOf<T>::type;
 template <class T>
@@ -106,31 +123,66 @@ struct First {
   int n;
 };
 
+// Half a vector, for the last columns of a matrix. It has what a tile of a matrix product needs; V below is Vec<T> or Half<T>.
+template <class T>
+struct Half {
+  HalfReg<T> r[kRegs > 1 ? kRegs / 2 : 1];
+};
+template <class V>
+struct Parts;
+template <class T>
+struct Parts<Vec<T>> {
+  using Number = T;
+  using Register = Reg<T>;
+  static constexpr int count = kRegs, lanes = kRegLanes<T>;
+};
+template <class T>
+struct Parts<Half<T>> {
+  using Number = T;
+  using Register = HalfReg<T>;
+  static constexpr int count = kRegs > 1 ? kRegs / 2 : 1, lanes = kLanes<T> / 2 / count;
+};
+
+template <class V, class P = Parts<V>>
+FASTNN_INLINE V set1_as(typename P::Number x) {
+  V v;
+  FASTNN_EACH (i, P::count) v.r[i] = x - typename P::Register{};
+  return v;
+}
+template <class V, class P = Parts<V>>
+FASTNN_INLINE V load_as(const typename P::Number* p, All = {}) {
+  V v;
+  FASTNN_EACH (i, P::count) __builtin_memcpy(&v.r[i], p + i * P::lanes, sizeof v.r[i]);
+  return v;
+}
+template <class V, class P = Parts<V>>
+FASTNN_INLINE V load_as(const typename P::Number* p, First lanes) {
+  V v;
+  FASTNN_EACH (i, P::count) load_first(p + i * P::lanes, clamp(lanes.n - i * P::lanes, P::lanes), v.r[i]);
+  return v;
+}
+template <class V, class P = Parts<V>>
+FASTNN_INLINE void store(typename P::Number* p, V v, All = {}) {
+  FASTNN_EACH (i, P::count) __builtin_memcpy(p + i * P::lanes, &v.r[i], sizeof v.r[i]);
+}
+template <class V, class P = Parts<V>>
+FASTNN_INLINE void store(typename P::Number* p, V v, First lanes) {
+  FASTNN_EACH (i, P::count) store_first(p + i * P::lanes, v.r[i], clamp(lanes.n - i * P::lanes, P::lanes));
+}
+template <class V, class P = Parts<V>>
+FASTNN_INLINE V fma(V a, V b, V c) {  // a*b + c, rounded once (twice on the baseline)
+  V v;
+  FASTNN_EACH (i, P::count) v.r[i] = fma(a.r[i], b.r[i], c.r[i]);
+  return v;
+}
+
 template <class T>
 FASTNN_INLINE Vec<T> set1(T x) {
-  Vec<T> v;
-  FASTNN_EACH_REG (i) v.r[i] = x - Reg<T>{};
-  return v;
+  return set1_as<Vec<T>>(x);
 }
-template <class T>
-FASTNN_INLINE Vec<T> load(const T* p, All = {}) {
-  Vec<T> v;
-  FASTNN_EACH_REG (i) __builtin_memcpy(&v.r[i], p + i * kRegLanes<T>, kRegisterBytes);
-  return v;
-}
-template <class T>
-FASTNN_INLINE Vec<T> load(const T* p, First lanes) {
-  Vec<T> v;
-  FASTNN_EACH_REG (i) v.r[i] = load_first(p + i * kRegLanes<T>, clamp(lanes.n - i * kRegLanes<T>, kRegLanes<T>));
-  return v;
-}
-template <class T>
-FASTNN_INLINE void store(T* p, Vec<T> v, All = {}) {
-  FASTNN_EACH_REG (i) __builtin_memcpy(p + i * kRegLanes<T>, &v.r[i], kRegisterBytes);
-}
-template <class T>
-FASTNN_INLINE void store(T* p, Vec<T> v, First lanes) {
-  FASTNN_EACH_REG (i) store_first(p + i * kRegLanes<T>, v.r[i], clamp(lanes.n - i * kRegLanes<T>, kRegLanes<T>));
+template <class T, class Lanes = All>
+FASTNN_INLINE Vec<T> load(const T* p, Lanes lanes = {}) {
+  return load_as<Vec<T>>(p, lanes);
 }
 
 #define FASTNN_BINARY(name, expression)           \
@@ -149,12 +201,6 @@ FASTNN_BINARY(max, max(a.r[i], b.r[i]))  // a > b ? a : b, so b where either is 
 FASTNN_BINARY(min, min(a.r[i], b.r[i]))  // a < b ? a : b, so b where either is NaN
 #undef FASTNN_BINARY
 
-template <class T>
-FASTNN_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {  // a*b + c, rounded once (twice on the baseline)
-  Vec<T> v;
-  FASTNN_EACH_REG (i) v.r[i] = fma(a.r[i], b.r[i], c.r[i]);
-  return v;
-}
 template <class T>
 FASTNN_INLINE Vec<T> sqrt(Vec<T> a) {
   Vec<T> v;
