@@ -31,6 +31,9 @@ SHAPES = [  # m, k, n
     (5, 257, 31),
     (29, 520, 18),
     (15, 9, 1100),
+    (29, 40, 100),  # a last half vector
+    (10, 2100, 13),  # pieces of the inner dimension, where A is transposed
+    (3, 4099, 70),
 ]
 BIG = [(40, 300, 700), (18, 1100, 515), (131, 64, 530), (16, 513, 257)]  # B is packed, cut in depth and width
 

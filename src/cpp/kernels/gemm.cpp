@@ -159,8 +159,8 @@ void gemm_block(const GemmBlock<T>& g) {
   Index i = 0;
   for (Index panel = 0; panel < panels; ++panel) {
     const int mr = static_cast<int>((g.m - i + panels - panel - 1) / (panels - panel));
-    Tile<T> t{g.a + i * g.a_row, g.a_row, g.a_col, g.b,          g.b_row,  g.b_vector, g.k,
-              g.c + i * g.c_row, g.c_row, g.bias,  g.accumulate, kLanes<T>};
+    T* c = g.transient ? g.c : g.c + i * g.c_row;
+    Tile<T> t{g.a + i * g.a_row, g.a_row, g.a_col, g.b, g.b_row, g.b_vector, g.k, c, g.c_row, g.bias, g.accumulate, kLanes<T>};
     if (g.row_scratch) {
       pack_rows(g, t.a, mr, g.row_scratch);
       t.a = g.row_scratch;
@@ -180,6 +180,7 @@ void gemm_block(const GemmBlock<T>& g) {
       t.c += nv * kLanes<T>;
       if (t.bias) t.bias += nv * kLanes<T>;
     }
+    if (g.finish) g.finish(g.context, c, i, mr);
     i += mr;
   }
 }

@@ -19,6 +19,10 @@ struct GemmBlock {
   const T* bias;  // (n,), or null
   bool accumulate;
   T* row_scratch;  // tile_rows*k numbers to pack rows of A into, or null: A is read where it lies
+  // Called, where not null, with `rows` rows of C from `row` on as soon as they are done, while they are in the first-level cache.
+  void (*finish)(const void* context, T* c, Index row, Index rows);
+  const void* context;
+  bool transient;  // C is tile_rows rows only, which every tile row writes anew: `finish` has seen them
 };
 
 // c(i, j) = bias[j] + the dot product of row i of X and row j of Y, k numbers each, contiguous.

@@ -24,18 +24,9 @@ constexpr Index kUnpackedBytes = 512 * 1024;
 // Rows of A that lie a multiple of this apart fall into one set of the first-level cache and evict each other, and so do the
 // columns of a transposed A that lie pages apart: they are packed where enough columns of C pay for it.
 constexpr Index kSetBytes = 4096;
-
-// How the product is computed. Which of tiles and dots it is, and so the bits, does not depend on the number of rows.
-enum class Form {
-  tiles,   // vectors run along the columns of C
-  turned,  // tiles of C^T = B^T A^T, turned after: C has at most one and a half vectors of columns, and A is column-major
-  dots,    // vectors run along the inner dimension: as few columns, and A is row-major
-};
-struct Plan {
-  Form form;
-  bool pack_a, pack_b;
-  Index depth, width;  // of a block of B
-};
+// A narrow C over a long inner dimension, the gradient of a small layer's weights over a large batch, has too little output to
+// share: pieces of the inner dimension are shared instead.
+constexpr Index kPiecesWidth = 128, kPiece = 1024, kMostPieces = 16;
 
 template <class T>
 Index round_up(Index n) {
@@ -45,34 +36,33 @@ Index round_up(Index n) {
 
 template <class T>
 Gemm<T> turned(const Gemm<T>& g) {
-  return {g.b.transposed(), g.a.transposed(), g.c.transposed()};
+  Gemm<T> t{};
+  t.a = g.b.transposed();
+  t.b = g.a.transposed();
+  t.c = g.c.transposed();
+  return t;
 }
 
 template <class T>
-Form form_of(const Gemm<T>& g) {
+Index pieces_of(const Gemm<T>& g, const GemmPlan& plan) {
+  return plan.piece < g.b.rows ? (g.b.rows + plan.piece - 1) / plan.piece : 1;
+}
+
+// Whether a C that nobody keeps exists a tile's rows at a time only.
+template <class T>
+bool keeps_tile(const Gemm<T>& g, const GemmPlan& plan) {
+  return g.transient && plan.form == GemmForm::tiles && pieces_of(g, plan) == 1;
+}
+
+template <class T>
+GemmForm form_of(const Gemm<T>& g) {
   const Index m = g.a.rows, n = g.b.cols, k = g.b.rows, lanes = kernels<T>().lanes;
   const Index vectors = (n + lanes - 1) / lanes;
-  if (2 * n > 3 * lanes || n == lanes || k < 2) return Form::tiles;
-  if (g.a.row_stride == 1 && g.a.col_stride != 1 && !g.bias) return m >= lanes && k >= 8 * vectors ? Form::turned : Form::tiles;
+  if (2 * n > 3 * lanes || n == lanes || k < 2) return GemmForm::tiles;
+  if (g.a.row_stride == 1 && g.a.col_stride != 1 && !g.bias) return m >= lanes && k >= 8 * vectors ? GemmForm::turned : GemmForm::tiles;
   // A row of tiles takes k steps a vector; a dot product k/lanes, and about 8 to combine its lanes.
   const bool dots = g.a.col_stride == 1 && n * (k + 8 * lanes) < k * lanes * vectors;
-  return dots ? Form::dots : Form::tiles;
-}
-
-template <class T>
-Plan plan_of(const Gemm<T>& given) {
-  Plan plan{};
-  plan.form = form_of(given);
-  const Gemm<T> g = plan.form == Form::turned ? turned(given) : given;
-  const Index n = g.b.cols, k = g.b.rows, size = sizeof(T);
-  plan.pack_b = (g.b.col_stride != 1 && n > 1) || (k * n * size > kUnpackedBytes && g.c.rows >= 16);
-  const bool conflict = g.a.row_stride == 1 ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
-  plan.pack_a = conflict && n * size >= kSetBytes / 2 && k > 16;
-  const bool brief = plan.pack_b && g.c.rows <= kBriefRows;
-  plan.depth = std::min(k, brief ? kBriefDepth : kDepth);
-  if (!plan.pack_b && g.c.rows <= kRunningRows && k * n * size > kUnpackedBytes) plan.depth = std::min(k, kRunningDepth);
-  plan.width = plan.pack_b ? std::min<Index>(round_up<T>(n), (brief ? kBriefWidthBytes : kWidthBytes) / size) : n;
-  return plan;
+  return dots ? GemmForm::dots : GemmForm::tiles;
 }
 
 // How a team shares C: `rows` x `columns` members, the split whose largest share, with what it packs, is the least work.
@@ -80,7 +70,7 @@ struct Grid {
   int rows, columns;
 };
 template <class T>
-Grid grid_of(const Gemm<T>& g, const Plan& plan, int members) {
+Grid grid_of(const Gemm<T>& g, const GemmPlan& plan, int members) {
   constexpr double kPackCost = 4;  // packing a number costs about as much as multiplying it with 4 vectors
   Grid best{members, 1};
   double least = 0;
@@ -98,32 +88,55 @@ Grid grid_of(const Gemm<T>& g, const Plan& plan, int members) {
   return best;
 }
 
-template <class T>
-Index tiles_scratch(const Plan& plan) {
-  const Index packed_b = plan.pack_b ? plan.depth * round_up<T>(plan.width) : 0;
-  const Index packed_a = plan.pack_a ? plan.depth * kernels<T>().tile_rows : 0;
-  return (packed_b + packed_a + 15) / 16 * 16;
+Index whole_lines(Index n) {
+  return (n + 15) / 16 * 16;
 }
 
-// Numbers that each member needs for itself, and those that all share: C^T, of which each fills its rows' part.
+// Numbers of the parts of a member's own scratch: a block of B, a tile's rows of A, a tile's rows of C that nobody keeps.
+struct OwnScratch {
+  Index b, a, c;
+  Index all() const { return b + a + c; }
+};
 template <class T>
-Index own_scratch(const Gemm<T>& g, const Plan& plan) {
-  if (plan.form != Form::dots) return tiles_scratch<T>(plan);
-  return g.b.row_stride == 1 ? 0 : (g.b.rows * g.b.cols + 15) / 16 * 16;
+OwnScratch own_scratch(const Gemm<T>& g, const GemmPlan& plan) {
+  if (plan.form == GemmForm::dots) return {g.b.row_stride == 1 ? 0 : whole_lines(g.b.rows * g.b.cols), 0, 0};
+  const Index tile = kernels<T>().tile_rows, width = round_up<T>(plan.width);
+  return {plan.pack_b ? plan.depth * width : 0, plan.pack_a ? whole_lines(plan.depth * tile) : 0,
+          keeps_tile(g, plan) ? tile * width : 0};
 }
+
+// Numbers that all members share.
+struct SharedScratch {
+  Index c;  // C, where nobody keeps it but it does not come tile by tile
+  Index t;  // C^T, of which each fills its rows' part
+  Index pieces;
+  Index all() const { return c + t + pieces; }
+};
 template <class T>
-Index shared_scratch(const Gemm<T>& g, const Plan& plan) {
-  return plan.form == Form::turned ? (g.a.rows * g.b.cols + 15) / 16 * 16 : 0;
+SharedScratch shared_scratch(const Gemm<T>& g, const GemmPlan& plan) {
+  const Index c = whole_lines(g.c.rows * g.c.cols), pieces = pieces_of(g, plan);
+  return {g.transient && !keeps_tile(g, plan) ? c : 0, plan.form == GemmForm::turned ? c * pieces : 0, pieces > 1 ? c * pieces : 0};
+}
+
+// Gives a part of C, in C's own coordinates, to whom it may concern.
+template <class T>
+void finish(const Gemm<T>& g, T* c, Index c_row, Index row, Index rows, Index col, Index cols) {
+  if (g.finish) g.finish(g.context, {c, c_row, g.row + row, rows, g.col + col, cols});
 }
 
 template <class T>
-void tiles_part(const Gemm<T>& g, const Plan& plan, T* scratch) noexcept {
+void tiles_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
   const Kernels<T>& k = kernels<T>();
   const Index lanes = k.lanes;
-  T* packed_b = scratch;
-  T* packed_a = scratch + (plan.pack_b ? plan.depth * round_up<T>(plan.width) : 0);
+  const OwnScratch own = own_scratch(g, plan);
+  T *packed_b = scratch, *packed_a = packed_b + own.b, *tile_c = packed_a + own.a;
+  struct Columns {
+    const Gemm<T>& g;
+    Index c_row, col, cols;
+  };
   for (Index j = 0; j < g.c.cols; j += plan.width) {
     const Index width = std::min(plan.width, g.c.cols - j);
+    const Columns columns{g, own.c ? width : g.c.row_stride, j, width};
     Index p = 0;
     do {  // once, too, where the inner dimension is empty: C is then the bias
       const Index depth = std::min(plan.depth, g.b.rows - p);
@@ -146,22 +159,30 @@ void tiles_part(const Gemm<T>& g, const Plan& plan, T* scratch) noexcept {
         block.b_row = g.b.row_stride;
         block.b_vector = lanes;
       }
-      block.c = g.c.data + j;
-      block.c_row = g.c.row_stride;
+      block.c = own.c ? tile_c : g.c.data + j;
+      block.c_row = columns.c_row;
+      block.transient = own.c > 0;
       block.bias = g.bias ? g.bias + j : nullptr;
       block.accumulate = p > 0;
       block.row_scratch = plan.pack_a ? packed_a : nullptr;
-      k.gemm_block(block);
       p += plan.depth;
+      if (g.finish && p >= g.b.rows) {
+        block.context = &columns;
+        block.finish = [](const void* context, T* c, Index row, Index rows) {
+          const Columns& at = *static_cast<const Columns*>(context);
+          finish(at.g, c, at.c_row, row, rows, at.col, at.cols);
+        };
+      }
+      k.gemm_block(block);
     } while (p < g.b.rows);
   }
 }
 
 template <class T>
-void turned_part(const Gemm<T>& g, const Plan& plan, T* scratch, T* result) noexcept {
+void turned_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch, T* result) noexcept {
   Gemm<T> t = turned(g);
   t.c = {result, g.c.cols, g.c.rows, g.c.rows, 1};
-  Plan part = plan;
+  GemmPlan part = plan;
   if (!plan.pack_b) part.width = t.b.cols;
   tiles_part(t, part, scratch);
   kernels<T>().transpose({result, t.c.rows, t.c.cols, t.c.row_stride, 1}, g.c.data, g.c.row_stride);
@@ -184,38 +205,110 @@ void dots_part(const Gemm<T>& g, T* scratch) noexcept {
   k.dot_rows(d);
 }
 
+// Rows [row, row_end) and columns [col, col_end) of the product.
+template <class T>
+Gemm<T> part_of(const Gemm<T>& g, Index row, Index row_end, Index col, Index col_end) {
+  Gemm<T> part = g;
+  part.a.data += row * g.a.row_stride;
+  part.a.rows = part.c.rows = row_end - row;
+  part.b.data += col * g.b.col_stride;
+  part.b.cols = part.c.cols = col_end - col;
+  if (g.c.data) part.c.data += row * g.c.row_stride + col;
+  if (g.bias) part.bias += col;
+  part.row += row;
+  part.col += col;
+  return part;
+}
+
+// One member's rows and columns of a product in one piece; `turned` has room for its part of C^T.
+template <class T>
+void compute(const Gemm<T>& g, const GemmPlan& plan, T* own, T* turned) noexcept {
+  switch (plan.form) {
+    case GemmForm::tiles:
+      return tiles_part(g, plan, own);
+    case GemmForm::turned:
+      turned_part(g, plan, own, turned);
+      break;
+    case GemmForm::dots:
+      dots_part(g, own);
+      break;
+  }
+  finish(g, g.c.data, g.c.row_stride, 0, g.c.rows, 0, g.c.cols);
+}
+
+// Every piece of the inner dimension times every row is one line of work; once all are done, the pieces are added in order.
+template <class T>
+void compute_pieces(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* own, T* turned, T* pieces) noexcept {
+  const Index m = g.c.rows, n = g.c.cols, count = pieces_of(g, plan), room = whole_lines(m * n);
+  team.share(count * m, 1, [&](Index begin, Index end) {
+    for (Index i = begin; i < end;) {
+      const Index piece = i / m, row = i % m, row_end = std::min(m, row + end - i), p = piece * plan.piece;
+      Gemm<T> part = g;
+      part.finish = nullptr;
+      part.a.data += p * g.a.col_stride;
+      part.b.data += p * g.b.row_stride;
+      part.a.cols = part.b.rows = std::min(plan.piece, g.b.rows - p);
+      part.c = {pieces + piece * room, m, n, n, 1};
+      compute(part_of(part, row, row_end, 0, n), plan, own, turned + piece * room + row * n);
+      i += row_end - row;
+    }
+  });
+  team.barrier();
+  team.share(m, 1, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      T* c = g.c.data + i * g.c.row_stride;
+      kernels<T>().scale(pieces + i * n, T(1), n, c);
+      for (Index piece = 1; piece < count; ++piece) kernels<T>().add(pieces + piece * room + i * n, n, c);
+    }
+    finish(g, g.c.data + begin * g.c.row_stride, g.c.row_stride, begin, end - begin, 0, n);
+  });
+}
+
 }  // namespace
 
 template <class T>
-std::size_t gemm_scratch(const Gemm<T>& g, int members) noexcept {
-  const Plan plan = plan_of(g);
-  return static_cast<std::size_t>(shared_scratch(g, plan) + own_scratch(g, plan) * members);
+GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
+  GemmPlan plan{};
+  plan.form = form_of(given);
+  const Index k = given.b.rows, size = sizeof(T);
+  const bool across = given.a.row_stride == 1 && given.a.col_stride != 1;
+  const bool pieces = across && given.b.cols <= kPiecesWidth && k >= 2 * kPiece && !given.bias;
+  plan.piece = pieces ? std::max(kPiece, (k / kMostPieces + 63) / 64 * 64) : k;
+  const Gemm<T> g = plan.form == GemmForm::turned ? turned(given) : given;
+  const Index n = g.b.cols;
+  plan.pack_b = (g.b.col_stride != 1 && n > 1) || (plan.piece * n * size > kUnpackedBytes && g.c.rows >= 16);
+  const bool conflict = g.a.row_stride == 1 ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
+  plan.pack_a = conflict && n * size >= kSetBytes / 2 && k > 16;
+  const bool brief = plan.pack_b && g.c.rows <= kBriefRows;
+  plan.depth = std::min(plan.piece, brief ? kBriefDepth : kDepth);
+  if (!plan.pack_b && g.c.rows <= kRunningRows && plan.piece * n * size > kUnpackedBytes) plan.depth = std::min(k, kRunningDepth);
+  plan.width = plan.pack_b ? std::min<Index>(round_up<T>(n), (brief ? kBriefWidthBytes : kWidthBytes) / size) : n;
+  if (given.transient && plan.form == GemmForm::tiles && !pieces) {  // a tile's rows of C are made at once
+    plan.depth = k;
+    if (plan.pack_b) plan.width = std::min(plan.width, round_up<T>(kDepth * kWidthBytes / size / std::max<Index>(k, 1)));
+  }
+  return plan;
 }
 
 template <class T>
-void gemm(const Team& team, const Gemm<T>& g, T* scratch) noexcept {
-  if (g.c.rows == 0 || g.c.cols == 0) return;
-  const Plan plan = plan_of(g);
-  const Grid grid = plan.form == Form::tiles ? grid_of(g, plan, team.size) : Grid{team.size, 1};
-  T* own = scratch + shared_scratch(g, plan) + own_scratch(g, plan) * team.rank;
+std::size_t gemm_scratch(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept {
+  return static_cast<std::size_t>(shared_scratch(g, plan).all() + own_scratch(g, plan).all() * members);
+}
+
+template <class T>
+void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch) noexcept {
+  if (given.c.rows == 0 || given.c.cols == 0) return;
+  Gemm<T> g = given;
+  const SharedScratch shared = shared_scratch(g, plan);
+  T *turned = scratch + shared.c, *pieces = turned + shared.t;
+  T* own = pieces + shared.pieces + own_scratch(g, plan).all() * team.rank;
+  if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
+  if (shared.pieces) return compute_pieces(team, g, plan, own, turned, pieces);
+  const Grid grid = plan.form == GemmForm::tiles ? grid_of(g, plan, team.size) : Grid{team.size, 1};
   const Team rows(team.rank / grid.columns, grid.rows, nullptr), columns(team.rank % grid.columns, grid.columns, nullptr);
   rows.share(g.c.rows, 1, [&](Index row, Index row_end) {
     columns.share(g.c.cols, kernels<T>().lanes, [&](Index col, Index col_end) {
-      Gemm<T> part = g;
-      part.a.data += row * g.a.row_stride;
-      part.a.rows = part.c.rows = row_end - row;
-      part.b.data += col * g.b.col_stride;
-      part.b.cols = part.c.cols = col_end - col;
-      part.c.data += row * g.c.row_stride + col;
-      if (g.bias) part.bias += col;
-      switch (plan.form) {
-        case Form::tiles:
-          return tiles_part(part, plan, own);
-        case Form::turned:
-          return turned_part(part, plan, own, scratch + row * g.c.cols);
-        case Form::dots:
-          return dots_part(part, own);
-      }
+      compute(part_of(g, row, row_end, col, col_end), plan, own, turned + row * g.c.cols);
     });
   });
 }
@@ -223,15 +316,20 @@ void gemm(const Team& team, const Gemm<T>& g, T* scratch) noexcept {
 template <class T>
 void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c) {
   const bool column_major = c.col_stride != 1 && c.cols > 1;  // C^T = B^T A^T is then row-major
-  const Gemm<T> g = column_major ? Gemm<T>{b.transposed(), a.transposed(), c.transposed()} : Gemm<T>{a, b, c};
+  Gemm<T> g{};
+  g.a = column_major ? b.transposed() : a;
+  g.b = column_major ? a.transposed() : b;
+  g.c = column_major ? c.transposed() : c;
   const int members = members_for(cost::gemm<T>(c.rows, c.cols, a.cols));
-  T* room = scratch<T>(gemm_scratch(g, members));
-  run_team(members, [&](Team& team) { gemm(team, g, room); });
+  const GemmPlan plan = plan_gemm(g);
+  T* room = scratch<T>(gemm_scratch(g, plan, members));
+  run_team(members, [&](Team& team) { gemm(team, g, plan, room); });
 }
 
-#define FASTNN_INSTANTIATE(T)                                      \
-  template std::size_t gemm_scratch(const Gemm<T>&, int) noexcept; \
-  template void gemm(const Team&, const Gemm<T>&, T*) noexcept;    \
+#define FASTNN_INSTANTIATE(T)                                                       \
+  template GemmPlan plan_gemm(const Gemm<T>&) noexcept;                             \
+  template std::size_t gemm_scratch(const Gemm<T>&, const GemmPlan&, int) noexcept; \
+  template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*) noexcept;          \
   template void matmul(const Matrix<const T>&, const Matrix<const T>&, const Matrix<T>&);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

@@ -4,20 +4,47 @@
 
 namespace fastnn::ops {
 
+// A part of C that is done: c(row + i, col + j) is at c[i*c_row + j].
+template <class T>
+struct GemmPart {
+  T* c;
+  Index c_row, row, rows, col, cols;
+};
+
 template <class T>
 struct Gemm {
   Matrix<const T> a, b;
   Matrix<T> c;              // col_stride 1; may not overlap A or B
   const T* bias = nullptr;  // (c.cols,), added to each row
+  // Called, where not null, once for every part of C, by the member that has made it, while it is in cache.
+  void (*finish)(const void* context, const GemmPart<T>& part) = nullptr;
+  const void* context = nullptr;
+  bool transient = false;  // nobody but `finish` wants C: c.data is null
+  Index row = 0, col = 0;  // of c(0, 0), where this is part of a larger product
 };
+
+// How the product is computed. Which form it is, and so the bits, does not depend on the number of rows.
+enum class GemmForm {
+  tiles,   // vectors run along the columns of C
+  turned,  // tiles of C^T = B^T A^T, turned after: C has at most one and a half vectors of columns, and A is column-major
+  dots,    // vectors run along the inner dimension: as few columns, and A is row-major
+};
+struct GemmPlan {
+  GemmForm form;
+  bool pack_a, pack_b;
+  Index depth, width;  // of a block of B
+  Index piece;         // of the inner dimension: each is a product of its own, and their sum is C
+};
+template <class T>
+GemmPlan plan_gemm(const Gemm<T>& g) noexcept;
 
 // Numbers of scratch that gemm() needs for a team of at most `members`.
 template <class T>
-std::size_t gemm_scratch(const Gemm<T>& g, int members) noexcept;
+std::size_t gemm_scratch(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept;
 
 // One member's part. The bits of C depend neither on the team's size nor on the other rows.
 template <class T>
-void gemm(const Team& team, const Gemm<T>& g, T* scratch) noexcept;
+void gemm(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept;
 
 // Opens a team for one product. C may be row- or column-major. Throws std::bad_alloc before anything is written.
 template <class T>
