@@ -59,7 +59,8 @@ GemmForm form_of(const Gemm<T>& g) {
   const Index m = g.a.rows, n = g.b.cols, k = g.b.rows, lanes = kernels<T>().lanes;
   const Index vectors = (n + lanes - 1) / lanes;
   if (2 * n > 3 * lanes || n == lanes || k < 2) return GemmForm::tiles;
-  if (g.a.row_stride == 1 && g.a.col_stride != 1 && !g.bias) return m >= lanes && k >= 8 * vectors ? GemmForm::turned : GemmForm::tiles;
+  if (g.a.row_stride == 1 && g.a.col_stride != 1 && !g.bias)
+    return m >= lanes && k >= 8 * vectors ? GemmForm::turned : GemmForm::tiles;
   // A row of tiles takes k steps a vector; a dot product k/lanes, and about 8 to combine its lanes.
   const bool dots = g.a.col_stride == 1 && n * (k + 8 * lanes) < k * lanes * vectors;
   return dots ? GemmForm::dots : GemmForm::tiles;
@@ -88,9 +89,7 @@ Grid grid_of(const Gemm<T>& g, const GemmPlan& plan, int members) {
   return best;
 }
 
-Index whole_lines(Index n) {
-  return (n + 15) / 16 * 16;
-}
+Index whole_lines(Index n) { return (n + 15) / 16 * 16; }
 
 // Numbers of the parts of a member's own scratch: a block of B, a tile's rows of A, a tile's rows of C that nobody keeps.
 struct OwnScratch {
@@ -115,7 +114,8 @@ struct SharedScratch {
 template <class T>
 SharedScratch shared_scratch(const Gemm<T>& g, const GemmPlan& plan) {
   const Index c = whole_lines(g.c.rows * g.c.cols), pieces = pieces_of(g, plan);
-  return {g.transient && !keeps_tile(g, plan) ? c : 0, plan.form == GemmForm::turned ? c * pieces : 0, pieces > 1 ? c * pieces : 0};
+  return {g.transient && !keeps_tile(g, plan) ? c : 0, plan.form == GemmForm::turned ? c * pieces : 0,
+          pieces > 1 ? c * pieces : 0};
 }
 
 // Gives a part of C, in C's own coordinates, to whom it may concern.
@@ -291,17 +291,16 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
 }
 
 template <class T>
-std::size_t gemm_scratch(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept {
-  return static_cast<std::size_t>(shared_scratch(g, plan).all() + own_scratch(g, plan).all() * members);
+GemmScratch gemm_scratch(const Gemm<T>& g, const GemmPlan& plan) noexcept {
+  return {shared_scratch(g, plan).all(), own_scratch(g, plan).all()};
 }
 
 template <class T>
-void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch) noexcept {
+void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T* own) noexcept {
   if (given.c.rows == 0 || given.c.cols == 0) return;
   Gemm<T> g = given;
   const SharedScratch shared = shared_scratch(g, plan);
   T *turned = scratch + shared.c, *pieces = turned + shared.t;
-  T* own = pieces + shared.pieces + own_scratch(g, plan).all() * team.rank;
   if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
   if (shared.pieces) return compute_pieces(team, g, plan, own, turned, pieces);
   const Grid grid = plan.form == GemmForm::tiles ? grid_of(g, plan, team.size) : Grid{team.size, 1};
@@ -322,14 +321,14 @@ void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>&
   g.c = column_major ? c.transposed() : c;
   const int members = members_for(cost::gemm<T>(c.rows, c.cols, a.cols));
   const GemmPlan plan = plan_gemm(g);
-  T* room = scratch<T>(gemm_scratch(g, plan, members));
+  T* room = scratch<T>(gemm_scratch(g, plan).of_team(members));
   run_team(members, [&](Team& team) { gemm(team, g, plan, room); });
 }
 
-#define FASTNN_INSTANTIATE(T)                                                       \
-  template GemmPlan plan_gemm(const Gemm<T>&) noexcept;                             \
-  template std::size_t gemm_scratch(const Gemm<T>&, const GemmPlan&, int) noexcept; \
-  template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*) noexcept;          \
+#define FASTNN_INSTANTIATE(T)                                                  \
+  template GemmPlan plan_gemm(const Gemm<T>&) noexcept;                        \
+  template GemmScratch gemm_scratch(const Gemm<T>&, const GemmPlan&) noexcept; \
+  template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*, T*) noexcept; \
   template void matmul(const Matrix<const T>&, const Matrix<const T>&, const Matrix<T>&);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

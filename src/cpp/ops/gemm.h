@@ -38,13 +38,23 @@ struct GemmPlan {
 template <class T>
 GemmPlan plan_gemm(const Gemm<T>& g) noexcept;
 
-// Numbers of scratch that gemm() needs for a team of at most `members`.
+// Numbers of scratch that gemm() needs: for the whole team, and for each member.
+struct GemmScratch {
+  Index shared, own;
+  std::size_t of_team(int members) const noexcept { return static_cast<std::size_t>(shared + own * members); }
+};
 template <class T>
-std::size_t gemm_scratch(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept;
+GemmScratch gemm_scratch(const Gemm<T>& g, const GemmPlan& plan) noexcept;
 
 // One member's part. The bits of C depend neither on the team's size nor on the other rows.
 template <class T>
-void gemm(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept;
+void gemm(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* shared, T* own) noexcept;
+// The same with scratch for the whole team in one piece.
+template <class T>
+void gemm(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
+  const GemmScratch size = gemm_scratch(g, plan);
+  gemm(team, g, plan, scratch, scratch + size.shared + size.own * team.rank);
+}
 
 // Opens a team for one product. C may be row- or column-major. Throws std::bad_alloc before anything is written.
 template <class T>

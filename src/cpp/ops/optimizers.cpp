@@ -12,8 +12,10 @@ namespace {
 
 constexpr Index kGrain = 1024;
 
+}  // namespace
+
 template <class T>
-OptimizerStep<T> step_of(const UpdateRule& r) {
+OptimizerStep<T> optimizer_step(const UpdateRule& r) noexcept {
   OptimizerStep<T> s{};
   s.lr = static_cast<T>(r.lr);
   s.weight_decay = static_cast<T>(r.weight_decay);
@@ -29,6 +31,10 @@ OptimizerStep<T> step_of(const UpdateRule& r) {
   }
   return s;
 }
+template OptimizerStep<float> optimizer_step(const UpdateRule&) noexcept;
+template OptimizerStep<double> optimizer_step(const UpdateRule&) noexcept;
+
+namespace {
 
 template <class T>
 Index total_size(const std::vector<Update<T>>& updates) {
@@ -40,7 +46,7 @@ Index total_size(const std::vector<Update<T>>& updates) {
 // The numbers [begin, end) of all arrays laid end to end.
 template <class T>
 void update_range(const UpdateRule& rule, const std::vector<Update<T>>& updates, Index begin, Index end) {
-  const OptimizerStep<T> step = step_of<T>(rule);
+  const OptimizerStep<T> step = optimizer_step<T>(rule);
   const auto kernel = kernels<T>().optimizers[static_cast<int>(rule.kind)];
   const auto run = [&](const Update<T>& u, Index at, Index n, const T* g) {
     kernel(step, n, g, u.p + at, u.s1 ? u.s1 + at : nullptr, u.s2 ? u.s2 + at : nullptr);

@@ -24,6 +24,10 @@ struct Update {
   Index dim;
 };
 
+// The numbers of a rule as the kernels take them.
+template <class T>
+OptimizerStep<T> optimizer_step(const UpdateRule& rule) noexcept;
+
 void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64);
 
 }  // namespace fastnn::ops
