@@ -161,6 +161,7 @@ void bind_batchnorm(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_embedding(py::module_& m);
 void bind_losses(py::module_& m);
+void bind_network(py::module_& m);
 void bind_optimizers(py::module_& m);
 
 }  // namespace fastnn::bindings

@@ -59,7 +59,8 @@ py::tuple backward(py::handle index, py::handle dout, Index dim) {
   const py::object dense = contiguous(dout);
   const int64_t* numbers = data_of<const int64_t>(index);
   const double nanoseconds = static_cast<double>(n) * 50 + cost::elements<T>(n * dim, cost::kMove);
-  const ops::Occurrences found = unlocked(nanoseconds, [&] { return ops::occurrences_of(numbers, n); });
+  ops::Occurrences found;
+  unlocked(nanoseconds, [&] { ops::occurrences_of(numbers, n, found); });
   const Index count = static_cast<Index>(found.rows.size());
   py::object rows = new_array(py::dtype::of<int64_t>(), 1, &count), values = new_matrix<T>(count, dim);
   std::copy(found.rows.begin(), found.rows.end(), data_of<int64_t>(rows));

@@ -1,41 +1,13 @@
 // The losses: labels and weights are checked before anything is computed.
 #include "ops/losses.h"
 
-#include <cmath>
-
-#include "bindings/arrays.h"
+#include "bindings/labels.h"
 #include "ops/cost.h"
 
 namespace fastnn::bindings {
 namespace {
 
 double cost_of(py::handle x) { return cost::elements<float>(size_of(x), cost::kTranscendental); }
-
-// None, or sample weights as float64 (n,) with their sum: finite, not negative, not all zero.
-struct Weights {
-  py::object array = py::none();
-  const double* data = nullptr;
-  double sum = 0;
-};
-Weights weights_of(py::handle weight, Index n) {
-  Weights w;
-  w.sum = static_cast<double>(n);
-  if (weight.is_none()) return w;
-  const py::array real = real_array("sample_weight", weight);
-  if (rank(real) != 1 || extent(real, 0) != n)
-    refuse("sample_weight must have shape (" + std::to_string(n) + ",), one weight a row, got shape " + shape_of(real));
-  w.array = real.attr("astype")(py::dtype::of<double>(), py::arg("order") = "C");
-  w.data = data_of<const double>(w.array);
-  w.sum = 0;
-  for (Index i = 0; i < n; ++i) {
-    if (!(w.data[i] >= 0) || std::isinf(w.data[i]))
-      refuse("sample_weight must hold finite numbers >= 0, got " + std::string(py::str(py::float_(w.data[i]))) + " at position " +
-             std::to_string(i));
-    w.sum += w.data[i];
-  }
-  if (!(w.sum > 0) || std::isinf(w.sum)) refuse("sample_weight must have a finite sum > 0, got " + std::to_string(w.sum));
-  return w;
-}
 
 void check_batch(py::handle x) {
   if (rank(x) < 1 || size_of(x) == 0) refuse("x must be a batch of at least one row and one column, got shape " + shape_of(x));
@@ -50,61 +22,21 @@ void check_unchanged(py::handle y, py::handle labels, py::handle weight) {
   if (!fits) refuse("x, t or y was given another shape after forward: " + shape_of(y));
 }
 
-void refuse_labels(py::handle t, py::handle x) {
-  refuse_type("t must hold integer class labels of shape (" + std::to_string(extent(x, 0)) +
-              ",) or rows of probabilities of shape " + shape_of(x) + ", got " + describe(t));
-}
-
 template <class T>
 py::tuple softmax_forward(py::handle x, py::handle t, py::handle sample_weight) {
   if (rank(x) != 2) refuse("x must have shape (N, C), got shape " + shape_of(x));
   check_batch(x);
   py::object keep;
   const Matrix<const T> logits = contiguous_rows<T>("x", x, keep);
-  const py::array given = py::array::ensure(t);
-  if (!given) {
-    PyErr_Clear();
-    refuse_labels(t, x);
-  }
-  const char kind = given.dtype().kind();
-  const bool integers = kind == 'i' || kind == 'u';
-  if (!integers && (given.ndim() == 1 || (kind != 'f' && kind != 'b'))) refuse_labels(given, x);
-  if (given.ndim() < 1 || given.ndim() > 2 || extent(given, 0) != logits.rows ||
-      (given.ndim() == 2 && extent(given, 1) != logits.cols))
-    refuse("t must hold integer class labels of shape (" + std::to_string(logits.rows) + ",) or rows of probabilities of shape " +
-           shape_of(x) + ", got shape " + shape_of(given));
+  const Labels labels = softmax_labels<T>(t, logits.rows, logits.cols);
   const Weights weights = weights_of(sample_weight, logits.rows);
-  py::object labels;
-  const bool hard = given.ndim() == 1;
-  if (hard) {
-    labels = given.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
-    const int64_t* label = data_of<const int64_t>(labels);
-    for (Index i = 0; i < logits.rows; ++i)
-      if (label[i] < 0 || label[i] >= logits.cols)
-        refuse("t must hold class labels in [0, " + std::to_string(logits.cols) + "), got " + std::to_string(label[i]) +
-               " at position " + std::to_string(i));
-  } else {
-    labels = given.attr("astype")(py::dtype::of<T>(), py::arg("order") = "C");
-    const T* label = data_of<const T>(labels);
-    for (Index i = 0; i < logits.rows; ++i) {
-      double sum = 0;
-      bool negative = false;
-      for (Index j = 0; j < logits.cols; ++j) {
-        const T v = label[i * logits.cols + j];
-        negative = negative || v < 0;
-        sum += static_cast<double>(v);
-      }
-      if (negative || !(std::abs(sum - 1) <= 1e-3))
-        refuse("t must hold rows of non-negative numbers that sum to 1, but row " + std::to_string(i) + " does not");
-    }
-  }
   py::object y = new_matrix<T>(logits.rows, logits.cols);
   T* to = data_of<T>(y);
   const double sum = unlocked(cost_of(x), [&] {
-    return hard ? ops::softmax_cross_entropy(logits, data_of<const int64_t>(labels), weights.data, to)
-                : ops::softmax_cross_entropy(logits, data_of<const T>(labels), weights.data, to);
+    return labels.classes ? ops::softmax_cross_entropy(logits, data_of<const int64_t>(labels.array), weights.data, to)
+                          : ops::softmax_cross_entropy(logits, data_of<const T>(labels.array), weights.data, to);
   });
-  return py::make_tuple(sum / weights.sum, std::move(y), std::move(labels), weights.array, 1 / weights.sum);
+  return py::make_tuple(sum / weights.sum, std::move(y), labels.array, weights.array, 1 / weights.sum);
 }
 
 template <class T>
@@ -130,14 +62,8 @@ py::tuple dense_forward(bool sigmoid, py::handle x, py::handle t, py::handle sam
   const py::object input = contiguous(x);
   py::object target = contiguous(as_real("t", t, x));
   const Index rows = extent(x, 0), cols = size_of(x) / rows;
-  const bool column = rank(x) == 2 && cols == 1 && rank(target) == 1 && extent(target, 0) == rows;
-  if (!same_shape(target, x) && !column) refuse("t must have the shape of x, " + shape_of(x) + ", got shape " + shape_of(target));
+  check_targets<T>(target, x, sigmoid);
   const T *from = data_of<const T>(input), *labels = data_of<const T>(target);
-  if (sigmoid)
-    for (Index i = 0; i < rows * cols; ++i)
-      if (!(labels[i] >= 0 && labels[i] <= 1))
-        refuse("t must hold numbers in [0, 1], got " + std::string(py::str(py::float_(static_cast<double>(labels[i])))) +
-               " at flat position " + std::to_string(i));
   const Weights weights = weights_of(sample_weight, rows);
   py::object y = sigmoid ? new_like(input) : py::object(input.attr("view")());
   T* to = data_of<T>(y);

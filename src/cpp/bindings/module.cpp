@@ -10,5 +10,6 @@ PYBIND11_MODULE(_core, m) {
   bind_elementwise(m);
   bind_embedding(m);
   bind_losses(m);
+  bind_network(m);
   bind_optimizers(m);
 }

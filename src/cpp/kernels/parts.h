@@ -7,6 +7,8 @@ namespace fastnn::FASTNN_TARGET {
 template <class T>
 void fill_gemm(Kernels<T>&);
 template <class T>
+void fill_convert(Kernels<T>&);
+template <class T>
 void fill_dots(Kernels<T>&);
 template <class T>
 void fill_activations(Kernels<T>&);

@@ -21,6 +21,7 @@ constexpr const char* kCompiledFor =
 template <class T>
 void fill(Kernels<T>& table) {
   fill_gemm(table);
+  fill_convert(table);
   fill_dots(table);
   fill_activations(table);
   fill_batchnorm(table);

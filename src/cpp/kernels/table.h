@@ -19,7 +19,8 @@ struct GemmBlock {
   const T* bias;  // (n,), or null
   bool accumulate;
   T* row_scratch;  // tile_rows*k numbers to pack rows of A into, or null: A is read where it lies
-  // Called, where not null, with `rows` rows of C from `row` on as soon as they are done, while they are in the first-level cache.
+  // Called, where not null, with `rows` rows of C from `row` on as soon as they are done, while they are in the first-level
+  // cache.
   void (*finish)(const void* context, T* c, Index row, Index rows);
   const void* context;
   bool transient;  // C is tile_rows rows only, which every tile row writes anew: `finish` has seen them
@@ -115,8 +116,12 @@ struct Kernels {
   double (*squared_error)(const T* x, const T* t, Index n);
   void (*scaled_difference)(const T* a, const T* b, T scale, Index n, T* y);  // y = (a - b)*scale
 
-  void (*scale)(const T* x, T scale, Index n, T* y);  // y may alias x
-  void (*add)(const T* x, Index n, T* y);             // y += x
+  void (*scale)(const T* x, T scale, Index n, T* y);                // y may alias x
+  void (*add)(const T* x, Index n, T* y);                           // y += x
+  void (*convert_f32)(const float* from, T scale, Index n, T* to);  // to = from*scale; neither overlaps the other
+  void (*convert_f64)(const double* from, T scale, Index n, T* to);
+  void (*convert_u8)(const uint8_t* from, T scale, Index n, T* to);
+  void (*convert_i64)(const int64_t* from, T scale, Index n, T* to);
   double (*sum_of_squares)(const T* x, Index n);
   double (*fma_chains)(Index rounds, T* sink);  // the flops done in `rounds` of the fastest code there can be; writes one vector
   void (*optimizers[kOptimizers])(const OptimizerStep<T>&, Index n, const T* g, T* p, T* s1, T* s2);

@@ -20,8 +20,11 @@ void gather_rows(const Matrix<const T>& w, const int64_t* index, Index n, T* y) 
   });
 }
 
-Occurrences occurrences_of(const int64_t* index, Index n) {
-  Occurrences o;
+void occurrences_of(const int64_t* index, Index n, Occurrences& o) {
+  o.rows.clear();
+  o.starts.clear();
+  o.rows.reserve(static_cast<std::size_t>(n));
+  o.starts.reserve(static_cast<std::size_t>(n) + 1);
   o.positions.resize(static_cast<std::size_t>(n));
   std::iota(o.positions.begin(), o.positions.end(), Index{0});
   std::sort(o.positions.begin(), o.positions.end(),
@@ -33,27 +36,28 @@ Occurrences occurrences_of(const int64_t* index, Index n) {
     o.starts.push_back(i);
   }
   o.starts.push_back(n);
-  return o;
 }
 
 template <class T>
+void sum_rows(const Occurrences& o, Index begin, Index end, const T* dy, Index dim, T* values) noexcept {
+  for (Index r = begin; r < end; ++r) {
+    const auto* first = o.positions.data() + o.starts[static_cast<std::size_t>(r)];
+    const auto* last = o.positions.data() + o.starts[static_cast<std::size_t>(r) + 1];
+    T* sum = values + r * dim;
+    std::memcpy(sum, dy + *first * dim, static_cast<std::size_t>(dim) * sizeof(T));
+    while (++first != last) kernels<T>().add(dy + *first * dim, dim, sum);
+  }
+}
+template <class T>
 void sum_rows(const Occurrences& o, const T* dy, Index dim, T* values) {
   const Index rows = static_cast<Index>(o.rows.size()), n = static_cast<Index>(o.positions.size());
-  run_team(members_for(cost::elements<T>(n * dim, cost::kMove)), [&](Team& team) {
-    team.share(rows, 1, [&](Index begin, Index end) {
-      for (Index r = begin; r < end; ++r) {
-        const auto* first = o.positions.data() + o.starts[static_cast<std::size_t>(r)];
-        const auto* last = o.positions.data() + o.starts[static_cast<std::size_t>(r) + 1];
-        T* sum = values + r * dim;
-        std::memcpy(sum, dy + *first * dim, static_cast<std::size_t>(dim) * sizeof(T));
-        while (++first != last) kernels<T>().add(dy + *first * dim, dim, sum);
-      }
-    });
-  });
+  run_team(members_for(cost::elements<T>(n * dim, cost::kMove)),
+           [&](Team& team) { team.share(rows, 1, [&](Index begin, Index end) { sum_rows(o, begin, end, dy, dim, values); }); });
 }
 
-#define FASTNN_INSTANTIATE(T)                                                   \
-  template void gather_rows(const Matrix<const T>&, const int64_t*, Index, T*); \
+#define FASTNN_INSTANTIATE(T)                                                             \
+  template void gather_rows(const Matrix<const T>&, const int64_t*, Index, T*);           \
+  template void sum_rows(const Occurrences&, Index, Index, const T*, Index, T*) noexcept; \
   template void sum_rows(const Occurrences&, const T*, Index, T*);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

@@ -16,9 +16,12 @@ struct Occurrences {
   std::vector<int64_t> rows;
   std::vector<Index> positions, starts;
 };
-Occurrences occurrences_of(const int64_t* index, Index n);
+void occurrences_of(const int64_t* index, Index n, Occurrences& o);  // reuses what o has
 
-// values[r] = the sum of dy over the positions of row r, in order of occurrence.
+// values[r] = the sum of dy over the positions of row r, in order of occurrence, for r in [begin, end).
+template <class T>
+void sum_rows(const Occurrences& o, Index begin, Index end, const T* dy, Index dim, T* values) noexcept;
+// All rows, by a team.
 template <class T>
 void sum_rows(const Occurrences& o, const T* dy, Index dim, T* values);
 

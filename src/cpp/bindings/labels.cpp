@@ -1,0 +1,85 @@
+#include "bindings/labels.h"
+
+#include <cmath>
+
+namespace fastnn::bindings {
+
+Weights weights_of(py::handle weight, Index n) {
+  Weights w;
+  w.sum = static_cast<double>(n);
+  if (weight.is_none()) return w;
+  const py::array real = real_array("sample_weight", weight);
+  if (rank(real) != 1 || extent(real, 0) != n)
+    refuse("sample_weight must have shape (" + std::to_string(n) + ",), one weight a row, got shape " + shape_of(real));
+  w.array = real.attr("astype")(py::dtype::of<double>(), py::arg("order") = "C");
+  w.data = data_of<const double>(w.array);
+  w.sum = 0;
+  for (Index i = 0; i < n; ++i) {
+    if (!(w.data[i] >= 0) || std::isinf(w.data[i]))
+      refuse("sample_weight must hold finite numbers >= 0, got " + std::string(py::str(py::float_(w.data[i]))) + " at position " +
+             std::to_string(i));
+    w.sum += w.data[i];
+  }
+  if (!(w.sum > 0) || std::isinf(w.sum)) refuse("sample_weight must have a finite sum > 0, got " + std::to_string(w.sum));
+  return w;
+}
+
+template <class T>
+Labels softmax_labels(py::handle t, Index rows, Index cols) {
+  const std::string n = std::to_string(rows), shape = "(" + n + ", " + std::to_string(cols) + ")";
+  const auto wanted = [&] {
+    return "t must hold integer class labels of shape (" + n + ",) or rows of probabilities of shape " + shape;
+  };
+  const py::array given = py::array::ensure(t);
+  if (!given) {
+    PyErr_Clear();
+    refuse_type(wanted() + ", got " + describe(t));
+  }
+  const char kind = given.dtype().kind();
+  const bool integers = kind == 'i' || kind == 'u';
+  if (!integers && (given.ndim() == 1 || (kind != 'f' && kind != 'b'))) refuse_type(wanted() + ", got " + describe(given));
+  if (given.ndim() < 1 || given.ndim() > 2 || extent(given, 0) != rows || (given.ndim() == 2 && extent(given, 1) != cols))
+    refuse(wanted() + ", got shape " + shape_of(given));
+  if (given.ndim() == 1) {
+    const bool as_it_is = is_i64(given) && is_contiguous(given);
+    py::object labels = as_it_is ? py::object(given) : given.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
+    const int64_t* label = data_of<const int64_t>(labels);
+    for (Index i = 0; i < rows; ++i)
+      if (label[i] < 0 || label[i] >= cols)
+        refuse("t must hold class labels in [0, " + std::to_string(cols) + "), got " + std::to_string(label[i]) +
+               " at position " + std::to_string(i));
+    return {std::move(labels), true};
+  }
+  py::object labels = given.attr("astype")(py::dtype::of<T>(), py::arg("order") = "C");
+  const T* label = data_of<const T>(labels);
+  for (Index i = 0; i < rows; ++i) {
+    double sum = 0;
+    bool negative = false;
+    for (Index j = 0; j < cols; ++j) {
+      const T v = label[i * cols + j];
+      negative = negative || v < 0;
+      sum += static_cast<double>(v);
+    }
+    if (negative || !(std::abs(sum - 1) <= 1e-3))
+      refuse("t must hold rows of non-negative numbers that sum to 1, but row " + std::to_string(i) + " does not");
+  }
+  return {std::move(labels), false};
+}
+template Labels softmax_labels<float>(py::handle, Index, Index);
+template Labels softmax_labels<double>(py::handle, Index, Index);
+
+template <class T>
+void check_targets(py::handle target, py::handle x, bool probabilities) {
+  const bool column = rank(x) == 2 && extent(x, 1) == 1 && rank(target) == 1 && extent(target, 0) == extent(x, 0);
+  if (!same_shape(target, x) && !column) refuse("t must have the shape of x, " + shape_of(x) + ", got shape " + shape_of(target));
+  if (!probabilities) return;
+  const T* labels = data_of<const T>(target);
+  for (Index i = 0; i < size_of(target); ++i)
+    if (!(labels[i] >= 0 && labels[i] <= 1))
+      refuse("t must hold numbers in [0, 1], got " + std::string(py::str(py::float_(static_cast<double>(labels[i])))) +
+             " at flat position " + std::to_string(i));
+}
+template void check_targets<float>(py::handle, py::handle, bool);
+template void check_targets<double>(py::handle, py::handle, bool);
+
+}  // namespace fastnn::bindings

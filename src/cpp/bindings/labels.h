@@ -1,0 +1,29 @@
+#pragma once
+// Targets and sample weights, checked as the losses promise.
+#include "bindings/arrays.h"
+
+namespace fastnn::bindings {
+
+// None, or sample weights as float64 (n,) with their sum: finite, not negative, not all zero.
+struct Weights {
+  py::object array = py::none();
+  const double* data = nullptr;
+  double sum = 0;
+};
+Weights weights_of(py::handle weight, Index n);
+
+// The labels of softmax cross-entropy for (rows, cols) outputs: classes as int64 (rows,), or rows of probabilities as T
+// (rows, cols).
+struct Labels {
+  py::object array;
+  bool classes;
+};
+template <class T>
+Labels softmax_labels(py::handle t, Index rows, Index cols);
+
+// Raises unless `target`, an array of T, has the shape of x (or (N,) for x (N, 1)) and, for probabilities, holds numbers in [0,
+// 1].
+template <class T>
+void check_targets(py::handle target, py::handle x, bool probabilities);
+
+}  // namespace fastnn::bindings

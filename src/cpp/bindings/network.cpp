@@ -1,0 +1,550 @@
+// Networks of native layers, compiled: what the Python objects say is read anew for each call, then steps run without them.
+#include <algorithm>
+#include <limits>
+
+#include "bindings/labels.h"
+#include "network/run.h"
+
+namespace fastnn::bindings {
+namespace {
+
+using network::Layer;
+using network::LayerKind;
+
+PyObject* find(py::handle dict, py::handle key) {
+  PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
+  if (!value && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+py::str interned(const char* name) { return py::reinterpret_steal<py::str>(PyUnicode_InternFromString(name)); }
+py::dict attributes_of(py::handle object) {
+  PyObject* dict = PyObject_GenericGetDict(object.ptr(), nullptr);
+  if (!dict) throw py::error_already_set();
+  return py::reinterpret_steal<py::dict>(dict);
+}
+
+// Names that are looked up in every call.
+struct Names {
+  py::str params = interned("params"), grads = interned("grads"), alpha = interned("alpha"), momentum = interned("momentum"),
+          eps = interned("eps"), ratio = interned("ratio"), inverted = interned("inverted"), seed = interned("seed"),
+          seeded = interned("seeded"), step = interned("step"), steps = interned("steps"), stream = interned("stream"),
+          running_mean = interned("running_mean"), running_var = interned("running_var"), optimizer = interned("optimizer"),
+          loss = interned("loss"), clip_norm = interned("clip_norm"), nonfinite = interned("nonfinite"), lr = interned("lr"),
+          weight_decay = interned("weight_decay"), state = interned("state"), y = interned("y");
+};
+const Names& names() {
+  static const Names* const all = new Names;  // outlives the interpreter's end
+  return *all;
+}
+
+double number(py::handle dict, py::handle name) {
+  const py::handle value = find(dict, name);
+  const double x = value ? PyFloat_AsDouble(value.ptr()) : 0;
+  if (x == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return x;
+}
+
+// A network whose layers, loss or optimizer a plan cannot take: Python does it then.
+struct Unsupported {};
+
+// An array that goes into a dict once the call has succeeded.
+struct NewEntry {
+  py::dict dict;
+  py::object key, array;
+};
+
+// What the objects of a call have been found to be. Owns a reference to every array, since the objects may change once the GIL is
+// released.
+struct Call {
+  bool train = false, keep = false;
+  int state_count = 0;
+  py::object states[2];
+  py::handle seed;            // the trainer's
+  Index features = 0;         // of a row of the data
+  std::vector<py::object> owned;
+  std::vector<NewEntry> entries;
+  std::vector<Extent> extents;
+
+  void clear() {
+    owned.clear();
+    entries.clear();
+    extents.clear();
+  }
+
+  // The numbers of a contiguous, writeable array of T of this shape; cols < 0: of one dimension.
+  template <class T>
+  T* numbers(py::handle array, Index rows, Index cols) {
+    const bool fits = array && is_array(array) && is_dtype<T>(array) && is_contiguous(array) && is_writeable(array) &&
+                      rank(array) == (cols < 0 ? 1 : 2) && extent(array, 0) == rows && (cols < 0 || extent(array, 1) == cols);
+    if (!fits) throw Unsupported{};
+    T* data = data_of<T>(array);
+    owned.push_back(py::reinterpret_borrow<py::object>(array));
+    const Index size = cols < 0 ? rows : rows * cols;
+    extents.push_back({reinterpret_cast<const char*>(data), reinterpret_cast<const char*>(data + size)});
+    return data;
+  }
+
+  // The array that stands beside a parameter in a dict, or a new one.
+  template <class T>
+  T* beside(py::handle dict, py::handle key, py::handle like, Index rows, Index cols, bool zeros) {
+    if (!dict || !PyDict_Check(dict.ptr())) throw Unsupported{};
+    py::object array = py::reinterpret_borrow<py::object>(find(dict, key));
+    if (!array) {
+      array = py::module_::import("numpy").attr(zeros ? "zeros" : "empty")(like.attr("shape"), py::dtype::of<T>());
+      entries.push_back({py::reinterpret_borrow<py::dict>(dict), py::reinterpret_borrow<py::object>(key), array});
+    }
+    return numbers<T>(array, rows, cols);
+  }
+};
+
+struct LayerObject {
+  LayerKind kind;
+  py::dict attributes;
+  Activation activation{};
+  py::str weight, bias;                  // keys of params and grads
+  py::str weight_entry, bias_entry;      // keys of the optimizer's state
+};
+
+class CompiledNetwork {
+ public:
+  // layers: (kind, layer, activation, "W", "b", "0.") of each.
+  CompiledNetwork(InUse& lock, const py::list& layers) : lock_(lock) {
+    for (const py::handle entry : layers) {
+      const auto [kind, layer, activation, weight, bias, prefix] =
+          entry.cast<std::tuple<int, py::object, int, std::string, std::string, std::string>>();
+      LayerObject l{};
+      l.kind = static_cast<LayerKind>(kind);
+      l.attributes = attributes_of(layer);
+      l.activation = static_cast<Activation>(activation);
+      l.weight = interned(weight.c_str());
+      l.bias = interned(bias.c_str());
+      l.weight_entry = interned((prefix + weight).c_str());
+      l.bias_entry = interned((prefix + bias).c_str());
+      layers_.push_back(std::move(l));
+    }
+  }
+
+  // Trains on rows of a data set; the stub says what it takes and returns. None: Python has to do it.
+  py::object train(py::handle trainer, py::handle x, py::handle t, py::handle weight, py::handle order, Index step, Index rows,
+                   double scale, py::handle rates, double seconds) {
+    const Hold hold(lock_);
+    try {
+      return with_type([&](auto& typed) { return train_as(typed, trainer, x, t, weight, order, step, rows, scale, rates, seconds); });
+    } catch (const Unsupported&) {
+      return py::none();
+    }
+  }
+
+  py::object step(py::handle trainer, py::handle x, py::handle t, py::handle weight) {
+    return train(trainer, x, t, weight, py::none(), 0, 0, 1, py::none(), std::numeric_limits<double>::infinity());
+  }
+
+  // The outputs for rows x, as without training, or None.
+  py::object infer(py::handle x) {
+    const Hold hold(lock_);
+    try {
+      return with_type([&](auto& typed) { return infer_as(typed, x); });
+    } catch (const Unsupported&) {
+      return py::none();
+    }
+  }
+
+ private:
+  template <class T>
+  struct Typed {
+    using Number = T;
+    network::Runner<T> runner;
+    network::Plan<T> inference;
+    std::vector<Layer<T>> layers;
+  };
+
+  template <class F>
+  py::object with_type(F&& f) {
+    for (const LayerObject& l : layers_)
+      if (l.kind != LayerKind::activation && l.kind != LayerKind::dropout) {
+        const py::handle p = parameter(l, l.weight);
+        return is_array(p) && is_f64(p) ? f(f64_) : f(f32_);
+      }
+    throw Unsupported{};
+  }
+
+  static py::handle parameter(const LayerObject& l, py::handle key) {
+    const py::handle params = find(l.attributes, names().params);
+    const py::handle p = params && PyDict_Check(params.ptr()) ? py::handle(find(params, key)) : py::handle();
+    if (!p || !is_array(p)) throw Unsupported{};
+    return p;
+  }
+
+  template <class T>
+  void read_parameter(network::Parameter<T>& to, const LayerObject& l, bool second, Index rows, Index cols) {
+    const py::handle key = second ? l.bias : l.weight, p = parameter(l, key);
+    to.p = call_.numbers<T>(p, rows, cols);
+    to.size = cols < 0 ? rows : rows * cols;
+    if (!call_.train) return;
+    if (call_.keep && l.kind != LayerKind::embedding)
+      to.g = call_.beside<T>(find(l.attributes, names().grads), key, p, rows, cols, false);
+    T** const slots[2] = {&to.s1, &to.s2};
+    for (int s = 0; s < call_.state_count; ++s)
+      *slots[s] = call_.beside<T>(call_.states[s], second ? l.bias_entry : l.weight_entry, p, rows, cols, true);
+  }
+
+  // Reads the layers as they are now.
+  template <class T>
+  void read(std::vector<Layer<T>>& to) {
+    const Names& name = names();
+    to.resize(layers_.size());
+    Index features = call_.features;
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      const LayerObject& from = layers_[i];
+      const py::dict& attributes = from.attributes;
+      Layer<T>& l = to[i];
+      l = Layer<T>{};
+      l.kind = from.kind;
+      l.keeps_gradients = call_.keep;
+      l.in = l.out = features;
+      switch (from.kind) {
+        case LayerKind::affine:
+          l.out = last_extent(parameter(from, from.weight), 2);
+          read_parameter(l.weight, from, false, l.in, l.out);
+          read_parameter(l.bias, from, true, l.out, -1);
+          break;
+        case LayerKind::batchnorm:
+          read_parameter(l.weight, from, false, l.out, -1);
+          read_parameter(l.bias, from, true, l.out, -1);
+          l.running_mean = call_.numbers<T>(find(attributes, name.running_mean), l.out, -1);
+          l.running_var = call_.numbers<T>(find(attributes, name.running_var), l.out, -1);
+          l.momentum = number(attributes, name.momentum);
+          l.eps = static_cast<T>(number(attributes, name.eps));
+          break;
+        case LayerKind::embedding: {
+          const py::handle w = parameter(from, from.weight);
+          l.dim = last_extent(w, 2);
+          l.vocabulary = extent(w, 0);
+          l.out = l.in * l.dim;
+          read_parameter(l.weight, from, false, l.vocabulary, l.dim);
+          break;
+        }
+        case LayerKind::activation:
+          l.activation = from.activation;
+          l.alpha = static_cast<T>(number(attributes, name.alpha));
+          break;
+        case LayerKind::dropout: {
+          l.ratio = number(attributes, name.ratio);
+          if (!(l.ratio >= 0 && l.ratio < 1) || features > (Index{1} << 24)) throw Unsupported{};
+          l.inverted = is_true(find(attributes, name.inverted));
+          const bool own = !call_.seed || is_true(find(attributes, name.seeded));
+          l.seed = unsigned_number(own ? py::handle(find(attributes, name.seed)) : call_.seed);
+          break;
+        }
+      }
+      features = l.out;
+      if (features <= 0) throw Unsupported{};
+    }
+    check_distinct();
+  }
+
+  static Index last_extent(py::handle array, int dimensions) {
+    if (rank(array) != dimensions) throw Unsupported{};
+    return extent(array, dimensions - 1);
+  }
+  static bool is_true(py::handle value) { return value && PyObject_IsTrue(value.ptr()) == 1; }
+  static uint64_t unsigned_number(py::handle value) {
+    if (!value || !PyLong_Check(value.ptr())) throw Unsupported{};
+    const uint64_t n = PyLong_AsUnsignedLongLong(value.ptr());
+    if (PyErr_Occurred()) throw py::error_already_set();
+    return n;
+  }
+
+  // Arrays that share memory are updated one after the other, which a plan does not do.
+  void check_distinct() {
+    const auto same = [](const Extent& a, const Extent& b) { return a.first == b.first && a.last == b.last; };
+    const std::vector<Extent>& now = call_.extents;
+    if (now.size() == distinct_.size() && std::equal(now.begin(), now.end(), distinct_.begin(), same)) return;
+    std::vector<Extent> sorted = now;
+    std::sort(sorted.begin(), sorted.end(), [](const Extent& a, const Extent& b) { return a.first < b.first; });
+    for (std::size_t i = 1; i < sorted.size(); ++i)
+      if (sorted[i].meets(sorted[i - 1])) throw Unsupported{};
+    distinct_ = now;
+  }
+
+  // The rule of the trainer's optimizer, where that is one of fastnn's own classes itself.
+  ops::UpdateRule read_optimizer(py::handle optimizer, bool rates_given) {
+    const Names& name = names();
+    if (optimizer.ptr() != optimizer_.ptr()) {
+      const py::object own = py::type::of(optimizer).attr("__dict__");
+      if (!own.contains("_kind") || !own.contains("_betas")) throw Unsupported{};
+      optimizer_attributes_ = attributes_of(optimizer);
+      optimizer_kind_ = own["_kind"].cast<int>();
+      betas_.clear();
+      for (const py::handle beta : own["_betas"]) betas_.push_back(py::reinterpret_borrow<py::object>(beta));
+      optimizer_ = py::reinterpret_borrow<py::object>(optimizer);
+    }
+    ops::UpdateRule rule{};
+    rule.kind = static_cast<Optimizer>(optimizer_kind_);
+    const py::handle lr = find(optimizer_attributes_, name.lr);
+    if (lr && PyFloat_CheckExact(lr.ptr()) && PyFloat_AS_DOUBLE(lr.ptr()) >= 0)
+      rule.lr = PyFloat_AS_DOUBLE(lr.ptr());
+    else if (!rates_given)
+      rule.lr = optimizer.attr("rate")().cast<double>();
+    rule.weight_decay = number(optimizer_attributes_, name.weight_decay);
+    rule.beta1 = betas_.empty() ? 0 : number(optimizer_attributes_, betas_[0]);
+    rule.beta2 = betas_.size() < 2 ? 0 : number(optimizer_attributes_, betas_[1]);
+    rule.eps = number(optimizer_attributes_, name.eps);
+    rule.step = static_cast<int64_t>(unsigned_number(find(optimizer_attributes_, name.step))) + 1;
+    call_.state_count = states_of(rule.kind);
+    const py::handle state = find(optimizer_attributes_, name.state);
+    int s = 0;
+    if (call_.state_count > 0)
+      for (const auto& [key, dict] : py::reinterpret_borrow<py::dict>(state))
+        if (s < call_.state_count) call_.states[s++] = py::reinterpret_borrow<py::object>(dict);
+    if (s != call_.state_count) throw Unsupported{};
+    return rule;
+  }
+
+  static network::Loss loss_kind(py::handle loss) {
+    const py::object own = py::type::of(loss).attr("__dict__");
+    if (!own.contains("_kind")) throw Unsupported{};
+    return static_cast<network::Loss>(own["_kind"].cast<int>());
+  }
+
+  // Rows of an array as they lie there; none of the types a plan reads, or rows with gaps, are converted if they may be.
+  template <class T>
+  ops::RowSource source(const char* name, py::handle array, bool may_convert) {
+    py::object rows = py::reinterpret_borrow<py::object>(array);
+    if (!is_array(rows) || rank(rows) < 1) throw Unsupported{};
+    ops::RowSource from{};
+    const bool as_it_is = number_type(rows, from.type) && has_whole_rows(rows);
+    if (!as_it_is) {
+      if (!may_convert) throw Unsupported{};
+      rows = contiguous(as_real(name, rows, sized<T>()));
+      number_type(rows, from.type);
+    }
+    from.data = data_of<const char>(rows);
+    from.row_bytes = py::detail::array_proxy(rows.ptr())->strides[0];
+    from.cols = extent(rows, 0) ? size_of(rows) / extent(rows, 0) : 0;
+    call_.owned.push_back(std::move(rows));
+    return from;
+  }
+  template <class T>
+  static py::handle sized() {
+    static const py::handle array = new_vector<T>(0).release();
+    return array;
+  }
+  static bool number_type(py::handle array, ops::Number& type) {
+    static PyObject* const bytes = py::dtype::of<uint8_t>().release().ptr();
+    if (is_f32(array))
+      type = ops::Number::f32;
+    else if (is_f64(array))
+      type = ops::Number::f64;
+    else if (py::detail::array_proxy(array.ptr())->descr == bytes)
+      type = ops::Number::u8;
+    else if (is_i64(array))
+      type = ops::Number::i64;
+    else
+      return false;
+    return true;
+  }
+  // Each row contiguous, whatever lies between rows.
+  static bool has_whole_rows(py::handle array) {
+    if (!is_aligned(array)) return false;
+    const auto* p = py::detail::array_proxy(array.ptr());
+    Index expected = py::reinterpret_borrow<py::dtype>(p->descr).itemsize();
+    for (int i = p->nd - 1; i > 0; --i) {
+      if (p->dimensions[i] != 1 && p->strides[i] != expected) return false;
+      expected *= p->dimensions[i];
+    }
+    return true;
+  }
+
+  // Whether the first layer's indices are all in its table.
+  template <class T>
+  static bool in_range(const ops::RowSource& x, Index rows, Index vocabulary) {
+    for (Index i = 0; i < rows; ++i) {
+      const auto* row = reinterpret_cast<const int64_t*>(x.data + i * x.row_bytes);
+      for (Index j = 0; j < x.cols; ++j)
+        if (row[j] < 0 || row[j] >= vocabulary) return false;
+    }
+    return true;
+  }
+
+  bool takes_indices() const { return layers_.front().kind == LayerKind::embedding; }
+
+  template <class T>
+  py::object train_as(Typed<T>& typed, py::handle trainer, py::handle x, py::handle t, py::handle weight, py::handle order,
+                      Index step, Index rows, double scale, py::handle rates, double seconds) {
+    const Names& name = names();
+    call_.clear();
+    const bool single = rows == 0;  // all of x is one batch
+    const py::dict attributes = attributes_of(trainer);
+    const py::handle loss = find(attributes, name.loss), limit = find(attributes, name.clip_norm);
+    network::Rule rule{};
+    rule.loss = loss_kind(loss);
+    rule.update = read_optimizer(find(attributes, name.optimizer), !rates.is_none());
+    const bool clip = limit && !limit.is_none();
+    rule.clip_norm = clip ? number(attributes, name.clip_norm) : std::numeric_limits<double>::infinity();
+    const py::handle nonfinite = find(attributes, name.nonfinite);
+    rule.stop_at_nonfinite = !nonfinite || nonfinite.equal(py::str("raise"));
+    rule.step = unsigned_number(find(attributes, name.steps));
+    call_.seed = find(attributes, name.seed);
+
+    network::Data data{};
+    data.x = source<T>("x", x, single && !takes_indices());
+    data.scale = scale;
+    const Index n = extent(x, 0);
+    if (n == 0) throw Unsupported{};
+    if (takes_indices() && data.x.type != ops::Number::i64) throw Unsupported{};
+    call_.train = true;
+    call_.features = data.x.cols;
+    call_.keep = clip || parameter_bytes() <= kKeepBytes;
+    std::vector<Layer<T>>& layers = typed.layers;
+    read(layers);
+    if (takes_indices() && step == 0 && !in_range<T>(data.x, n, layers.front().vocabulary)) throw Unsupported{};
+
+    const Index outputs = layers.back().out;
+    read_targets<T>(data, rule.loss, t, n, outputs, single || step == 0);
+    const Weights weights = weights_of(weight, n);
+    data.weight = weights.data;
+    if (!order.is_none()) data.order = vector<const int64_t>("order", order, n);
+
+    network::Steps steps{};
+    steps.rows = single ? n : rows;
+    steps.first = step * steps.rows;
+    steps.count = (n - steps.first) / steps.rows;
+    if (steps.count == 0) {  // what is left of the data is one smaller batch
+      steps.rows = n - steps.first;
+      steps.count = 1;
+    }
+    if (!rates.is_none()) {
+      steps.count = std::min(steps.count, extent(rates, 0));
+      steps.rates = vector<const double>("rates", rates, extent(rates, 0));
+    }
+    steps.seconds = seconds;
+    py::object losses = single ? py::object() : new_vector<double>(steps.count);
+    double one = 0;
+    steps.losses = single ? &one : data_of<double>(losses);
+
+    const network::Done done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
+                                        [&] { return typed.runner.run(layers, data, steps, rule, clip); });
+    if (done.updates > 0) leave(typed, attributes, loss, rule, done.updates, steps.rows);
+    call_.clear();
+    if (single) return py::float_(done.finite ? one : done.loss);
+    return py::make_tuple(losses, done.updates, done.steps, done.finite ? py::object(py::none()) : py::float_(done.loss));
+  }
+
+  // Labels or targets for n rows of `outputs` numbers.
+  template <class T>
+  void read_targets(network::Data& data, network::Loss loss, py::handle t, Index n, Index outputs, bool check) {
+    if (loss == network::Loss::softmax) {
+      const bool classes = !is_array(t) || rank(t) != 2;
+      if (classes || check) {
+        Labels labels = softmax_labels<T>(t, n, outputs);
+        if (labels.classes) data.labels = data_of<const int64_t>(labels.array);
+        call_.owned.push_back(labels.array);
+        if (labels.classes) return;
+      }
+    } else if (check) {
+      py::object targets = contiguous(as_real("t", t, sized<T>()));
+      const Index shape[] = {n, outputs};
+      const py::object like = new_array(py::dtype::of<T>(), 2, shape);
+      check_targets<T>(targets, like, loss == network::Loss::sigmoid);
+    }
+    const py::object targets = is_array(t) ? py::reinterpret_borrow<py::object>(t) : as_real("t", t, sized<T>());
+    data.dense = source<T>("t", targets, true);
+    if (data.dense.cols != outputs) throw Unsupported{};
+  }
+
+  Index parameter_bytes() const {
+    Index bytes = 0;
+    for (const LayerObject& l : layers_)
+      if (l.kind == LayerKind::affine) bytes += size_of(parameter(l, l.weight)) * 4;
+    return bytes;
+  }
+
+  // What a step in Python would have left in the objects.
+  template <class T>
+  void leave(Typed<T>& typed, const py::dict& trainer, py::handle loss, const network::Rule& rule, Index updates, Index rows) {
+    const Names& name = names();
+    for (const auto& [dict, key, array] : call_.entries) dict[key] = array;
+    network::Plan<T>& plan = typed.runner.plan();
+    const auto count = static_cast<uint64_t>(updates);
+    trainer[name.steps] = py::int_(rule.step + count);
+    optimizer_attributes_[name.step] = py::int_(rule.update.step - 1 + updates);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      const LayerObject& l = layers_[i];
+      if (l.kind == LayerKind::dropout) {
+        l.attributes[name.seed] = py::int_(typed.layers[i].seed);
+        l.attributes[name.stream] = py::int_(i);
+        l.attributes[name.step] = py::int_(rule.step + count);
+      } else if (l.kind == LayerKind::embedding) {
+        const auto distinct = static_cast<Index>(plan.embedding_rows().size());
+        py::object indices = new_vector<int64_t>(distinct), values = new_matrix<T>(distinct, typed.layers[i].dim);
+        std::copy_n(plan.embedding_rows().data(), distinct, data_of<int64_t>(indices));
+        std::copy_n(plan.embedding_values(), size_of(values), data_of<T>(values));
+        const py::object sparse = py::module_::import("fastnn.sparse").attr("RowSparse");
+        py::reinterpret_borrow<py::dict>(find(l.attributes, name.grads))[l.weight] =
+            sparse.attr("trusted")(indices, values, parameter(l, l.weight).attr("shape"));
+      } else if (l.kind != LayerKind::activation && !call_.keep) {
+        PyDict_Clear(find(l.attributes, name.grads));
+      }
+    }
+    py::object y = new_matrix<T>(rows, plan.outputs());
+    std::copy_n(plan.predictions(), rows * plan.outputs(), data_of<T>(y));
+    attributes_of(loss)[name.y] = y;
+  }
+
+  template <class T>
+  py::object infer_as(Typed<T>& typed, py::handle x) {
+    constexpr Index kRows = 256;  // whose activations stay in the second-level cache
+    call_.clear();
+    call_.train = false;
+    call_.seed = py::handle();
+    const ops::RowSource from = source<T>("x", x, !takes_indices());
+    const Index n = extent(x, 0);
+    const bool wanted = takes_indices() ? from.type == ops::Number::i64 : from.type == (sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64);
+    if (n == 0 || !wanted || (from.row_bytes != from.cols * static_cast<Index>(sizeof(T)) && !takes_indices())) throw Unsupported{};
+    call_.features = from.cols;
+    read(typed.layers);
+    if (takes_indices() && !in_range<T>(from, n, typed.layers.front().vocabulary)) throw Unsupported{};
+    py::object y = new_matrix<T>(n, typed.layers.back().out);
+    T* out = data_of<T>(y);
+    unlocked(typed.inference.cost() * static_cast<double>(n) / static_cast<double>(kRows), [&] {
+      for (Index first = 0; first < n; first += kRows) {
+        network::Batch<T> batch{};
+        batch.rows = std::min(kRows, n - first);
+        if (takes_indices())
+          batch.indices = reinterpret_cast<const int64_t*>(from.data) + first * from.cols;
+        else
+          batch.x = reinterpret_cast<const T*>(from.data) + first * from.cols;
+        const int members = network::members_of(typed.inference, typed.layers, batch.rows, false, false);
+        run_team(members, [&](Team& team) { typed.inference.infer(team, batch, out + first * typed.inference.outputs()); });
+      }
+    });
+    call_.clear();
+    return y;
+  }
+
+  static constexpr Index kKeepBytes = 8 << 20;
+
+  InUse& lock_;
+  std::vector<LayerObject> layers_;
+  Typed<float> f32_;
+  Typed<double> f64_;
+  py::object optimizer_;  // that the next three were read from
+  py::dict optimizer_attributes_;
+  int optimizer_kind_ = 0;
+  std::vector<py::object> betas_;
+  Call call_;
+  std::vector<Extent> distinct_;
+};
+
+}  // namespace
+
+void bind_network(py::module_& m) {
+  py::class_<CompiledNetwork>(m, "CompiledNetwork")
+      .def(py::init<InUse&, const py::list&>(), py::keep_alive<1, 2>())
+      .def("step", &CompiledNetwork::step)
+      .def("train", &CompiledNetwork::train)
+      .def("infer", &CompiledNetwork::infer);
+}
+
+}  // namespace fastnn::bindings

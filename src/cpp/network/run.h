@@ -1,0 +1,49 @@
+#pragma once
+// Many steps on a data set in one call: rows are gathered, converted and trained on without a word to anybody else.
+#include "network/plan.h"
+
+namespace fastnn::network {
+
+// A data set whose rows have been found to fit: labels and indices are in range.
+struct Data {
+  ops::RowSource x;
+  double scale;           // of x
+  const int64_t* labels;  // (rows,), or null:
+  ops::RowSource dense;
+  const double* weight;  // (rows,), or null
+  const int64_t* order;  // the rows in the order of their use, or null for 0, 1, ...
+};
+
+struct Steps {
+  Index first, rows;  // the first step takes rows [first, first + rows) of the order, and so on
+  Index count;
+  const double* rates;  // learning rates: one for each update, or null for the rule's own
+  double seconds;       // stops after the step during which so much time is over
+  double* losses;       // room for `count` losses, of the updates done
+};
+struct Done {
+  Index steps, updates;  // steps are gone through; those whose rows weigh nothing update nothing
+  bool finite;           // if not, the step after the last did not update either: `loss` was not finite
+  double loss;
+};
+
+template <class T>
+class Runner {
+ public:
+  // Throws std::bad_alloc before anything has changed.
+  Done run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule, bool clip);
+  Plan<T>& plan() noexcept { return plan_; }
+
+ private:
+  Plan<T> plan_;
+  Arena arena_;
+  T *x_ = nullptr, *dense_ = nullptr;
+  int64_t *indices_ = nullptr, *labels_ = nullptr;
+  double* weight_ = nullptr;
+};
+
+// How many threads a plan gets: as many as its cost is worth.
+template <class T>
+int members_of(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, bool train, bool clip);
+
+}  // namespace fastnn::network

@@ -1,0 +1,62 @@
+#pragma once
+// What a step of training works on, as its owners say at the moment: layers with their parameters, a loss, an optimizer's rule.
+// Nothing here owns memory.
+#include <vector>
+
+#include "ops/optimizers.h"
+#include "ops/parts.h"
+
+namespace fastnn::network {
+
+// A parameter with its gradient and the optimizer's state for it.
+template <class T>
+struct Parameter {
+  T* p;
+  T* g;        // null: no gradient is kept
+  T *s1, *s2;  // null where the optimizer has no such state
+  Index size;
+};
+
+enum class LayerKind { affine, batchnorm, activation, dropout, embedding };
+
+// Every layer maps rows of `in` numbers to rows of `out`; an embedding's are `in` indices.
+template <class T>
+struct Layer {
+  LayerKind kind;
+  Index in, out;
+  bool keeps_gradients;
+  Parameter<T> weight, bias;  // of an affine layer; gamma and beta; the table alone
+  Activation activation;
+  T alpha;
+  T *running_mean, *running_var;  // of batch normalization
+  double momentum;
+  T eps;
+  double ratio;  // of dropout
+  bool inverted;
+  uint64_t seed;
+  Index vocabulary, dim;  // of an embedding's table
+};
+
+enum class Loss { softmax, sigmoid, squared };
+
+// One batch. Labels are numbers of classes, or rows of `out` numbers where `labels` is null.
+template <class T>
+struct Batch {
+  Index rows;
+  const T* x;              // contiguous rows, or null for a network that begins with an embedding
+  const int64_t* indices;  // its rows then
+  const int64_t* labels;
+  const T* dense;
+  const double* weight;  // one a row, or null
+};
+
+// What a step does beside its network: rates change from step to step.
+struct Rule {
+  Loss loss;
+  ops::UpdateRule update;
+  double clip_norm;  // infinity: none
+  bool stop_at_nonfinite;
+  uint64_t step;  // the number of the step in the trainer's life: dropout's counter
+};
+
+}  // namespace fastnn::network

@@ -1,0 +1,180 @@
+#include "ops/parts.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "dispatch/dispatch.h"
+
+namespace fastnn::ops {
+
+template <class T>
+void activate(Activation kind, const T* x, T* y, Index n, T alpha) noexcept {
+  kernels<T>().activations[static_cast<int>(kind)].forward(x, y, n, alpha);
+}
+template <class T>
+void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, Index n, T alpha) noexcept {
+  kernels<T>().activations[static_cast<int>(kind)].backward(saved, saved, dy, dx, n, alpha);
+}
+
+template <class T>
+void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept {
+  constexpr double kWords = 4294967296.0;
+  const uint64_t threshold = static_cast<uint64_t>(std::fmin(std::nearbyint(ratio * kWords), kWords - 1));
+  kernels<T>().dropout_forward(stream, threshold, scale, first, n, x, y, keep);
+}
+template <class T>
+void drop_gradient(const uint8_t* keep, T scale, Index n, const T* dy, T* dx) noexcept {
+  kernels<T>().dropout_backward(keep, scale, n, dy, dx);
+}
+template <class T>
+void scale_run(const T* x, T factor, Index n, T* y) noexcept {
+  kernels<T>().scale(x, factor, n, y);
+}
+
+template <class T>
+void sum_columns(const T* x, Index x_row, Index rows, Index cols, T* sums) noexcept {
+  kernels<T>().column_sums(x, x_row, rows, cols, sums);
+}
+
+namespace {
+
+double weight_of(const double* weight, Index i) { return weight ? weight[i] : 1.0; }
+
+}  // namespace
+
+template <class T>
+void softmax_rows(const LossRows<T>& r) noexcept {
+  const Kernels<T>& k = kernels<T>();
+  for (Index i = 0; i < r.rows; ++i) {
+    const T* x = r.x + i * r.cols;
+    T *y = r.y + i * r.cols, row_max, log_sum;
+    k.softmax(x, r.cols, 1, r.cols, y, &row_max, &log_sum);
+    const T factor = static_cast<T>(r.factor * weight_of(r.weight, i));
+    if (r.labels) {
+      const Index label = r.labels[i];
+      r.losses[i] = static_cast<double>(row_max) - static_cast<double>(x[label]) + static_cast<double>(log_sum);
+      if (!r.dx) continue;
+      T* dx = r.dx + i * r.cols;
+      k.scale(y, factor, r.cols, dx);
+      dx[label] = (y[label] - T(1)) * factor;
+    } else {
+      const T* t = r.dense + i * r.cols;
+      r.losses[i] = k.soft_label_loss(x, t, r.cols, row_max, log_sum);
+      if (r.dx) k.scaled_difference(y, t, factor, r.cols, r.dx + i * r.cols);
+    }
+  }
+}
+
+namespace {
+
+// The losses with dense labels, a row at a time: row(x, t, y) is the sum of a row's losses.
+template <class T, class F>
+void dense_rows(const LossRows<T>& r, F&& row) {
+  for (Index i = 0; i < r.rows; ++i) {
+    const T *x = r.x + i * r.cols, *t = r.dense + i * r.cols;
+    T* y = r.y + i * r.cols;
+    r.losses[i] = row(x, t, y) / static_cast<double>(r.cols);
+    const T factor = static_cast<T>(r.factor * weight_of(r.weight, i));
+    if (r.dx) kernels<T>().scaled_difference(y, t, factor, r.cols, r.dx + i * r.cols);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void sigmoid_rows(const LossRows<T>& r) noexcept {
+  dense_rows(r, [&](const T* x, const T* t, T* y) { return kernels<T>().sigmoid_loss(x, t, r.cols, y); });
+}
+template <class T>
+void squared_rows(const LossRows<T>& r) noexcept {
+  dense_rows(r, [&](const T* x, const T* t, T* y) {
+    if (y != x) std::memcpy(y, x, static_cast<std::size_t>(r.cols) * sizeof(T));
+    return kernels<T>().squared_error(x, t, r.cols);
+  });
+}
+
+template <class T>
+void normalize_by_batch(const NormColumns<T>& c, const T* gamma, const T* beta, T* y) noexcept {
+  const Kernels<T>& k = kernels<T>();
+  const Index j = c.begin, n = c.end - c.begin;
+  k.batchnorm_statistics(c.x + j, c.x_row, c.rows, n, c.mean + j, c.var + j);
+  for (Index i = j; i < c.end; ++i) c.rstd[i] = T(1) / std::sqrt(c.var[i] + c.eps);
+  k.batchnorm_forward({c.rows, n, c.x + j, c.x_row, c.mean + j, c.rstd + j}, gamma + j, beta + j, y + j, c.x_row);
+}
+template <class T>
+void update_running(const NormColumns<T>& c, double momentum, T* running_mean, T* running_var) noexcept {
+  const T keep = static_cast<T>(momentum), rest = static_cast<T>(1 - momentum);
+  for (Index j = c.begin; j < c.end; ++j) {
+    running_mean[j] = keep * running_mean[j] + rest * c.mean[j];
+    running_var[j] = keep * running_var[j] + rest * c.var[j];
+  }
+}
+template <class T>
+void normalize_by_running(Index rows, Index cols, const T* x, const T* gamma, const T* beta, const T* running_mean,
+                          const T* running_var, T eps, T* rstd, T* y) noexcept {
+  for (Index j = 0; j < cols; ++j) rstd[j] = T(1) / std::sqrt(running_var[j] + eps);
+  kernels<T>().batchnorm_forward({rows, cols, x, cols, running_mean, rstd}, gamma, beta, y, cols);
+}
+template <class T>
+void normalize_gradient(const NormColumns<T>& c, const T* gamma, const T* dy, T* dgamma, T* dbeta, T* dx) noexcept {
+  const Kernels<T>& k = kernels<T>();
+  const Index j = c.begin;
+  const BatchNormColumns<T> columns{c.rows, c.end - c.begin, c.x + j, c.x_row, c.mean + j, c.rstd + j};
+  k.batchnorm_parameter_gradients(columns, dy + j, c.x_row, dgamma + j, dbeta + j);
+  if (!dx) return;
+  const T per_row = T(1) / static_cast<T>(c.rows);
+  k.batchnorm_input_gradient(columns, gamma + j, dgamma + j, dbeta + j, per_row, dy + j, c.x_row, dx + j, c.x_row);
+}
+
+template <class T>
+void update_run(Optimizer kind, const OptimizerStep<T>& step, Index n, const T* g, T* p, T* s1, T* s2) noexcept {
+  kernels<T>().optimizers[static_cast<int>(kind)](step, n, g, p, s1, s2);
+}
+template <class T>
+double squares(const T* x, Index n) noexcept {
+  return kernels<T>().sum_of_squares(x, n);
+}
+
+template <class T>
+void gather(const RowSource& from, const int64_t* rows, Index first, Index count, T scale, T* to) noexcept {
+  const Kernels<T>& k = kernels<T>();
+  for (Index i = 0; i < count; ++i, to += from.cols) {
+    const char* row = from.data + (rows ? rows[first + i] : first + i) * from.row_bytes;
+    switch (from.type) {
+      case Number::f32:
+        k.convert_f32(reinterpret_cast<const float*>(row), scale, from.cols, to);
+        break;
+      case Number::f64:
+        k.convert_f64(reinterpret_cast<const double*>(row), scale, from.cols, to);
+        break;
+      case Number::u8:
+        k.convert_u8(reinterpret_cast<const uint8_t*>(row), scale, from.cols, to);
+        break;
+      case Number::i64:
+        k.convert_i64(reinterpret_cast<const int64_t*>(row), scale, from.cols, to);
+        break;
+    }
+  }
+}
+
+#define FASTNN_INSTANTIATE(T)                                                                                             \
+  template void activate(Activation, const T*, T*, Index, T) noexcept;                                                    \
+  template void activation_gradient(Activation, const T*, const T*, T*, Index, T) noexcept;                               \
+  template void drop(const RandomStream&, double, T, Index, Index, const T*, T*, uint8_t*) noexcept;                      \
+  template void drop_gradient(const uint8_t*, T, Index, const T*, T*) noexcept;                                           \
+  template void scale_run(const T*, T, Index, T*) noexcept;                                                               \
+  template void sum_columns(const T*, Index, Index, Index, T*) noexcept;                                                  \
+  template void softmax_rows(const LossRows<T>&) noexcept;                                                                \
+  template void sigmoid_rows(const LossRows<T>&) noexcept;                                                                \
+  template void squared_rows(const LossRows<T>&) noexcept;                                                                \
+  template void normalize_by_batch(const NormColumns<T>&, const T*, const T*, T*) noexcept;                               \
+  template void update_running(const NormColumns<T>&, double, T*, T*) noexcept;                                           \
+  template void normalize_by_running(Index, Index, const T*, const T*, const T*, const T*, const T*, T, T*, T*) noexcept; \
+  template void normalize_gradient(const NormColumns<T>&, const T*, const T*, T*, T*, T*) noexcept;                       \
+  template void update_run(Optimizer, const OptimizerStep<T>&, Index, const T*, T*, T*, T*) noexcept;                     \
+  template double squares(const T*, Index) noexcept;                                                                      \
+  template void gather(const RowSource&, const int64_t*, Index, Index, T, T*) noexcept;
+FASTNN_INSTANTIATE(float)
+FASTNN_INSTANTIATE(double)
+
+}  // namespace fastnn::ops

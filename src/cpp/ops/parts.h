@@ -1,0 +1,87 @@
+#pragma once
+// What one member of a team does with its part of a batch: a run of elements, some rows, some columns. No team is opened here,
+// and nothing waits.
+#include "kernels/table.h"
+#include "ops/optimizers.h"
+
+namespace fastnn::ops {
+
+template <class T>
+void activate(Activation kind, const T* x, T* y, Index n, T alpha) noexcept;
+// `saved` is what activation_uses_output() says. dx may be dy.
+template <class T>
+void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, Index n, T alpha) noexcept;
+
+// Elements [first, first + n) of a batch, first a multiple of 64; x, y and keep begin with element `first`.
+template <class T>
+void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept;
+template <class T>
+void drop_gradient(const uint8_t* keep, T scale, Index n, const T* dy, T* dx) noexcept;
+template <class T>
+void scale_run(const T* x, T factor, Index n, T* y) noexcept;
+
+// Sums of columns of x, whose rows are x_row apart.
+template <class T>
+void sum_columns(const T* x, Index x_row, Index rows, Index cols, T* sums) noexcept;
+
+// Softmax cross-entropy of rows: y, their losses, and dx = factor*w_i*(y - label), where wanted. Labels are numbers of classes,
+// or rows of probabilities where `labels` is null.
+template <class T>
+struct LossRows {
+  Index rows, cols;
+  const T* x;  // contiguous
+  const int64_t* labels;
+  const T* dense;
+  const double* weight;  // one a row, or null
+  double factor;
+  T *y, *dx;
+  double* losses;
+};
+template <class T>
+void softmax_rows(const LossRows<T>& r) noexcept;
+template <class T>
+void sigmoid_rows(const LossRows<T>& r) noexcept;  // y = logistic(x), the loss its mean over the row
+template <class T>
+void squared_rows(const LossRows<T>& r) noexcept;  // y = x
+
+// Columns [begin, end) of batch normalization.
+template <class T>
+struct NormColumns {
+  Index rows, begin, end;
+  const T* x;
+  Index x_row;
+  T *mean, *rstd;  // (cols,); `var` is kept for the running statistics
+  T* var;
+  T eps;
+};
+template <class T>
+void normalize_by_batch(const NormColumns<T>& c, const T* gamma, const T* beta, T* y) noexcept;
+template <class T>
+void update_running(const NormColumns<T>& c, double momentum, T* running_mean, T* running_var) noexcept;
+// By running statistics, all columns of some rows. rstd is room for (cols,) numbers.
+template <class T>
+void normalize_by_running(Index rows, Index cols, const T* x, const T* gamma, const T* beta, const T* running_mean,
+                          const T* running_var, T eps, T* rstd, T* y) noexcept;
+// dgamma and dbeta, and dx (which may be dy) where it is not null.
+template <class T>
+void normalize_gradient(const NormColumns<T>& c, const T* gamma, const T* dy, T* dgamma, T* dbeta, T* dx) noexcept;
+
+template <class T>
+void update_run(Optimizer kind, const OptimizerStep<T>& step, Index n, const T* g, T* p, T* s1, T* s2) noexcept;
+template <class T>
+double squares(const T* x, Index n) noexcept;
+// How many numbers one sum of squares runs over at most: the norm is the sum of such pieces, in order.
+constexpr Index kNormPiece = 1 << 14;
+
+// Rows of another type, converted: to = from*scale. `rows` are their numbers, or null for first, first + 1, ...
+enum class Number { f32, f64, u8, i64 };
+struct RowSource {
+  const char* data;
+  Number type;
+  Index row_bytes;  // from one row to the next; a row is contiguous
+  Index cols;
+};
+template <class T>
+void gather(const RowSource& from, const int64_t* rows, Index first, Index count, T scale, T* to) noexcept;
+
+}  // namespace fastnn::ops
