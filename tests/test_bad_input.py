@@ -904,6 +904,15 @@ TABLE = [
         for s, error in ((-1, ValueError), (2**64, ValueError), (None, TypeError), (0.5, TypeError))
     ),
     *(
+        (
+            f"nonfinite {n!r}",
+            lambda w, n=n: fastnn.Trainer(w.net, w.softmax, w.adam, nonfinite=n),
+            error,
+            "nonfinite must be one of raise, ignore",
+        )
+        for n, error in (("warn", ValueError), (None, TypeError), (True, TypeError))
+    ),
+    *(
         (f"fit {options}", lambda w, o=options: w.trainer.fit(w.x, w.labels, **o), error, text)
         for options, error, text in (
             ({"epochs": -1}, ValueError, "epochs must be an integer >= 0"),
@@ -1219,6 +1228,7 @@ def test_keyword_only_options():
         lambda: fastnn.SGD(0.1, 0.2),
         lambda: fastnn.BatchNorm(np.ones(1), np.ones(1), 0.9, None, None, 1e-5),
         lambda: fastnn.mlp([1, 2], "relu"),
+        lambda: fastnn.Trainer(world().net, fastnn.SoftmaxCrossEntropy(), fastnn.SGD(), None, 0, "raise"),
         lambda: schedules.StepDecay(0.1, 0.5, 10, 1),
     ):
         with pytest.raises(TypeError, match="positional"):

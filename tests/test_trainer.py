@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import RowSparse, optimizers, schedules
+from fastnn import RowSparse, checkpoint, optimizers, schedules
 from fastnn import reference as ref
 from native import on_each_fusing_isa
 from tolerances import assert_same_bits
 
+BOTH = pytest.mark.parametrize("module", [fastnn, ref], ids=["native", "reference"])
 KINDS = list(optimizers.CLASSES)
 ROWS = 100
 BATCH = 32  # does not divide the rows
@@ -489,3 +490,76 @@ def test_an_interrupted_update_is_counted():
         trainer.step(np.ones((2, 3)), np.zeros(2, int))
     assert trainer.steps == trainer.optimizer.step == 1
     assert any((trainer.net.state_dict()[name] != before[name]).any() for name in before)
+
+
+# A loss that is not finite
+
+
+def not_finite(x):
+    x = x.copy()
+    x[3, 2] = np.nan
+    return x
+
+
+@BOTH
+def test_a_loss_that_is_not_finite_ends_the_step_and_changes_nothing(module):
+    x, t = data_set()
+    trainer, untouched = build(module), build(module)
+    for each in (trainer, untouched):
+        each.step(x, t)
+    before = state(trainer)
+    with pytest.raises(FloatingPointError, match=r"^the loss of step 1 is nan: .*nonfinite"):
+        trainer.step(not_finite(x), t)
+    assert_same_bits(state(trainer), before)
+    assert trainer.step(x, t) == untouched.step(x, t)
+    assert_same_bits(state(trainer), state(untouched))
+
+
+@BOTH
+def test_a_fit_ends_with_the_last_good_step(module):
+    x, t = data_set()
+    trainer, untouched = build(module), build(module)
+    bad = x.copy()
+    bad[BATCH + 1] = np.nan
+    with pytest.raises(FloatingPointError, match="step 1 "):
+        trainer.fit(bad, t, batch_size=BATCH, shuffle=False)
+    untouched.step(x[:BATCH], t[:BATCH])
+    assert_same_bits(state(trainer), state(untouched))
+
+
+@BOTH
+def test_an_infinite_loss_is_not_finite_either(module):
+    class Loss(module.MeanSquaredError):
+        def forward(self, x, t, sample_weight=None):
+            super().forward(x, t, sample_weight)
+            return float("inf")
+
+    net = module.mlp([3, 2], seed=0)
+    trainer = module.Trainer(net, Loss(), module.SGD())
+    with pytest.raises(FloatingPointError, match="step 0 is inf"):
+        trainer.step(np.ones((2, 3)), np.ones((2, 2)))
+
+
+@BOTH
+def test_a_loss_that_is_not_finite_may_be_ignored(module, tmp_path):
+    x, t = data_set()
+    net = module.mlp([12, 5], seed=0)
+    trainer = module.Trainer(net, module.SoftmaxCrossEntropy(), module.SGD(), nonfinite="ignore")
+    assert np.isnan(trainer.step(not_finite(x), t))
+    assert trainer.steps == 1
+    assert np.isnan(net.params["0.W"]).any()
+    trainer.save(tmp_path / "run.npz")
+    assert module.Trainer.load(tmp_path / "run.npz").nonfinite == "ignore"
+
+
+@BOTH
+def test_a_file_that_says_nothing_of_it_raises(module, tmp_path):
+    path = tmp_path / "run.npz"
+    build(module).save(path)
+    arrays, meta = checkpoint.read(path, "trainer")
+    assert meta.pop("nonfinite") == "raise"
+    checkpoint.write(path, "trainer", arrays, meta)
+    assert module.Trainer.load(path).nonfinite == "raise"
+    checkpoint.write(path, "trainer", arrays, meta | {"nonfinite": "shrug"})
+    with pytest.raises(ValueError, match="does not describe a trainer: ValueError: nonfinite"):
+        module.Trainer.load(path)

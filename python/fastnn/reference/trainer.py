@@ -103,10 +103,13 @@ class Trainer:
     seed : int in [0, 2**64)
         Governs the order of the rows in `fit` and the masks of every Dropout that was made without a seed of
         its own.
+    nonfinite : "raise" or "ignore"
+        What a step does whose loss is infinite or NaN: raise FloatingPointError and leave everything as the
+        step before has left it, or go on.
 
     Attributes
     ----------
-    net, loss, optimizer, clip_norm, seed
+    net, loss, optimizer, clip_norm, seed, nonfinite
         As given.
     steps, epochs : int
         What was done so far, by all calls.
@@ -120,7 +123,14 @@ class Trainer:
     optimizer_classes: ClassVar[Mapping[str, Any]] = _optimizers.CLASSES
 
     def __init__(
-        self, net: Any, loss: Any, optimizer: Any, clip_norm: float | None = None, seed: int = 0
+        self,
+        net: Any,
+        loss: Any,
+        optimizer: Any,
+        clip_norm: float | None = None,
+        seed: int = 0,
+        *,
+        nonfinite: str = "raise",
     ) -> None:
         for name, value, methods in (
             ("net", net, ("forward", "backward")),
@@ -139,6 +149,7 @@ class Trainer:
             None if clip_norm is None else _checks.real_number("clip_norm", clip_norm, 0, None, "(]")
         )
         self.seed = _checks.seed64("seed", seed)
+        self.nonfinite = _checks.choice("nonfinite", nonfinite, ("raise", "ignore"))
         self.steps = 0
         self.epochs = 0
         layers = getattr(net, "layers", ())
@@ -171,6 +182,8 @@ class Trainer:
         TypeError, ValueError
             If an argument does not fit; then parameters, statistics, counters and the optimizer are as they
             were.
+        FloatingPointError
+            If the loss is infinite or NaN, unless `nonfinite` is "ignore"; then likewise.
         """
         undo = self._snapshot()
         try:
@@ -180,6 +193,7 @@ class Trainer:
                 if not getattr(dropout, "seeded", True):
                     dropout.seed = self.seed
             loss = self._loss(self.net.forward(x, True), t, sample_weight)
+            self._check_loss(loss)
             getattr(self.net, "backward_params", self.net.backward)(self.loss.backward())
             grads = self.net.grads
             if self.clip_norm is not None:
@@ -202,6 +216,14 @@ class Trainer:
         if sample_weight is None:
             return float(self.loss.forward(y, t))
         return float(self.loss.forward(y, t, sample_weight))
+
+    def _check_loss(self, loss: float) -> None:
+        """Raise FloatingPointError, unless that is to be ignored, if the loss of this step is not finite."""
+        if self.nonfinite == "raise" and not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of step {self.steps} is {loss}: parameters and optimizer are as before it; "
+                'a trainer with nonfinite="ignore" goes on'
+            )
 
     def _snapshot(self) -> Callable[[], None]:
         """Return a function that undoes what a step that fails before its update has changed."""
@@ -405,6 +427,7 @@ class Trainer:
             "updates": memory["step"],
             "clip_norm": self.clip_norm,
             "seed": self.seed,
+            "nonfinite": self.nonfinite,
             "steps": self.steps,
             "epochs": self.epochs,
         }
@@ -431,7 +454,14 @@ class Trainer:
             optimizer.load_state_dict(
                 {"optimizer": type(optimizer).__name__, "step": meta["updates"], "state": state}
             )
-            trainer = cls(net, cls.loss_classes[meta["loss"]](), optimizer, meta["clip_norm"], meta["seed"])
+            trainer = cls(
+                net,
+                cls.loss_classes[meta["loss"]](),
+                optimizer,
+                meta["clip_norm"],
+                meta["seed"],
+                nonfinite=meta.get("nonfinite", "raise"),  # the first files had no such entry
+            )
             trainer.steps = _checks.integer("steps", meta["steps"], 0)
             trainer.epochs = _checks.integer("epochs", meta["epochs"], 0)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -442,7 +472,7 @@ class Trainer:
         """Return the parts and what was done."""
         return (
             f"Trainer({self.net!r}, {self.loss!r}, {self.optimizer!r}, clip_norm={self.clip_norm}, "
-            f"seed={self.seed}) after {self.epochs} epochs, {self.steps} steps"
+            f"seed={self.seed}, nonfinite={self.nonfinite!r}) after {self.epochs} epochs, {self.steps} steps"
         )
 
 
