@@ -964,6 +964,23 @@ TABLE = [
         "batch_size must be an integer >= 1",
     ),
 ]
+TABLE += [
+    (f"{name} scale {scale!r}", lambda w, f=f, s=scale: f(w, s), error, text)
+    for name, f in (
+        ("fit", lambda w, s: w.trainer.fit(w.x, w.labels, scale=s)),
+        ("evaluate", lambda w, s: w.trainer.evaluate(w.x, w.labels, scale=s)),
+        ("predict", lambda w, s: w.net.predict(w.x, scale=s)),
+    )
+    for scale, error, text in (
+        ("1/255", TypeError, "scale must be a number"),
+        (None, TypeError, "scale must be a number"),
+        (True, TypeError, "scale must be a number"),
+        (np.ones(4), TypeError, "scale must be a number"),
+        (math.nan, ValueError, "scale must be a number"),
+        (math.inf, ValueError, "scale must be a number"),
+        (1e39, ValueError, "scale must be finite in float32, got 1e+39"),
+    )
+]
 # These go through layers that remember their input: what may not change is the state of the training.
 STEPS = [
     ("forward columns", lambda w: w.net.forward(w.dout), ValueError, "x must"),

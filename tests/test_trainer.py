@@ -288,6 +288,73 @@ def test_training_takes_the_memory_of_a_batch():
     assert peak < 6_000_000  # of 30 MB in uint8, 120 MB in float32
 
 
+# A factor for the input
+
+
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (ROWS, 12)).astype(np.uint8), data_set()[1]
+
+
+@BOTH
+@pytest.mark.parametrize("given", ["u1", "i8", "f8", "memmap"])
+def test_a_scale_is_that_of_the_converted_batch(module, dtype, given, tmp_path):
+    x, t = pixels()
+    by_hand = x.astype(dtype) * dtype.type(1 / 255)
+    if given == "memmap":
+        x.tofile(tmp_path / "x")
+        x = np.memmap(tmp_path / "x", np.uint8, "r", shape=x.shape)
+    else:
+        x = x.astype(given)
+    options = {"epochs": 2, "batch_size": BATCH}
+    trainer, plain = build(module, dtype=dtype), build(module, dtype=dtype)
+    history = trainer.fit(x, t, validation=(x[:20], t[:20]), scale=1 / 255, **options)
+    expected = plain.fit(by_hand, t, validation=(by_hand[:20], t[:20]), **options)
+    assert_same_bits(state(trainer), state(plain))
+    assert_same_bits(dict(history), dict(expected))
+    assert_same_bits(trainer.evaluate(x, t, batch_size=7, scale=1 / 255), plain.evaluate(by_hand, t, None, 7))
+    for batch_size in (None, 7):
+        y = trainer.net.predict(x, batch_size, scale=1 / 255)
+        assert_same_bits(y, plain.net.predict(by_hand, batch_size))
+
+
+@BOTH
+def test_a_network_without_parameters_is_scaled_in_its_datas_dtype(module):
+    net = module.Sequential([module.ReLU()])
+    y = net.predict(np.array([[3.0, -1.0]]), scale=0.1)
+    assert_same_bits(y, np.array([[3.0 * 0.1, 0.0]]))
+    assert_same_bits(net.predict(np.array([[3]]), scale=0.1), np.array([[np.float32(3) * np.float32(0.1)]]))
+
+
+@BOTH
+def test_scaled_training_takes_the_memory_of_a_batch(module):
+    x = np.broadcast_to(np.arange(100, dtype=np.uint8), (100_000, 100))
+    t = np.broadcast_to(np.int64(0), 100_000)
+    trainer = module.Trainer(module.mlp([100, 8, 2], seed=0), module.SoftmaxCrossEntropy(), module.SGD(1e-6))
+    tracemalloc.start()
+    trainer.fit(x, t, epochs=1, batch_size=2000, shuffle=False, validation=(x, t), scale=1 / 255)
+    trainer.net.predict(x, scale=1 / 255)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000  # of 10 MB in uint8, 40 MB in float32
+
+
+@BOTH
+def test_indices_are_not_scaled(module):
+    net = module.Sequential([module.Embedding.create(9, 3, rng=0), module.Affine.create(6, 2, rng=0)])
+    trainer = module.Trainer(net, module.SoftmaxCrossEntropy(), module.SGD())
+    x, t = np.array([[1, 2], [3, 8]]), np.array([0, 1])
+    trainer.fit(x, t, epochs=1, scale=1)
+    calls = (
+        lambda: trainer.fit(x, t, scale=0.5),
+        lambda: trainer.evaluate(x, t, scale=0.5),
+        lambda: net.predict(x, scale=0.5),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"^scale must be 1 for a network that takes indices, got 0\.5"):
+            call()
+    assert trainer.steps == 1
+
+
 # Layers of the user's own, and what goes wrong
 
 

@@ -15,7 +15,7 @@ from .. import _checks, checkpoint, data
 from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
-from .network import OPTIMIZER, RUNNING, Sequential
+from .network import OPTIMIZER, RUNNING, Sequential, input_scale, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -259,6 +259,7 @@ class Trainer:
         callbacks: Iterable[Callable[[Any, History], Any]] = (),
         progress: bool | None = None,
         sample_weight: Any = None,
+        scale: float = 1.0,
     ) -> History:
         """Train on a data set.
 
@@ -283,6 +284,9 @@ class Trainer:
             there and standard error is a terminal.
         sample_weight : array, shape (N,), or None
             Finite, >= 0. A batch the weights of which are all 0 is passed over.
+        scale : float
+            Multiplies x, and that of the validation, once a batch has the network's dtype: 1 / 255 for pixels
+            that are bytes. Must be 1 where the network takes indices.
 
         Returns
         -------
@@ -316,15 +320,16 @@ class Trainer:
             _checks.function(f"callbacks[{i}]", callback)
         if progress is not None:
             _checks.flag("progress", progress)
-        self._check_fit("", x, t)
+        scale = input_scale(self.net, scale)
+        self._check_fit("", x, t, scale)
         if validation is not None:
-            self._check_fit("validation ", *validation[:2])
+            self._check_fit("validation ", *validation[:2], scale)
         history = History()
         bar = _progress_bar(progress, epochs * -(-len(x) // batch_size))
         try:
             for _ in range(epochs):
                 order = data.permutation(len(x), self.seed, self.epochs) if shuffle else None
-                for losses in self._run_epoch(x, t, sample_weight, order, batch_size):
+                for losses in self._run_epoch(x, t, sample_weight, order, batch_size, scale):
                     history.extend(loss=losses)
                     if bar is not None and losses:
                         bar.update(len(losses))
@@ -332,7 +337,7 @@ class Trainer:
                 self.epochs += 1
                 history.epochs += 1
                 if validation is not None:
-                    figures = self.evaluate(*validation)
+                    figures = self.evaluate(*validation, scale=scale)
                     history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
                 if any([callback(self, history) for callback in callbacks]):
                     break
@@ -343,10 +348,10 @@ class Trainer:
                 bar.close()
         return history
 
-    def _check_fit(self, prefix: str, x: Array, t: Array) -> None:
+    def _check_fit(self, prefix: str, x: Array, t: Array, scale: float) -> None:
         """Pass the first row through network and loss, so that data that do not fit are refused at once."""
         try:
-            y = self.net.forward(self._gather(x, slice(1)), False)
+            y = self.net.forward(self._inputs(x, slice(1), scale), False)
             self.loss.forward(y, self._gather(t, slice(1)))
             if hasattr(self.loss, "check_labels"):
                 self.loss.check_labels(y, t)
@@ -354,25 +359,38 @@ class Trainer:
             raise type(error)(f"{prefix}{error}") from None
 
     def _run_epoch(
-        self, x: Array, t: Array, sample_weight: Array | None, order: Array | None, batch_size: int
+        self,
+        x: Array,
+        t: Array,
+        sample_weight: Array | None,
+        order: Array | None,
+        batch_size: int,
+        scale: float,
     ) -> Iterator[Sequence[float]]:
         """Do the steps of one epoch; yield the losses of the steps done since the last yield."""
         for batch in data.batches(len(x), batch_size):
             rows = batch if order is None else order[batch]
             weights = None if sample_weight is None else sample_weight[rows]
             if weights is None or weights.any():
-                yield [self.step(self._gather(x, rows), self._gather(t, rows), weights)]
+                yield [self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)]
+
+    def _inputs(self, x: Array, rows: Array | slice, scale: float) -> Array:
+        """Return these rows of x, scaled, for the network."""
+        batch: Array = scaled(self._gather(x, rows), scale, getattr(self.net, "dtype", None))
+        return batch
 
     def _gather(self, a: Array, rows: Array | slice) -> Array:
         """Return these rows of an array."""
         return a[rows]
 
-    def evaluate(self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024) -> dict[str, float]:
+    def evaluate(
+        self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024, scale: float = 1.0
+    ) -> dict[str, float]:
         """Return the loss over a data set and, for classification, the accuracy.
 
         Parameters
         ----------
-        x, t, sample_weight
+        x, t, sample_weight, scale
             As for `fit`.
         batch_size : int >= 1
             Rows at a time; the result is that of all rows at once.
@@ -384,6 +402,7 @@ class Trainer:
         """
         x, t, sample_weight = _data_set("", x, t, sample_weight)
         batch_size = _checks.integer("batch_size", batch_size, 1)
+        scale = input_scale(self.net, scale)
         correct = getattr(self.loss, "correct", None)
         loss = hits = total = 0.0
         for rows in data.batches(len(x), batch_size):
@@ -392,7 +411,7 @@ class Trainer:
             if share == 0:
                 continue
             labels = self._gather(t, rows)
-            loss += share * self._loss(self.net.forward(self._gather(x, rows), False), labels, weights)
+            loss += share * self._loss(self.net.forward(self._inputs(x, rows, scale), False), labels, weights)
             if correct is not None:
                 right = correct(self.loss.y, labels)
                 hits += float(right.sum() if weights is None else weights @ right)
