@@ -1017,6 +1017,29 @@ STEPS = [
         ValueError,
         "[0, 3)",
     ),
+    *(
+        (f"fit {options}", lambda w, o=options: w.trainer.fit(w.x, w.labels, **o), error, text)
+        for options, error, text in (
+            ({"class_weight": "even"}, ValueError, "class_weight must be one of balanced, got 'even'"),
+            ({"class_weight": {3: 1.0}}, ValueError, "a label of class_weight must be an integer in [0, 2]"),
+            ({"class_weight": {"0": 1.0}}, TypeError, "a label of class_weight must be an integer"),
+            ({"class_weight": {0: -1}}, ValueError, "class_weight[0] must be a number >= 0"),
+            ({"class_weight": {0: math.inf}}, ValueError, "class_weight[0] must be a number >= 0"),
+            ({"class_weight": {0: "1"}}, TypeError, "class_weight[0] must be a number >= 0"),
+            ({"class_weight": [1.0, 2.0]}, ValueError, "class_weight must be a dict,"),
+            ({"class_weight": 2.0}, ValueError, "array of shape (3,), got ()"),
+            ({"class_weight": ["a"] * 3}, TypeError, "class_weight must hold real numbers"),
+            ({"class_weight": [1, -1, 1]}, ValueError, "class_weight must hold finite numbers >= 0"),
+            ({"class_weight": [1, math.nan, 1]}, ValueError, "class_weight must hold finite numbers >= 0"),
+            ({"class_weight": [1, math.inf, 1]}, ValueError, "class_weight must hold finite numbers >= 0"),
+            ({"class_weight": [0, 0, 0]}, ValueError, "class_weight, times sample_weight, must hold"),
+            (
+                {"class_weight": {0: 0}, "sample_weight": [1, 0, 0, 1, 0, 0]},
+                ValueError,
+                "class_weight, times sample_weight, must hold finite numbers >= 0 with a sum > 0",
+            ),
+        )
+    ),
 ]
 
 

@@ -288,6 +288,102 @@ def test_training_takes_the_memory_of_a_batch():
     assert peak < 6_000_000  # of 30 MB in uint8, 120 MB in float32
 
 
+# Weights of classes
+
+
+def uneven(loss="SoftmaxCrossEntropy"):
+    """Return data and labels of classes of which one is rare and, of three or more, one does not occur."""
+    x, _ = data_set()
+    rank = np.argsort(np.argsort(x[:, 0]))
+    return x, (rank > 79) * 1 if loss == "SigmoidCrossEntropy" else np.array([0, 1, 1, 3, 4])[rank // 20]
+
+
+def weighted(module, loss, x, t, outputs, **options):
+    net = module.mlp([12, 8, outputs], seed=0, dtype=np.float64)
+    trainer = module.Trainer(net, getattr(module, loss)(), module.Adam(0.01))
+    return trainer.fit(x, t, epochs=2, batch_size=BATCH, **options).loss
+
+
+@BOTH
+@pytest.mark.parametrize("form", ["labels", "one-hot", "one-hot bytes"])
+@pytest.mark.parametrize("sample_weight", [None, np.linspace(0.1, 2, ROWS)], ids=["alone", "and of samples"])
+@pytest.mark.parametrize(
+    ("class_weight", "each"),
+    [
+        ({1: 3.0, 4: 0.5}, [1, 3, 1, 1, 0.5]),
+        ({np.int64(0): np.float32(2), 2: 0}, [2, 1, 0, 1, 1]),
+        ({}, [1, 1, 1, 1, 1]),
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]),
+        (np.array([0, 1, 0, 0.5, 0], np.float32), [0, 1, 0, 0.5, 0]),
+        ("balanced", [100 / (4 * 20), 100 / (4 * 40), 0, 100 / (4 * 20), 100 / (4 * 20)]),
+    ],
+    ids=["dict", "dict of NumPy numbers", "empty dict", "list", "array", "balanced"],
+)
+def test_class_weights_are_weights_of_samples(module, form, class_weight, each, sample_weight):
+    x, labels = uneven()
+    t = {
+        "labels": labels.astype(np.uint64),
+        "one-hot": np.eye(5)[labels],
+        "one-hot bytes": np.eye(5, dtype=np.uint8)[labels],
+    }[form]
+    losses = weighted(
+        module, "SoftmaxCrossEntropy", x, t, 5, class_weight=class_weight, sample_weight=sample_weight
+    )
+    weights = np.array(each)[labels] * (1 if sample_weight is None else sample_weight)
+    assert_same_bits(losses, weighted(module, "SoftmaxCrossEntropy", x, t, 5, sample_weight=weights))
+
+
+@BOTH
+@pytest.mark.parametrize("form", ["labels", "bool", "column"])
+@pytest.mark.parametrize(
+    ("class_weight", "each"),
+    [({1: 4}, [1, 4]), ([0.5, 2], [0.5, 2]), ("balanced", [100 / (2 * 80), 100 / (2 * 20)])],
+    ids=["dict", "list", "balanced"],
+)
+def test_class_weights_of_one_output(module, form, class_weight, each):
+    x, labels = uneven("SigmoidCrossEntropy")
+    t = {"labels": labels, "bool": labels == 1, "column": labels[:, None] * 1.0}[form]
+    losses = weighted(module, "SigmoidCrossEntropy", x, t, 1, class_weight=class_weight)
+    weights = np.array(each)[labels]
+    assert_same_bits(losses, weighted(module, "SigmoidCrossEntropy", x, t, 1, sample_weight=weights))
+
+
+@BOTH
+def test_balanced_weights_are_scikit_learns(module, monkeypatch):
+    sklearn = pytest.importorskip("sklearn.utils.class_weight")
+    monkeypatch.setattr(ref.trainer, "LABEL_ROWS", 7)  # more than one piece
+    x, labels = uneven()
+    weights = sklearn.compute_sample_weight("balanced", labels)
+    losses = weighted(module, "SoftmaxCrossEntropy", x, np.eye(5)[labels], 5, class_weight="balanced")
+    assert_same_bits(losses, weighted(module, "SoftmaxCrossEntropy", x, labels, 5, sample_weight=weights))
+
+
+@BOTH
+def test_the_validation_takes_no_class_weights(module):
+    x, t = uneven()
+    trainer = build(module)
+    history = trainer.fit(x, t, epochs=1, validation=(x, t), class_weight={0: 100})
+    assert history.val_loss == [trainer.evaluate(x, t)["loss"]]
+
+
+SOFT = np.full((ROWS, 5), 0.2)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("loss", "outputs", "t", "message"),
+    [
+        ("MeanSquaredError", 1, np.zeros(ROWS), "^class_weight must be None for a loss that is not one of c"),
+        ("SoftmaxCrossEntropy", 5, SOFT, "^class_weight: t must hold labels or one-hot rows"),
+        ("SigmoidCrossEntropy", 5, SOFT, r"^class_weight: t must be the targets of one output, got shape \("),
+        ("SigmoidCrossEntropy", 1, SOFT[:, 0], "^class_weight: t must hold 0 or 1, got other probabilities"),
+    ],
+)
+def test_class_weights_need_classes(module, loss, outputs, t, message):
+    with pytest.raises(ValueError, match=message):
+        weighted(module, loss, data_set()[0], t, outputs, class_weight="balanced")
+
+
 # A factor for the input
 
 

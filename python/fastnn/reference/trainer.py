@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["History", "Trainer"]
 
+LABEL_ROWS = 65536  # of targets looked at together
+
 
 class History:
     """What happened during `Trainer.fit`.
@@ -259,6 +261,7 @@ class Trainer:
         callbacks: Iterable[Callable[[Any, History], Any]] = (),
         progress: bool | None = None,
         sample_weight: Any = None,
+        class_weight: Any = None,
         scale: float = 1.0,
     ) -> History:
         """Train on a data set.
@@ -284,6 +287,11 @@ class Trainer:
             there and standard error is a terminal.
         sample_weight : array, shape (N,), or None
             Finite, >= 0. A batch the weights of which are all 0 is passed over.
+        class_weight : dict of label: weight, array, shape (C,), "balanced" or None
+            Multiplies the weight of each row by that of its class: a number >= 0; 1 for a class that the dict
+            does not name. "balanced": n / (k * count) for a class of `count` of the n rows, where k classes
+            occur (as in scikit-learn). Targets must be labels or one-hot rows, or 0 and 1 for one output of
+            SigmoidCrossEntropy. The validation is not weighted.
         scale : float
             Multiplies x, and that of the validation, once a batch has the network's dtype: 1 / 255 for pixels
             that are bytes. Must be 1 where the network takes indices.
@@ -321,9 +329,11 @@ class Trainer:
         if progress is not None:
             _checks.flag("progress", progress)
         scale = input_scale(self.net, scale)
-        self._check_fit("", x, t, scale)
+        y = self._check_fit("", x, t, scale)
         if validation is not None:
             self._check_fit("validation ", *validation[:2], scale)
+        if class_weight is not None:
+            sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
         history = History()
         bar = _progress_bar(progress, epochs * -(-len(x) // batch_size))
         try:
@@ -348,15 +358,35 @@ class Trainer:
                 bar.close()
         return history
 
-    def _check_fit(self, prefix: str, x: Array, t: Array, scale: float) -> None:
-        """Pass the first row through network and loss, so that data that do not fit are refused at once."""
+    def _check_fit(self, prefix: str, x: Array, t: Array, scale: float) -> Array:
+        """Pass the first row through network and loss, so that data that do not fit are refused at once.
+
+        Returns the outputs, (1, ...).
+        """
         try:
-            y = self.net.forward(self._inputs(x, slice(1), scale), False)
+            y: Array = self.net.forward(self._inputs(x, slice(1), scale), False)
             self.loss.forward(y, self._gather(t, slice(1)))
             if hasattr(self.loss, "check_labels"):
                 self.loss.check_labels(y, t)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{prefix}{error}") from None
+        return y
+
+    def _weigh_classes(self, class_weight: Any, t: Array, sample_weight: Array | None, y: Array) -> Array:
+        """Return the weights of the rows times those of their classes, as many as there are outputs y."""
+        if not hasattr(self.loss, "labels"):
+            raise ValueError(
+                f"class_weight must be None for a loss that is not one of classes, {_checks.shown(self.loss)}"
+            )
+        try:
+            parts = [self.loss.labels(self._gather(t, rows)) for rows in data.batches(len(t), LABEL_ROWS)]
+        except ValueError as error:
+            raise ValueError(f"class_weight: {error}") from None
+        labels = np.concatenate(parts).astype(np.int64, copy=False)
+        weights = _class_weights(class_weight, labels, 2 if y.size == 1 else y.shape[1])[labels]
+        if sample_weight is not None:
+            weights *= sample_weight
+        return _checks.sample_weights("class_weight, times sample_weight,", weights, len(t))[0]
 
     def _run_epoch(
         self,
@@ -506,6 +536,28 @@ def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[A
     if sample_weight is not None:
         sample_weight = _checks.sample_weights(f"{prefix}sample_weight", sample_weight, len(x))[0]
     return x, t, sample_weight
+
+
+def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
+    """Return the weight of each class, float64 (classes,); TypeError or ValueError if they are not right."""
+    if isinstance(class_weight, str):
+        _checks.choice("class_weight", class_weight, ("balanced",))
+        counts = np.bincount(labels, minlength=classes)
+        return np.asarray(len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
+    if isinstance(class_weight, dict):
+        weights = np.ones(classes)
+        for label, weight in class_weight.items():
+            c = _checks.integer("a label of class_weight", label, 0, classes - 1)
+            weights[c] = _checks.real_number(f"class_weight[{label!r}]", weight, 0)
+        return weights
+    weights = _checks.float_array("class_weight", class_weight, _checks.FLOATS[1])
+    if weights.shape != (classes,):
+        raise ValueError(
+            f'class_weight must be a dict, "balanced" or an array of shape ({classes},), got {weights.shape}'
+        )
+    if not ((weights >= 0) & (weights < math.inf)).all():
+        raise ValueError("class_weight must hold finite numbers >= 0")
+    return weights
 
 
 def _progress_bar(progress: bool | None, total: int) -> Any:
