@@ -179,7 +179,7 @@ def test_the_flags_are_read_right():
 
 # Python
 
-NUMPY_ONLY = {"_checks", "checkpoint", "data", "init", "reference", "schedules", "sparse"}
+NUMPY_ONLY = {"_checks", "callbacks", "checkpoint", "data", "init", "reference", "schedules", "sparse"}
 OPTIONAL = {"tqdm", "safetensors", "sklearn", "matplotlib", "threadpoolctl", "typing_extensions"}
 FLOORS = {  # an import goes downwards
     **dict.fromkeys(NUMPY_ONLY, 0),

@@ -203,7 +203,7 @@ class SigmoidCrossEntropy(Loss):
 
     @staticmethod
     def labels(t: Array) -> Array:
-        """Return the classes (M,) of targets (M,) or (M, 1) of one output; ValueError unless all are 0 or 1."""
+        """Return the classes (M,) of one output's targets, (M,) or (M, 1); ValueError unless 0 and 1."""
         if t.size != len(t):
             raise ValueError(f"t must be the targets of one output, got shape {t.shape}")
         if not ((t == 0) | (t == 1)).all():

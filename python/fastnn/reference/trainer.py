@@ -7,6 +7,7 @@ its own way stands in small methods: `step`, `_run_epoch` (all steps of an epoch
 from __future__ import annotations
 
 import math
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from .. import _checks, checkpoint, data
 from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
+from .history import History
 from .network import OPTIMIZER, RUNNING, Sequential, input_scale, scaled
 
 if TYPE_CHECKING:
@@ -28,67 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["History", "Trainer"]
 
 LABEL_ROWS = 65536  # of targets looked at together
-
-
-class History:
-    """What happened during `Trainer.fit`.
-
-    The arrays can be had as attributes or by name, history["loss"].
-
-    Attributes
-    ----------
-    loss : float64 array
-        The training loss of each step.
-    val_loss, val_accuracy : float64 arrays
-        The figures on the validation data after each epoch; empty without such data, or where the loss has no
-        accuracy.
-    epochs : int
-        Epochs completed.
-    interrupted : bool
-        Whether Ctrl-C ended the training.
-    """
-
-    def __init__(self) -> None:
-        self._figures: dict[str, list[float]] = {"loss": [], "val_loss": [], "val_accuracy": []}
-        self.epochs = 0
-        self.interrupted = False
-
-    def __getitem__(self, name: str) -> Array:
-        """Return the array of that name; KeyError if there is none."""
-        return np.array(self._figures[name], dtype=np.float64)
-
-    def keys(self) -> list[str]:
-        """Return the names of the arrays."""
-        return list(self._figures)
-
-    def __iter__(self) -> Iterator[str]:
-        """Return an iterator over the names of the arrays."""
-        return iter(self.keys())
-
-    @property
-    def loss(self) -> Array:
-        """The training loss of each step."""
-        return self["loss"]
-
-    @property
-    def val_loss(self) -> Array:
-        """The loss on the validation data after each epoch."""
-        return self["val_loss"]
-
-    @property
-    def val_accuracy(self) -> Array:
-        """The accuracy on the validation data after each epoch."""
-        return self["val_accuracy"]
-
-    def extend(self, **figures: Iterable[float]) -> None:
-        """Add figures to the arrays named."""
-        for name, values in figures.items():
-            self._figures[name].extend(values)
-
-    def __repr__(self) -> str:
-        """Return the number of epochs and steps and the last of each figure."""
-        last = "".join(f", {name}={values[-1]:.4g}" for name, values in self._figures.items() if values)
-        return f"History(epochs={self.epochs}, steps={len(self._figures['loss'])}{last})"
 
 
 class Trainer:
@@ -281,10 +222,11 @@ class Trainer:
         validation : (x, t) or (x, t, sample_weight) or None
             Evaluated after each epoch.
         callbacks : iterable of functions (trainer, history)
-            Called after each epoch; a true result ends the training.
+            Called after each epoch; a true result ends the training. Objects may be called at other times as
+            well, see `fastnn.callbacks`.
         progress : bool or None
-            Whether to show a bar, which takes the package tqdm (the extra fastnn[progress]); None: if tqdm is
-            there and standard error is a terminal.
+            Whether to show a bar, with the loss and the samples a second, which takes the package tqdm (the
+            extra fastnn[progress]); None: if tqdm is there and standard error is a terminal.
         sample_weight : array, shape (N,), or None
             Finite, >= 0. A batch the weights of which are all 0 is passed over.
         class_weight : dict of label: weight, array, shape (C,), "balanced" or None
@@ -305,6 +247,8 @@ class Trainer:
         ------
         TypeError, ValueError
             If an argument does not fit.
+        FloatingPointError
+            If the loss of a step is not finite, see `step`; the steps before it stay done.
         ImportError
             For progress=True without tqdm.
         """
@@ -318,14 +262,7 @@ class Trainer:
                     f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
                 )
             validation = _data_set("validation ", *validation)
-        try:
-            callbacks = tuple(callbacks)
-        except TypeError:
-            raise TypeError(
-                f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}"
-            ) from None
-        for i, callback in enumerate(callbacks):
-            _checks.function(f"callbacks[{i}]", callback)
+        callbacks = _callbacks(callbacks)
         if progress is not None:
             _checks.flag("progress", progress)
         scale = input_scale(self.net, scale)
@@ -334,29 +271,57 @@ class Trainer:
             self._check_fit("validation ", *validation[:2], scale)
         if class_weight is not None:
             sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
-        history = History()
+        history = History(self._recorded(validation))
         bar = _progress_bar(progress, epochs * -(-len(x) // batch_size))
         try:
-            for _ in range(epochs):
+            _call(callbacks, "on_fit_begin", self, history)
+            stop = False
+            while history.epochs < epochs and not stop:
                 order = data.permutation(len(x), self.seed, self.epochs) if shuffle else None
-                for losses in self._run_epoch(x, t, sample_weight, order, batch_size, scale):
-                    history.extend(loss=losses)
-                    if bar is not None and losses:
-                        bar.update(len(losses))
-                        bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
-                self.epochs += 1
-                history.epochs += 1
+                batches = x, t, sample_weight, order, batch_size, scale
+                stop, whole = self._fit_epoch(batches, callbacks, history, bar)
+                if not whole:
+                    break
                 if validation is not None:
                     figures = self.evaluate(*validation, scale=scale)
                     history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
-                if any([callback(self, history) for callback in callbacks]):
-                    break
+                stop = any([callback(self, history) for callback in callbacks]) or stop
         except KeyboardInterrupt:
             history.interrupted = True
         finally:
             if bar is not None:
                 bar.close()
+        _call(callbacks, "on_fit_end", self, history)
         return history
+
+    def _recorded(self, validation: Any) -> list[str]:
+        """Return the names of the figures that a training records."""
+        if validation is None:
+            return ["loss"]
+        return ["loss", "val_loss", *(["val_accuracy"] if hasattr(self.loss, "correct") else [])]
+
+    def _fit_epoch(
+        self, batches: tuple[Any, ...], callbacks: tuple[Any, ...], history: History, bar: Any
+    ) -> tuple[bool, bool]:
+        """Do the steps of an epoch; return whether a callback says to stop and whether all were done."""
+        x, _, sample_weight, order, batch_size, _ = batches
+        begun, first, stop = perf_counter(), history.steps, False
+        for losses in self._run_epoch(*batches):
+            history.extend(loss=losses)
+            if bar is not None and losses:
+                samples = min((history.steps - first) * batch_size, len(x))
+                _show(bar, losses, samples / (perf_counter() - begun))
+            stop = _call(callbacks, "on_slice", self, history)
+            if stop:
+                break
+        seconds = perf_counter() - begun
+        if stop:
+            planned = sum(1 for _ in _batches(len(x), sample_weight, order, batch_size))
+            if history.steps - first < planned:
+                return True, False
+        self.epochs += 1
+        history.end_epoch(seconds)
+        return stop, True
 
     def _check_fit(self, prefix: str, x: Array, t: Array, scale: float) -> Array:
         """Pass the first row through network and loss, so that data that do not fit are refused at once.
@@ -398,11 +363,8 @@ class Trainer:
         scale: float,
     ) -> Iterator[Sequence[float]]:
         """Do the steps of one epoch; yield the losses of the steps done since the last yield."""
-        for batch in data.batches(len(x), batch_size):
-            rows = batch if order is None else order[batch]
-            weights = None if sample_weight is None else sample_weight[rows]
-            if weights is None or weights.any():
-                yield [self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)]
+        for rows, weights in _batches(len(x), sample_weight, order, batch_size):
+            yield [self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)]
 
     def _inputs(self, x: Array, rows: Array | slice, scale: float) -> Array:
         """Return these rows of x, scaled, for the network."""
@@ -456,6 +418,15 @@ class Trainer:
         Training resumes from it to the same bits. Raises TypeError, and writes nothing, if a layer, the loss,
         the optimizer or its schedule is not one of fastnn's own.
         """
+        meta = self.description()
+        memory = self.optimizer.state_dict()
+        arrays = self.net.state_dict()
+        for slot, state in memory["state"].items():
+            arrays |= {f"{OPTIMIZER}{slot}.{name}": array for name, array in state.items()}
+        checkpoint.write(path, "trainer", arrays, meta)
+
+    def description(self) -> dict[str, Any]:
+        """Return what `save` writes beside the arrays, fit for JSON; TypeError if it cannot be saved."""
         for name, value, classes in (
             ("net", self.net, {self.network_class.__name__: self.network_class}),
             ("loss", self.loss, self.loss_classes),
@@ -465,22 +436,17 @@ class Trainer:
                 raise TypeError(
                     f"{name}, a {type(value).__name__}, is not one of fastnn's own and cannot be saved"
                 )
-        memory = self.optimizer.state_dict()
-        arrays = self.net.state_dict()
-        for slot, state in memory["state"].items():
-            arrays |= {f"{OPTIMIZER}{slot}.{name}": array for name, array in state.items()}
-        meta = {
+        return {
             "layers": self.net.architecture(),
             "loss": type(self.loss).__name__,
             "optimizer": self.optimizer.config(),
-            "updates": memory["step"],
+            "updates": self.optimizer.step,
             "clip_norm": self.clip_norm,
             "seed": self.seed,
             "nonfinite": self.nonfinite,
             "steps": self.steps,
             "epochs": self.epochs,
         }
-        checkpoint.write(path, "trainer", arrays, meta)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -538,6 +504,40 @@ def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[A
     return x, t, sample_weight
 
 
+def _callbacks(callbacks: Any) -> tuple[Any, ...]:
+    """Return callbacks as a tuple; TypeError if one cannot be called as it should."""
+    try:
+        callbacks = tuple(callbacks)
+    except TypeError:
+        raise TypeError(
+            f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}"
+        ) from None
+    for i, callback in enumerate(callbacks):
+        _checks.function(f"callbacks[{i}]", callback)
+        if isinstance(callback, type):
+            raise TypeError(f"callbacks[{i}] must be an object, got the class {callback.__name__}")
+        for name in ("on_fit_begin", "on_slice", "on_fit_end"):
+            if hasattr(callback, name):
+                _checks.function(f"callbacks[{i}].{name}", getattr(callback, name))
+    return tuple(callbacks)
+
+
+def _call(callbacks: tuple[Any, ...], name: str, trainer: Trainer, history: History) -> bool:
+    """Call this method of all callbacks that have it; return whether one of the results is true."""
+    return any([getattr(c, name)(trainer, history) for c in callbacks if hasattr(c, name)])
+
+
+def _batches(
+    n: int, sample_weight: Array | None, order: Array | None, batch_size: int
+) -> Iterator[tuple[Array | slice, Array | None]]:
+    """Yield the rows and the weights of each batch, but of those the weights of which are all 0."""
+    for batch in data.batches(n, batch_size):
+        rows = batch if order is None else order[batch]
+        weights = None if sample_weight is None else sample_weight[rows]
+        if weights is None or weights.any():
+            yield rows, weights
+
+
 def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
     """Return the weight of each class, float64 (classes,); TypeError or ValueError if they are not right."""
     if isinstance(class_weight, str):
@@ -576,3 +576,10 @@ def _progress_bar(progress: bool | None, total: int) -> Any:
             return None
         raise ImportError("progress=True needs the package tqdm: pip install fastnn[progress]") from None
     return tqdm(total=total, unit="step")
+
+
+def _show(bar: Any, losses: Sequence[float], samples_per_second: float) -> None:
+    """Move a bar on by the steps of a slice."""
+    bar.update(len(losses))
+    loss = sum(losses) / len(losses)
+    bar.set_postfix_str(f"loss {loss:.4f}, {samples_per_second:.0f} samples/s", refresh=False)
