@@ -130,7 +130,9 @@ def test_accuracies_have_a_scale_of_their_own(ax):
     assert left is ax
     assert drawn(right)["validation accuracy"].get_xydata().tolist() == [[3, 0.5], [6, 0.6], [8, 0.7]]
     assert right.get_ylabel() == "accuracy"
-    assert "validation accuracy" in [text.get_text() for text in ax.get_legend().get_texts()]
+    labels = [text.get_text() for text in right.get_legend().get_texts()]
+    assert labels == ["loss", "mean of 1 steps", "validation loss", "validation accuracy"]
+    assert ax.get_legend() is None
 
 
 def test_a_real_history(ax, module):

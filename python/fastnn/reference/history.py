@@ -145,14 +145,14 @@ class History:
         TypeError
             If `ax` cannot be drawn on.
         """
-        ax = _axes(ax)
+        ax = top = _axes(ax)
         lines = self._plot_losses(ax)
         if self._figures["val_accuracy"]:
-            right = ax.twinx()
-            right.set_ylabel("accuracy")
-            lines += self._plot_epochs(right, "val_accuracy", "validation accuracy", "C2")
+            top = ax.twinx()
+            top.set_ylabel("accuracy")
+            lines += self._plot_epochs(top, "val_accuracy", "validation accuracy", "C2")
         if lines:
-            ax.legend(handles=lines)
+            top.legend(handles=lines, loc="center right")  # losses fall and accuracies rise past it
         return ax
 
     def _plot_losses(self, ax: Any) -> list[Any]:
