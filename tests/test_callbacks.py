@@ -315,6 +315,10 @@ def test_a_second_fit_starts_afresh(trainer):
     assert stopping.stopped
     assert validated(trainer, Figures(9, 8, 7, 6), stopping, epochs=4).epochs == 4
     assert (stopping.best, stopping.best_epoch, stopping.stopped) == (6, 4, False)
+    validated(trainer, Figures(1, 2, 3), stopping)
+    assert stopping.stopped
+    validated(trainer, stopping, epochs=0)
+    assert (stopping.best, stopping.best_epoch, stopping.stopped) == (None, 0, False)
 
 
 def test_a_network_that_cannot_be_restored_is_refused(module):

@@ -367,6 +367,8 @@ def test_the_validation_takes_no_class_weights(module):
 
 
 SOFT = np.full((ROWS, 5), 0.2)
+HALF_HOT = np.eye(5)[np.arange(ROWS) % 5]
+HALF_HOT[-1] = 1
 
 
 @BOTH
@@ -375,6 +377,7 @@ SOFT = np.full((ROWS, 5), 0.2)
     [
         ("MeanSquaredError", 1, np.zeros(ROWS), "^class_weight must be None for a loss that is not one of c"),
         ("SoftmaxCrossEntropy", 5, SOFT, "^class_weight: t must hold labels or one-hot rows"),
+        ("SoftmaxCrossEntropy", 5, HALF_HOT, "^class_weight: t must hold labels or one-hot rows"),
         ("SigmoidCrossEntropy", 5, SOFT, r"^class_weight: t must be the targets of one output, got shape \("),
         ("SigmoidCrossEntropy", 1, SOFT[:, 0], "^class_weight: t must hold 0 or 1, got other probabilities"),
     ],

@@ -1,7 +1,8 @@
 """Training: steps, epochs, evaluation and checkpoints.
 
 `Trainer` drives any network, loss and optimizer with the methods of this package's. What a subclass may do in
-its own way stands in small methods: `step`, `_run_epoch` (all steps of an epoch), `_gather`, `_clip`.
+its own way stands in small methods: `step`, `_run_epoch` (the steps of an epoch), `_inputs`, `_gather` and
+`_clip`.
 """
 
 from __future__ import annotations
@@ -362,7 +363,10 @@ class Trainer:
         batch_size: int,
         scale: float,
     ) -> Iterator[Sequence[float]]:
-        """Do the steps of one epoch; yield the losses of the steps done since the last yield."""
+        """Do the steps of one epoch; yield the losses of the steps done since the last yield.
+
+        At a yield callbacks may use the trainer, change the optimizer's lr or end the training.
+        """
         for rows, weights in _batches(len(x), sample_weight, order, batch_size):
             yield [self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)]
 
