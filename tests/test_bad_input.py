@@ -904,6 +904,15 @@ TABLE = [
         for s, error in ((-1, ValueError), (2**64, ValueError), (None, TypeError), (0.5, TypeError))
     ),
     *(
+        (
+            f"nonfinite {n!r}",
+            lambda w, n=n: fastnn.Trainer(w.net, w.softmax, w.adam, nonfinite=n),
+            error,
+            "nonfinite must be one of raise, ignore",
+        )
+        for n, error in (("warn", ValueError), (None, TypeError), (True, TypeError))
+    ),
+    *(
         (f"fit {options}", lambda w, o=options: w.trainer.fit(w.x, w.labels, **o), error, text)
         for options, error, text in (
             ({"epochs": -1}, ValueError, "epochs must be an integer >= 0"),
@@ -955,6 +964,23 @@ TABLE = [
         "batch_size must be an integer >= 1",
     ),
 ]
+TABLE += [
+    (f"{name} scale {scale!r}", lambda w, f=f, s=scale: f(w, s), error, text)
+    for name, f in (
+        ("fit", lambda w, s: w.trainer.fit(w.x, w.labels, scale=s)),
+        ("evaluate", lambda w, s: w.trainer.evaluate(w.x, w.labels, scale=s)),
+        ("predict", lambda w, s: w.net.predict(w.x, scale=s)),
+    )
+    for scale, error, text in (
+        ("1/255", TypeError, "scale must be a number"),
+        (None, TypeError, "scale must be a number"),
+        (True, TypeError, "scale must be a number"),
+        (np.ones(4), TypeError, "scale must be a number"),
+        (math.nan, ValueError, "scale must be a number"),
+        (math.inf, ValueError, "scale must be a number"),
+        (1e39, ValueError, "scale must be finite in float32, got 1e+39"),
+    )
+]
 # These go through layers that remember their input: what may not change is the state of the training.
 STEPS = [
     ("forward columns", lambda w: w.net.forward(w.dout), ValueError, "x must"),
@@ -990,6 +1016,29 @@ STEPS = [
         lambda w: w.trainer.fit(w.x, w.labels + 1, batch_size=6),
         ValueError,
         "[0, 3)",
+    ),
+    *(
+        (f"fit {options}", lambda w, o=options: w.trainer.fit(w.x, w.labels, **o), error, text)
+        for options, error, text in (
+            ({"class_weight": "even"}, ValueError, "class_weight must be one of balanced, got 'even'"),
+            ({"class_weight": {3: 1.0}}, ValueError, "a label of class_weight must be an integer in [0, 2]"),
+            ({"class_weight": {"0": 1.0}}, TypeError, "a label of class_weight must be an integer"),
+            ({"class_weight": {0: -1}}, ValueError, "class_weight[0] must be a number >= 0"),
+            ({"class_weight": {0: math.inf}}, ValueError, "class_weight[0] must be a number >= 0"),
+            ({"class_weight": {0: "1"}}, TypeError, "class_weight[0] must be a number >= 0"),
+            ({"class_weight": [1.0, 2.0]}, ValueError, "class_weight must be a dict,"),
+            ({"class_weight": 2.0}, ValueError, "array of shape (3,), got ()"),
+            ({"class_weight": ["a"] * 3}, TypeError, "class_weight must hold real numbers"),
+            ({"class_weight": [1, -1, 1]}, ValueError, "class_weight must hold finite numbers >= 0"),
+            ({"class_weight": [1, math.nan, 1]}, ValueError, "class_weight must hold finite numbers >= 0"),
+            ({"class_weight": [1, math.inf, 1]}, ValueError, "class_weight must hold finite numbers >= 0"),
+            ({"class_weight": [0, 0, 0]}, ValueError, "class_weight, times sample_weight, must hold"),
+            (
+                {"class_weight": {0: 0}, "sample_weight": [1, 0, 0, 1, 0, 0]},
+                ValueError,
+                "class_weight, times sample_weight, must hold finite numbers >= 0 with a sum > 0",
+            ),
+        )
     ),
 ]
 
@@ -1219,6 +1268,7 @@ def test_keyword_only_options():
         lambda: fastnn.SGD(0.1, 0.2),
         lambda: fastnn.BatchNorm(np.ones(1), np.ones(1), 0.9, None, None, 1e-5),
         lambda: fastnn.mlp([1, 2], "relu"),
+        lambda: fastnn.Trainer(world().net, fastnn.SoftmaxCrossEntropy(), fastnn.SGD(), None, 0, "raise"),
         lambda: schedules.StepDecay(0.1, 0.5, 10, 1),
     ):
         with pytest.raises(TypeError, match="positional"):

@@ -179,7 +179,7 @@ def test_the_flags_are_read_right():
 
 # Python
 
-NUMPY_ONLY = {"_checks", "checkpoint", "data", "init", "reference", "schedules", "sparse"}
+NUMPY_ONLY = {"_checks", "callbacks", "checkpoint", "data", "init", "reference", "schedules", "sparse"}
 OPTIONAL = {"tqdm", "safetensors", "sklearn", "matplotlib", "threadpoolctl", "typing_extensions"}
 FLOORS = {  # an import goes downwards
     **dict.fromkeys(NUMPY_ONLY, 0),
@@ -251,7 +251,7 @@ def test_the_reference_has_the_same_names_and_signatures():
         ours, theirs = getattr(fastnn, name), getattr(reference, name)
         if not inspect.ismodule(ours) and name not in ("show_config",):
             assert parameters(ours) == parameters(theirs), name
-            for method in ("create", "forward", "backward", "update", "step", "fit"):
+            for method in ("create", "forward", "backward", "update", "step", "fit", "evaluate", "predict"):
                 if hasattr(theirs, method):
                     assert parameters(getattr(ours, method)) == parameters(getattr(theirs, method)), (
                         name,

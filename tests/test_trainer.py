@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import RowSparse, optimizers, schedules
+from fastnn import RowSparse, checkpoint, optimizers, schedules
 from fastnn import reference as ref
 from native import on_each_fusing_isa
 from tolerances import assert_same_bits
 
+BOTH = pytest.mark.parametrize("module", [fastnn, ref], ids=["native", "reference"])
 KINDS = list(optimizers.CLASSES)
 ROWS = 100
 BATCH = 32  # does not divide the rows
@@ -287,6 +288,172 @@ def test_training_takes_the_memory_of_a_batch():
     assert peak < 6_000_000  # of 30 MB in uint8, 120 MB in float32
 
 
+# Weights of classes
+
+
+def uneven(loss="SoftmaxCrossEntropy"):
+    """Return data and labels of classes of which one is rare and, of three or more, one does not occur."""
+    x, _ = data_set()
+    rank = np.argsort(np.argsort(x[:, 0]))
+    return x, (rank > 79) * 1 if loss == "SigmoidCrossEntropy" else np.array([0, 1, 1, 3, 4])[rank // 20]
+
+
+def weighted(module, loss, x, t, outputs, **options):
+    net = module.mlp([12, 8, outputs], seed=0, dtype=np.float64)
+    trainer = module.Trainer(net, getattr(module, loss)(), module.Adam(0.01))
+    return trainer.fit(x, t, epochs=2, batch_size=BATCH, **options).loss
+
+
+@BOTH
+@pytest.mark.parametrize("form", ["labels", "one-hot", "one-hot bytes"])
+@pytest.mark.parametrize("sample_weight", [None, np.linspace(0.1, 2, ROWS)], ids=["alone", "and of samples"])
+@pytest.mark.parametrize(
+    ("class_weight", "each"),
+    [
+        ({1: 3.0, 4: 0.5}, [1, 3, 1, 1, 0.5]),
+        ({np.int64(0): np.float32(2), 2: 0}, [2, 1, 0, 1, 1]),
+        ({}, [1, 1, 1, 1, 1]),
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]),
+        (np.array([0, 1, 0, 0.5, 0], np.float32), [0, 1, 0, 0.5, 0]),
+        ("balanced", [100 / (4 * 20), 100 / (4 * 40), 0, 100 / (4 * 20), 100 / (4 * 20)]),
+    ],
+    ids=["dict", "dict of NumPy numbers", "empty dict", "list", "array", "balanced"],
+)
+def test_class_weights_are_weights_of_samples(module, form, class_weight, each, sample_weight):
+    x, labels = uneven()
+    t = {
+        "labels": labels.astype(np.uint64),
+        "one-hot": np.eye(5)[labels],
+        "one-hot bytes": np.eye(5, dtype=np.uint8)[labels],
+    }[form]
+    losses = weighted(
+        module, "SoftmaxCrossEntropy", x, t, 5, class_weight=class_weight, sample_weight=sample_weight
+    )
+    weights = np.array(each)[labels] * (1 if sample_weight is None else sample_weight)
+    assert_same_bits(losses, weighted(module, "SoftmaxCrossEntropy", x, t, 5, sample_weight=weights))
+
+
+@BOTH
+@pytest.mark.parametrize("form", ["labels", "bool", "column"])
+@pytest.mark.parametrize(
+    ("class_weight", "each"),
+    [({1: 4}, [1, 4]), ([0.5, 2], [0.5, 2]), ("balanced", [100 / (2 * 80), 100 / (2 * 20)])],
+    ids=["dict", "list", "balanced"],
+)
+def test_class_weights_of_one_output(module, form, class_weight, each):
+    x, labels = uneven("SigmoidCrossEntropy")
+    t = {"labels": labels, "bool": labels == 1, "column": labels[:, None] * 1.0}[form]
+    losses = weighted(module, "SigmoidCrossEntropy", x, t, 1, class_weight=class_weight)
+    weights = np.array(each)[labels]
+    assert_same_bits(losses, weighted(module, "SigmoidCrossEntropy", x, t, 1, sample_weight=weights))
+
+
+@BOTH
+def test_balanced_weights_are_scikit_learns(module, monkeypatch):
+    sklearn = pytest.importorskip("sklearn.utils.class_weight")
+    monkeypatch.setattr(ref.trainer, "LABEL_ROWS", 7)  # more than one piece
+    x, labels = uneven()
+    weights = sklearn.compute_sample_weight("balanced", labels)
+    losses = weighted(module, "SoftmaxCrossEntropy", x, np.eye(5)[labels], 5, class_weight="balanced")
+    assert_same_bits(losses, weighted(module, "SoftmaxCrossEntropy", x, labels, 5, sample_weight=weights))
+
+
+@BOTH
+def test_the_validation_takes_no_class_weights(module):
+    x, t = uneven()
+    trainer = build(module)
+    history = trainer.fit(x, t, epochs=1, validation=(x, t), class_weight={0: 100})
+    assert history.val_loss == [trainer.evaluate(x, t)["loss"]]
+
+
+SOFT = np.full((ROWS, 5), 0.2)
+HALF_HOT = np.eye(5)[np.arange(ROWS) % 5]
+HALF_HOT[-1] = 1
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("loss", "outputs", "t", "message"),
+    [
+        ("MeanSquaredError", 1, np.zeros(ROWS), "^class_weight must be None for a loss that is not one of c"),
+        ("SoftmaxCrossEntropy", 5, SOFT, "^class_weight: t must hold labels or one-hot rows"),
+        ("SoftmaxCrossEntropy", 5, HALF_HOT, "^class_weight: t must hold labels or one-hot rows"),
+        ("SigmoidCrossEntropy", 5, SOFT, r"^class_weight: t must be the targets of one output, got shape \("),
+        ("SigmoidCrossEntropy", 1, SOFT[:, 0], "^class_weight: t must hold 0 or 1, got other probabilities"),
+    ],
+)
+def test_class_weights_need_classes(module, loss, outputs, t, message):
+    with pytest.raises(ValueError, match=message):
+        weighted(module, loss, data_set()[0], t, outputs, class_weight="balanced")
+
+
+# A factor for the input
+
+
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (ROWS, 12)).astype(np.uint8), data_set()[1]
+
+
+@BOTH
+@pytest.mark.parametrize("given", ["u1", "i8", "f8", "memmap"])
+def test_a_scale_is_that_of_the_converted_batch(module, dtype, given, tmp_path):
+    x, t = pixels()
+    by_hand = x.astype(dtype) * dtype.type(1 / 255)
+    if given == "memmap":
+        x.tofile(tmp_path / "x")
+        x = np.memmap(tmp_path / "x", np.uint8, "r", shape=x.shape)
+    else:
+        x = x.astype(given)
+    options = {"epochs": 2, "batch_size": BATCH}
+    trainer, plain = build(module, dtype=dtype), build(module, dtype=dtype)
+    history = trainer.fit(x, t, validation=(x[:20], t[:20]), scale=1 / 255, **options)
+    expected = plain.fit(by_hand, t, validation=(by_hand[:20], t[:20]), **options)
+    assert_same_bits(state(trainer), state(plain))
+    assert_same_bits(dict(history), dict(expected))
+    assert_same_bits(trainer.evaluate(x, t, batch_size=7, scale=1 / 255), plain.evaluate(by_hand, t, None, 7))
+    for batch_size in (None, 7):
+        y = trainer.net.predict(x, batch_size, scale=1 / 255)
+        assert_same_bits(y, plain.net.predict(by_hand, batch_size))
+
+
+@BOTH
+def test_a_network_without_parameters_is_scaled_in_its_datas_dtype(module):
+    net = module.Sequential([module.ReLU()])
+    y = net.predict(np.array([[3.0, -1.0]]), scale=0.1)
+    assert_same_bits(y, np.array([[3.0 * 0.1, 0.0]]))
+    assert_same_bits(net.predict(np.array([[3]]), scale=0.1), np.array([[np.float32(3) * np.float32(0.1)]]))
+
+
+@BOTH
+def test_scaled_training_takes_the_memory_of_a_batch(module):
+    x = np.broadcast_to(np.arange(100, dtype=np.uint8), (100_000, 100))
+    t = np.broadcast_to(np.int64(0), 100_000)
+    trainer = module.Trainer(module.mlp([100, 8, 2], seed=0), module.SoftmaxCrossEntropy(), module.SGD(1e-6))
+    tracemalloc.start()
+    trainer.fit(x, t, epochs=1, batch_size=2000, shuffle=False, validation=(x, t), scale=1 / 255)
+    trainer.net.predict(x, scale=1 / 255)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000  # of 10 MB in uint8, 40 MB in float32
+
+
+@BOTH
+def test_indices_are_not_scaled(module):
+    net = module.Sequential([module.Embedding.create(9, 3, rng=0), module.Affine.create(6, 2, rng=0)])
+    trainer = module.Trainer(net, module.SoftmaxCrossEntropy(), module.SGD())
+    x, t = np.array([[1, 2], [3, 8]]), np.array([0, 1])
+    trainer.fit(x, t, epochs=1, scale=1)
+    calls = (
+        lambda: trainer.fit(x, t, scale=0.5),
+        lambda: trainer.evaluate(x, t, scale=0.5),
+        lambda: net.predict(x, scale=0.5),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"^scale must be 1 for a network that takes indices, got 0\.5"):
+            call()
+    assert trainer.steps == 1
+
+
 # Layers of the user's own, and what goes wrong
 
 
@@ -489,3 +656,76 @@ def test_an_interrupted_update_is_counted():
         trainer.step(np.ones((2, 3)), np.zeros(2, int))
     assert trainer.steps == trainer.optimizer.step == 1
     assert any((trainer.net.state_dict()[name] != before[name]).any() for name in before)
+
+
+# A loss that is not finite
+
+
+def not_finite(x):
+    x = x.copy()
+    x[3, 2] = np.nan
+    return x
+
+
+@BOTH
+def test_a_loss_that_is_not_finite_ends_the_step_and_changes_nothing(module):
+    x, t = data_set()
+    trainer, untouched = build(module), build(module)
+    for each in (trainer, untouched):
+        each.step(x, t)
+    before = state(trainer)
+    with pytest.raises(FloatingPointError, match=r"^the loss of step 1 is nan: .*nonfinite"):
+        trainer.step(not_finite(x), t)
+    assert_same_bits(state(trainer), before)
+    assert trainer.step(x, t) == untouched.step(x, t)
+    assert_same_bits(state(trainer), state(untouched))
+
+
+@BOTH
+def test_a_fit_ends_with_the_last_good_step(module):
+    x, t = data_set()
+    trainer, untouched = build(module), build(module)
+    bad = x.copy()
+    bad[BATCH + 1] = np.nan
+    with pytest.raises(FloatingPointError, match="step 1 "):
+        trainer.fit(bad, t, batch_size=BATCH, shuffle=False)
+    untouched.step(x[:BATCH], t[:BATCH])
+    assert_same_bits(state(trainer), state(untouched))
+
+
+@BOTH
+def test_an_infinite_loss_is_not_finite_either(module):
+    class Loss(module.MeanSquaredError):
+        def forward(self, x, t, sample_weight=None):
+            super().forward(x, t, sample_weight)
+            return float("inf")
+
+    net = module.mlp([3, 2], seed=0)
+    trainer = module.Trainer(net, Loss(), module.SGD())
+    with pytest.raises(FloatingPointError, match="step 0 is inf"):
+        trainer.step(np.ones((2, 3)), np.ones((2, 2)))
+
+
+@BOTH
+def test_a_loss_that_is_not_finite_may_be_ignored(module, tmp_path):
+    x, t = data_set()
+    net = module.mlp([12, 5], seed=0)
+    trainer = module.Trainer(net, module.SoftmaxCrossEntropy(), module.SGD(), nonfinite="ignore")
+    assert np.isnan(trainer.step(not_finite(x), t))
+    assert trainer.steps == 1
+    assert np.isnan(net.params["0.W"]).any()
+    trainer.save(tmp_path / "run.npz")
+    assert module.Trainer.load(tmp_path / "run.npz").nonfinite == "ignore"
+
+
+@BOTH
+def test_a_file_that_says_nothing_of_it_raises(module, tmp_path):
+    path = tmp_path / "run.npz"
+    build(module).save(path)
+    arrays, meta = checkpoint.read(path, "trainer")
+    assert meta.pop("nonfinite") == "raise"
+    checkpoint.write(path, "trainer", arrays, meta)
+    assert module.Trainer.load(path).nonfinite == "raise"
+    checkpoint.write(path, "trainer", arrays, meta | {"nonfinite": "shrug"})
+    with pytest.raises(ValueError, match="does not describe a trainer: ValueError: nonfinite"):
+        module.Trainer.load(path)

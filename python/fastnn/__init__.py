@@ -9,7 +9,7 @@ learn from.
 """
 
 from . import _load as _load  # comes first
-from . import data, init, reference, schedules
+from . import callbacks, data, init, reference, schedules
 from .layers import GELU, Affine, BatchNorm, Dropout, Embedding, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
 from .losses import MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from .network import Sequential, mlp
@@ -46,6 +46,7 @@ __all__ = [
     "Tanh",
     "Trainer",
     "__version__",
+    "callbacks",
     "data",
     "get_num_threads",
     "init",

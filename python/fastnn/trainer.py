@@ -27,9 +27,16 @@ class Trainer(reference.Trainer):
     optimizer_classes = optimizers.CLASSES
 
     def __init__(
-        self, net: Any, loss: Any, optimizer: Any, clip_norm: float | None = None, seed: int = 0
+        self,
+        net: Any,
+        loss: Any,
+        optimizer: Any,
+        clip_norm: float | None = None,
+        seed: int = 0,
+        *,
+        nonfinite: str = "raise",
     ) -> None:
-        super().__init__(net, loss, optimizer, clip_norm, seed)
+        super().__init__(net, loss, optimizer, clip_norm, seed, nonfinite=nonfinite)
         # A trainer works on its network all along, so they share what says that they are in use.
         self._in_use = getattr(net, "_in_use", None) or _core.InUse()
 

@@ -43,6 +43,7 @@ NAMES = [
     "init",
     "schedules",
     "data",
+    "callbacks",
 ]
 
 

@@ -1,6 +1,7 @@
 """Trainer and History of the reference."""
 
 import builtins
+import re
 import sys
 import warnings
 
@@ -418,7 +419,30 @@ def test_progress(xt, monkeypatch, progress, terminal, shown):
     if shown:
         assert Bar.last.total == Bar.last.done == 10
         assert Bar.last.closed
-        assert Bar.last.text.startswith("loss ")
+        assert re.fullmatch(r"loss \d\.\d{4}, \d+ samples/s", Bar.last.text)
+
+
+def test_progress_shows_the_loss_of_the_slice_and_the_samples_a_second(xt, monkeypatch):
+    """Slices of two steps, a second each; the epoch's 70 rows are 16, 16, 16, 16 and 6."""
+
+    class Slices(ref.Trainer):
+        def _run_epoch(self, *batches):
+            losses = [loss for (loss,) in super()._run_epoch(*batches)]
+            yield losses[:2]
+            yield []
+            yield losses[2:4]
+            yield losses[4:]
+
+    module, texts, ticks = type(sys)("tqdm"), [], iter(range(0, 100, 2))
+    module.tqdm = Bar
+    monkeypatch.setitem(sys.modules, "tqdm", module)
+    monkeypatch.setattr(Bar, "set_postfix_str", lambda bar, text, refresh: texts.append(text))
+    monkeypatch.setattr(ref.trainer, "perf_counter", lambda: float(next(ticks)))
+    tr = Slices(ref.mlp([FEATURES, CLASSES], seed=0), ref.SoftmaxCrossEntropy(), ref.SGD())
+    loss = tr.fit(*xt, epochs=1, batch_size=16, progress=True).loss
+    means = loss[:2].mean(), loss[2:4].mean(), loss[4]
+    rates = 32 / 2, 64 / 4, 70 / 6
+    assert texts == [f"loss {m:.4f}, {r:.0f} samples/s" for m, r in zip(means, rates, strict=True)]
 
 
 def test_progress_without_tqdm(xt, monkeypatch):

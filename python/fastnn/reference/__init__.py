@@ -33,8 +33,9 @@ in float32 or float64. Common textbook code differs from it in these points:
   changes.
 """
 
-from .. import data, init, schedules
+from .. import callbacks, data, init, schedules
 from ..sparse import RowSparse
+from .history import History
 from .layers import (
     GELU,
     Affine,
@@ -51,7 +52,7 @@ from .losses import MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from .network import Sequential, mlp
 from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
 from .runtime import get_num_threads, matmul, set_num_threads, show_config, threads
-from .trainer import History, Trainer
+from .trainer import Trainer
 
 __all__ = [
     "GELU",
@@ -78,6 +79,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Tanh",
     "Trainer",
+    "callbacks",
     "data",
     "get_num_threads",
     "init",

@@ -158,6 +158,15 @@ class SoftmaxCrossEntropy(Loss):
             _checks.indices("t", t, x.shape[1])
 
     @staticmethod
+    def labels(t: Array) -> Array:
+        """Return the classes (M,) of labels (M,) or one-hot rows (M, C); ValueError for other rows."""
+        if t.ndim == 1:
+            return t
+        if not (((t == 0) | (t == 1)).all() and (t.sum(axis=1) == 1).all()):
+            raise ValueError("t must hold labels or one-hot rows, got rows of other probabilities")
+        return np.asarray(t.argmax(axis=1))
+
+    @staticmethod
     def correct(y: Array, t: Any) -> Array:
         """Return, for each row, 1.0 if the greatest prediction is that of the label, else 0.0."""
         labels = np.asarray(t)
@@ -191,6 +200,15 @@ class SigmoidCrossEntropy(Loss):
         assert self.y is not None
         slope: Array = (self.y - t) * x.dtype.type(len(x) / x.size)
         return slope
+
+    @staticmethod
+    def labels(t: Array) -> Array:
+        """Return the classes (M,) of one output's targets, (M,) or (M, 1); ValueError unless 0 and 1."""
+        if t.size != len(t):
+            raise ValueError(f"t must be the targets of one output, got shape {t.shape}")
+        if not ((t == 0) | (t == 1)).all():
+            raise ValueError("t must hold 0 or 1, got other probabilities")
+        return t.reshape(-1).astype(np.int64)
 
     @staticmethod
     def correct(y: Array, t: Any) -> Array:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .._checks import Array
     from ..checkpoint import Path
 
-__all__ = ["ACTIVATIONS", "RUNNING", "Sequential", "mlp"]
+__all__ = ["ACTIVATIONS", "RUNNING", "Sequential", "input_scale", "mlp", "scaled"]
 
 RUNNING = ("running_mean", "running_var")
 ACTIVATIONS = {
@@ -165,7 +165,7 @@ class Sequential:
         first = self.layers[0]
         getattr(first, "backward_params", first.backward)(dout)
 
-    def predict(self, x: Any, batch_size: int | None = None) -> Array:
+    def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
         """Return the network's outputs, computed with `train=False`.
 
         Parameters
@@ -174,19 +174,23 @@ class Sequential:
             May be a memory map or of another dtype: it is read and converted a batch at a time.
         batch_size : int >= 1 or None
             Rows at a time; None: 1024.
+        scale : float
+            Multiplies x once it has the network's dtype: 1 / 255 for pixels that are bytes. Must be 1 where
+            the first layer takes indices.
         """
         x = x if isinstance(x, np.ndarray) else np.asarray(x)
         rows = PREDICT_ROWS if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         if x.ndim == 0:
             raise ValueError("x must have shape (N, ...), got no dimension")
-        first = self.forward(x[:rows], False)
+        scale = input_scale(self, scale)
+        first = self.forward(scaled(x[:rows], scale, self.dtype), False)
         if len(x) <= rows:
             return np.array(first)
         out = np.empty((len(x), *first.shape[1:]), first.dtype)
         out[:rows] = first
         for batch in data.batches(len(x), rows):
             if batch.start > 0:
-                out[batch] = self.forward(x[batch], False)
+                out[batch] = self.forward(scaled(x[batch], scale, self.dtype), False)
         return out
 
     def _state(self) -> dict[str, Array]:
@@ -271,6 +275,27 @@ class Sequential:
     def __repr__(self) -> str:
         """Return the layers, one a line."""
         return "Sequential([\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + "])"
+
+
+def input_scale(net: Any, scale: Any) -> float:
+    """Return the factor of a network's input as a float; TypeError or ValueError if it cannot be used."""
+    factor = _checks.real_number("scale", scale)
+    if factor == 1:
+        return factor
+    if getattr(net, "_takes_indices", False):
+        raise ValueError(f"scale must be 1 for a network that takes indices, got {factor}")
+    dtype = getattr(net, "dtype", None) or _checks.FLOATS[0]
+    if abs(factor) > float(np.finfo(dtype).max):
+        raise ValueError(f"scale must be finite in {dtype}, got {factor}")
+    return factor
+
+
+def scaled(x: Any, scale: float, dtype: np.dtype[Any] | None) -> Any:
+    """Return x in a dtype (None: that of `_checks.float_array`) times a factor; x itself where that is 1."""
+    if scale == 1:
+        return x
+    x = _checks.float_array("x", x, dtype)
+    return x * x.dtype.type(scale)
 
 
 def mlp(

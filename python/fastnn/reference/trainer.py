@@ -1,12 +1,14 @@
 """Training: steps, epochs, evaluation and checkpoints.
 
 `Trainer` drives any network, loss and optimizer with the methods of this package's. What a subclass may do in
-its own way stands in small methods: `step`, `_run_epoch` (all steps of an epoch), `_gather`, `_clip`.
+its own way stands in small methods: `step`, `_run_epoch` (the steps of an epoch), `_inputs`, `_gather` and
+`_clip`.
 """
 
 from __future__ import annotations
 
 import math
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,7 +17,8 @@ from .. import _checks, checkpoint, data
 from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
-from .network import OPTIMIZER, RUNNING, Sequential
+from .history import History
+from .network import OPTIMIZER, RUNNING, Sequential, input_scale, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,66 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["History", "Trainer"]
 
-
-class History:
-    """What happened during `Trainer.fit`.
-
-    The arrays can be had as attributes or by name, history["loss"].
-
-    Attributes
-    ----------
-    loss : float64 array
-        The training loss of each step.
-    val_loss, val_accuracy : float64 arrays
-        The figures on the validation data after each epoch; empty without such data, or where the loss has no
-        accuracy.
-    epochs : int
-        Epochs completed.
-    interrupted : bool
-        Whether Ctrl-C ended the training.
-    """
-
-    def __init__(self) -> None:
-        self._figures: dict[str, list[float]] = {"loss": [], "val_loss": [], "val_accuracy": []}
-        self.epochs = 0
-        self.interrupted = False
-
-    def __getitem__(self, name: str) -> Array:
-        """Return the array of that name; KeyError if there is none."""
-        return np.array(self._figures[name], dtype=np.float64)
-
-    def keys(self) -> list[str]:
-        """Return the names of the arrays."""
-        return list(self._figures)
-
-    def __iter__(self) -> Iterator[str]:
-        """Return an iterator over the names of the arrays."""
-        return iter(self.keys())
-
-    @property
-    def loss(self) -> Array:
-        """The training loss of each step."""
-        return self["loss"]
-
-    @property
-    def val_loss(self) -> Array:
-        """The loss on the validation data after each epoch."""
-        return self["val_loss"]
-
-    @property
-    def val_accuracy(self) -> Array:
-        """The accuracy on the validation data after each epoch."""
-        return self["val_accuracy"]
-
-    def extend(self, **figures: Iterable[float]) -> None:
-        """Add figures to the arrays named."""
-        for name, values in figures.items():
-            self._figures[name].extend(values)
-
-    def __repr__(self) -> str:
-        """Return the number of epochs and steps and the last of each figure."""
-        last = "".join(f", {name}={values[-1]:.4g}" for name, values in self._figures.items() if values)
-        return f"History(epochs={self.epochs}, steps={len(self._figures['loss'])}{last})"
+LABEL_ROWS = 65536  # of targets looked at together
 
 
 class Trainer:
@@ -103,10 +47,13 @@ class Trainer:
     seed : int in [0, 2**64)
         Governs the order of the rows in `fit` and the masks of every Dropout that was made without a seed of
         its own.
+    nonfinite : "raise" or "ignore"
+        What a step does whose loss is infinite or NaN: raise FloatingPointError and leave everything as the
+        step before has left it, or go on.
 
     Attributes
     ----------
-    net, loss, optimizer, clip_norm, seed
+    net, loss, optimizer, clip_norm, seed, nonfinite
         As given.
     steps, epochs : int
         What was done so far, by all calls.
@@ -120,7 +67,14 @@ class Trainer:
     optimizer_classes: ClassVar[Mapping[str, Any]] = _optimizers.CLASSES
 
     def __init__(
-        self, net: Any, loss: Any, optimizer: Any, clip_norm: float | None = None, seed: int = 0
+        self,
+        net: Any,
+        loss: Any,
+        optimizer: Any,
+        clip_norm: float | None = None,
+        seed: int = 0,
+        *,
+        nonfinite: str = "raise",
     ) -> None:
         for name, value, methods in (
             ("net", net, ("forward", "backward")),
@@ -139,6 +93,7 @@ class Trainer:
             None if clip_norm is None else _checks.real_number("clip_norm", clip_norm, 0, None, "(]")
         )
         self.seed = _checks.seed64("seed", seed)
+        self.nonfinite = _checks.choice("nonfinite", nonfinite, ("raise", "ignore"))
         self.steps = 0
         self.epochs = 0
         layers = getattr(net, "layers", ())
@@ -171,6 +126,8 @@ class Trainer:
         TypeError, ValueError
             If an argument does not fit; then parameters, statistics, counters and the optimizer are as they
             were.
+        FloatingPointError
+            If the loss is infinite or NaN, unless `nonfinite` is "ignore"; then likewise.
         """
         undo = self._snapshot()
         try:
@@ -180,6 +137,7 @@ class Trainer:
                 if not getattr(dropout, "seeded", True):
                     dropout.seed = self.seed
             loss = self._loss(self.net.forward(x, True), t, sample_weight)
+            self._check_loss(loss)
             getattr(self.net, "backward_params", self.net.backward)(self.loss.backward())
             grads = self.net.grads
             if self.clip_norm is not None:
@@ -202,6 +160,14 @@ class Trainer:
         if sample_weight is None:
             return float(self.loss.forward(y, t))
         return float(self.loss.forward(y, t, sample_weight))
+
+    def _check_loss(self, loss: float) -> None:
+        """Raise FloatingPointError, unless that is to be ignored, if the loss of this step is not finite."""
+        if self.nonfinite == "raise" and not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of step {self.steps} is {loss}: parameters and optimizer are as before it; "
+                'a trainer with nonfinite="ignore" goes on'
+            )
 
     def _snapshot(self) -> Callable[[], None]:
         """Return a function that undoes what a step that fails before its update has changed."""
@@ -237,6 +203,8 @@ class Trainer:
         callbacks: Iterable[Callable[[Any, History], Any]] = (),
         progress: bool | None = None,
         sample_weight: Any = None,
+        class_weight: Any = None,
+        scale: float = 1.0,
     ) -> History:
         """Train on a data set.
 
@@ -255,12 +223,21 @@ class Trainer:
         validation : (x, t) or (x, t, sample_weight) or None
             Evaluated after each epoch.
         callbacks : iterable of functions (trainer, history)
-            Called after each epoch; a true result ends the training.
+            Called after each epoch; a true result ends the training. Objects may be called at other times as
+            well, see `fastnn.callbacks`.
         progress : bool or None
-            Whether to show a bar, which takes the package tqdm (the extra fastnn[progress]); None: if tqdm is
-            there and standard error is a terminal.
+            Whether to show a bar, with the loss and the samples a second, which takes the package tqdm (the
+            extra fastnn[progress]); None: if tqdm is there and standard error is a terminal.
         sample_weight : array, shape (N,), or None
             Finite, >= 0. A batch the weights of which are all 0 is passed over.
+        class_weight : dict of label: weight, array, shape (C,), "balanced" or None
+            Multiplies the weight of each row by that of its class: a number >= 0; 1 for a class that the dict
+            does not name. "balanced": n / (k * count) for a class of `count` of the n rows, where k classes
+            occur (as in scikit-learn). Targets must be labels or one-hot rows, or 0 and 1 for one output of
+            SigmoidCrossEntropy. The validation is not weighted.
+        scale : float
+            Multiplies x, and that of the validation, once a batch has the network's dtype: 1 / 255 for pixels
+            that are bytes. Must be 1 where the network takes indices.
 
         Returns
         -------
@@ -271,6 +248,8 @@ class Trainer:
         ------
         TypeError, ValueError
             If an argument does not fit.
+        FloatingPointError
+            If the loss of a step is not finite, see `step`; the steps before it stay done.
         ImportError
             For progress=True without tqdm.
         """
@@ -284,73 +263,130 @@ class Trainer:
                     f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
                 )
             validation = _data_set("validation ", *validation)
-        try:
-            callbacks = tuple(callbacks)
-        except TypeError:
-            raise TypeError(
-                f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}"
-            ) from None
-        for i, callback in enumerate(callbacks):
-            _checks.function(f"callbacks[{i}]", callback)
+        callbacks = _callbacks(callbacks)
         if progress is not None:
             _checks.flag("progress", progress)
-        self._check_fit("", x, t)
+        scale = input_scale(self.net, scale)
+        y = self._check_fit("", x, t, scale)
         if validation is not None:
-            self._check_fit("validation ", *validation[:2])
-        history = History()
+            self._check_fit("validation ", *validation[:2], scale)
+        if class_weight is not None:
+            sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
+        history = History(self._recorded(validation))
         bar = _progress_bar(progress, epochs * -(-len(x) // batch_size))
         try:
-            for _ in range(epochs):
+            _call(callbacks, "on_fit_begin", self, history)
+            stop = False
+            while history.epochs < epochs and not stop:
                 order = data.permutation(len(x), self.seed, self.epochs) if shuffle else None
-                for losses in self._run_epoch(x, t, sample_weight, order, batch_size):
-                    history.extend(loss=losses)
-                    if bar is not None and losses:
-                        bar.update(len(losses))
-                        bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
-                self.epochs += 1
-                history.epochs += 1
-                if validation is not None:
-                    figures = self.evaluate(*validation)
-                    history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
-                if any([callback(self, history) for callback in callbacks]):
+                batches = x, t, sample_weight, order, batch_size, scale
+                stop, whole = self._fit_epoch(batches, callbacks, history, bar)
+                if not whole:
                     break
+                if validation is not None:
+                    figures = self.evaluate(*validation, scale=scale)
+                    history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
+                stop = any([callback(self, history) for callback in callbacks]) or stop
         except KeyboardInterrupt:
             history.interrupted = True
         finally:
             if bar is not None:
                 bar.close()
+        _call(callbacks, "on_fit_end", self, history)
         return history
 
-    def _check_fit(self, prefix: str, x: Array, t: Array) -> None:
-        """Pass the first row through network and loss, so that data that do not fit are refused at once."""
+    def _recorded(self, validation: Any) -> list[str]:
+        """Return the names of the figures that a training records."""
+        if validation is None:
+            return ["loss"]
+        return ["loss", "val_loss", *(["val_accuracy"] if hasattr(self.loss, "correct") else [])]
+
+    def _fit_epoch(
+        self, batches: tuple[Any, ...], callbacks: tuple[Any, ...], history: History, bar: Any
+    ) -> tuple[bool, bool]:
+        """Do the steps of an epoch; return whether a callback says to stop and whether all were done."""
+        x, _, sample_weight, order, batch_size, _ = batches
+        begun, first, stop = perf_counter(), history.steps, False
+        for losses in self._run_epoch(*batches):
+            history.extend(loss=losses)
+            if bar is not None and losses:
+                samples = min((history.steps - first) * batch_size, len(x))
+                _show(bar, losses, samples / (perf_counter() - begun))
+            stop = _call(callbacks, "on_slice", self, history)
+            if stop:
+                break
+        seconds = perf_counter() - begun
+        if stop:
+            planned = sum(1 for _ in _batches(len(x), sample_weight, order, batch_size))
+            if history.steps - first < planned:
+                return True, False
+        self.epochs += 1
+        history.end_epoch(seconds)
+        return stop, True
+
+    def _check_fit(self, prefix: str, x: Array, t: Array, scale: float) -> Array:
+        """Pass the first row through network and loss, so that data that do not fit are refused at once.
+
+        Returns the outputs, (1, ...).
+        """
         try:
-            y = self.net.forward(self._gather(x, slice(1)), False)
+            y: Array = self.net.forward(self._inputs(x, slice(1), scale), False)
             self.loss.forward(y, self._gather(t, slice(1)))
             if hasattr(self.loss, "check_labels"):
                 self.loss.check_labels(y, t)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{prefix}{error}") from None
+        return y
+
+    def _weigh_classes(self, class_weight: Any, t: Array, sample_weight: Array | None, y: Array) -> Array:
+        """Return the weights of the rows times those of their classes, as many as there are outputs y."""
+        if not hasattr(self.loss, "labels"):
+            raise ValueError(
+                f"class_weight must be None for a loss that is not one of classes, {_checks.shown(self.loss)}"
+            )
+        try:
+            parts = [self.loss.labels(self._gather(t, rows)) for rows in data.batches(len(t), LABEL_ROWS)]
+        except ValueError as error:
+            raise ValueError(f"class_weight: {error}") from None
+        labels = np.concatenate(parts).astype(np.int64, copy=False)
+        weights = _class_weights(class_weight, labels, 2 if y.size == 1 else y.shape[1])[labels]
+        if sample_weight is not None:
+            weights *= sample_weight
+        return _checks.sample_weights("class_weight, times sample_weight,", weights, len(t))[0]
 
     def _run_epoch(
-        self, x: Array, t: Array, sample_weight: Array | None, order: Array | None, batch_size: int
+        self,
+        x: Array,
+        t: Array,
+        sample_weight: Array | None,
+        order: Array | None,
+        batch_size: int,
+        scale: float,
     ) -> Iterator[Sequence[float]]:
-        """Do the steps of one epoch; yield the losses of the steps done since the last yield."""
-        for batch in data.batches(len(x), batch_size):
-            rows = batch if order is None else order[batch]
-            weights = None if sample_weight is None else sample_weight[rows]
-            if weights is None or weights.any():
-                yield [self.step(self._gather(x, rows), self._gather(t, rows), weights)]
+        """Do the steps of one epoch; yield the losses of the steps done since the last yield.
+
+        At a yield callbacks may use the trainer, change the optimizer's lr or end the training.
+        """
+        for rows, weights in _batches(len(x), sample_weight, order, batch_size):
+            yield [self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)]
+
+    def _inputs(self, x: Array, rows: Array | slice, scale: float) -> Array:
+        """Return these rows of x, scaled, for the network."""
+        batch: Array = scaled(self._gather(x, rows), scale, getattr(self.net, "dtype", None))
+        return batch
 
     def _gather(self, a: Array, rows: Array | slice) -> Array:
         """Return these rows of an array."""
         return a[rows]
 
-    def evaluate(self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024) -> dict[str, float]:
+    def evaluate(
+        self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024, scale: float = 1.0
+    ) -> dict[str, float]:
         """Return the loss over a data set and, for classification, the accuracy.
 
         Parameters
         ----------
-        x, t, sample_weight
+        x, t, sample_weight, scale
             As for `fit`.
         batch_size : int >= 1
             Rows at a time; the result is that of all rows at once.
@@ -362,6 +398,7 @@ class Trainer:
         """
         x, t, sample_weight = _data_set("", x, t, sample_weight)
         batch_size = _checks.integer("batch_size", batch_size, 1)
+        scale = input_scale(self.net, scale)
         correct = getattr(self.loss, "correct", None)
         loss = hits = total = 0.0
         for rows in data.batches(len(x), batch_size):
@@ -370,7 +407,7 @@ class Trainer:
             if share == 0:
                 continue
             labels = self._gather(t, rows)
-            loss += share * self._loss(self.net.forward(self._gather(x, rows), False), labels, weights)
+            loss += share * self._loss(self.net.forward(self._inputs(x, rows, scale), False), labels, weights)
             if correct is not None:
                 right = correct(self.loss.y, labels)
                 hits += float(right.sum() if weights is None else weights @ right)
@@ -385,6 +422,15 @@ class Trainer:
         Training resumes from it to the same bits. Raises TypeError, and writes nothing, if a layer, the loss,
         the optimizer or its schedule is not one of fastnn's own.
         """
+        meta = self.description()
+        memory = self.optimizer.state_dict()
+        arrays = self.net.state_dict()
+        for slot, state in memory["state"].items():
+            arrays |= {f"{OPTIMIZER}{slot}.{name}": array for name, array in state.items()}
+        checkpoint.write(path, "trainer", arrays, meta)
+
+    def description(self) -> dict[str, Any]:
+        """Return what `save` writes beside the arrays, fit for JSON; TypeError if it cannot be saved."""
         for name, value, classes in (
             ("net", self.net, {self.network_class.__name__: self.network_class}),
             ("loss", self.loss, self.loss_classes),
@@ -394,21 +440,17 @@ class Trainer:
                 raise TypeError(
                     f"{name}, a {type(value).__name__}, is not one of fastnn's own and cannot be saved"
                 )
-        memory = self.optimizer.state_dict()
-        arrays = self.net.state_dict()
-        for slot, state in memory["state"].items():
-            arrays |= {f"{OPTIMIZER}{slot}.{name}": array for name, array in state.items()}
-        meta = {
+        return {
             "layers": self.net.architecture(),
             "loss": type(self.loss).__name__,
             "optimizer": self.optimizer.config(),
-            "updates": memory["step"],
+            "updates": self.optimizer.step,
             "clip_norm": self.clip_norm,
             "seed": self.seed,
+            "nonfinite": self.nonfinite,
             "steps": self.steps,
             "epochs": self.epochs,
         }
-        checkpoint.write(path, "trainer", arrays, meta)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -431,7 +473,14 @@ class Trainer:
             optimizer.load_state_dict(
                 {"optimizer": type(optimizer).__name__, "step": meta["updates"], "state": state}
             )
-            trainer = cls(net, cls.loss_classes[meta["loss"]](), optimizer, meta["clip_norm"], meta["seed"])
+            trainer = cls(
+                net,
+                cls.loss_classes[meta["loss"]](),
+                optimizer,
+                meta["clip_norm"],
+                meta["seed"],
+                nonfinite=meta.get("nonfinite", "raise"),  # the first files had no such entry
+            )
             trainer.steps = _checks.integer("steps", meta["steps"], 0)
             trainer.epochs = _checks.integer("epochs", meta["epochs"], 0)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -442,7 +491,7 @@ class Trainer:
         """Return the parts and what was done."""
         return (
             f"Trainer({self.net!r}, {self.loss!r}, {self.optimizer!r}, clip_norm={self.clip_norm}, "
-            f"seed={self.seed}) after {self.epochs} epochs, {self.steps} steps"
+            f"seed={self.seed}, nonfinite={self.nonfinite!r}) after {self.epochs} epochs, {self.steps} steps"
         )
 
 
@@ -457,6 +506,62 @@ def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[A
     if sample_weight is not None:
         sample_weight = _checks.sample_weights(f"{prefix}sample_weight", sample_weight, len(x))[0]
     return x, t, sample_weight
+
+
+def _callbacks(callbacks: Any) -> tuple[Any, ...]:
+    """Return callbacks as a tuple; TypeError if one cannot be called as it should."""
+    try:
+        callbacks = tuple(callbacks)
+    except TypeError:
+        raise TypeError(
+            f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}"
+        ) from None
+    for i, callback in enumerate(callbacks):
+        _checks.function(f"callbacks[{i}]", callback)
+        if isinstance(callback, type):
+            raise TypeError(f"callbacks[{i}] must be an object, got the class {callback.__name__}")
+        for name in ("on_fit_begin", "on_slice", "on_fit_end"):
+            if hasattr(callback, name):
+                _checks.function(f"callbacks[{i}].{name}", getattr(callback, name))
+    return tuple(callbacks)
+
+
+def _call(callbacks: tuple[Any, ...], name: str, trainer: Trainer, history: History) -> bool:
+    """Call this method of all callbacks that have it; return whether one of the results is true."""
+    return any([getattr(c, name)(trainer, history) for c in callbacks if hasattr(c, name)])
+
+
+def _batches(
+    n: int, sample_weight: Array | None, order: Array | None, batch_size: int
+) -> Iterator[tuple[Array | slice, Array | None]]:
+    """Yield the rows and the weights of each batch, but of those the weights of which are all 0."""
+    for batch in data.batches(n, batch_size):
+        rows = batch if order is None else order[batch]
+        weights = None if sample_weight is None else sample_weight[rows]
+        if weights is None or weights.any():
+            yield rows, weights
+
+
+def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
+    """Return the weight of each class, float64 (classes,); TypeError or ValueError if they are not right."""
+    if isinstance(class_weight, str):
+        _checks.choice("class_weight", class_weight, ("balanced",))
+        counts = np.bincount(labels, minlength=classes)
+        return np.asarray(len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
+    if isinstance(class_weight, dict):
+        weights = np.ones(classes)
+        for label, weight in class_weight.items():
+            c = _checks.integer("a label of class_weight", label, 0, classes - 1)
+            weights[c] = _checks.real_number(f"class_weight[{label!r}]", weight, 0)
+        return weights
+    weights = _checks.float_array("class_weight", class_weight, _checks.FLOATS[1])
+    if weights.shape != (classes,):
+        raise ValueError(
+            f'class_weight must be a dict, "balanced" or an array of shape ({classes},), got {weights.shape}'
+        )
+    if not ((weights >= 0) & (weights < math.inf)).all():
+        raise ValueError("class_weight must hold finite numbers >= 0")
+    return weights
 
 
 def _progress_bar(progress: bool | None, total: int) -> Any:
@@ -475,3 +580,10 @@ def _progress_bar(progress: bool | None, total: int) -> Any:
             return None
         raise ImportError("progress=True needs the package tqdm: pip install fastnn[progress]") from None
     return tqdm(total=total, unit="step")
+
+
+def _show(bar: Any, losses: Sequence[float], samples_per_second: float) -> None:
+    """Move a bar on by the steps of a slice."""
+    bar.update(len(losses))
+    loss = sum(losses) / len(losses)
+    bar.set_postfix_str(f"loss {loss:.4f}, {samples_per_second:.0f} samples/s", refresh=False)

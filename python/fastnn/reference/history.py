@@ -1,0 +1,198 @@
+"""What a training leaves behind: its figures, and a picture of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _checks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .._checks import Array
+
+__all__ = ["History"]
+
+FIGURES = ("loss", "val_loss", "val_accuracy")
+LONGEST_MEAN = 1000  # steps; longer sums take longer to draw than to look at
+
+
+class History:
+    """What happened during `Trainer.fit`.
+
+    The figures can be had as attributes or by name, history["loss"].
+
+    Parameters
+    ----------
+    recorded : iterable of str
+        The figures that the training records, of those named below.
+
+    Attributes
+    ----------
+    loss : float64 array
+        The training loss of each step.
+    val_loss, val_accuracy : float64 arrays
+        The figures on the validation data after each epoch; empty without such data, or where the loss has no
+        accuracy.
+    epochs : int
+        Epochs completed.
+    epoch_steps : int64 array
+        The number of steps done at the end of each of them.
+    seconds : float64 array
+        How long the steps of each of them took, without validation and callbacks after it.
+    interrupted : bool
+        Whether Ctrl-C ended the training.
+    recorded : tuple of str
+        As given.
+    """
+
+    def __init__(self, recorded: Iterable[str] = FIGURES) -> None:
+        self._figures: dict[str, list[float]] = {name: [] for name in FIGURES}
+        self._epoch_steps: list[int] = []
+        self._seconds: list[float] = []
+        self.recorded = tuple(recorded)
+        self.interrupted = False
+
+    def __getitem__(self, name: str) -> Array:
+        """Return the figure of that name; KeyError if there is none."""
+        return np.array(self._figures[name], dtype=np.float64)
+
+    def keys(self) -> list[str]:
+        """Return the names of the figures."""
+        return list(self._figures)
+
+    def __iter__(self) -> Iterator[str]:
+        """Return an iterator over the names of the figures."""
+        return iter(self.keys())
+
+    @property
+    def loss(self) -> Array:
+        """The training loss of each step."""
+        return self["loss"]
+
+    @property
+    def val_loss(self) -> Array:
+        """The loss on the validation data after each epoch."""
+        return self["val_loss"]
+
+    @property
+    def val_accuracy(self) -> Array:
+        """The accuracy on the validation data after each epoch."""
+        return self["val_accuracy"]
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return len(self._figures["loss"])
+
+    @property
+    def epochs(self) -> int:
+        """Epochs completed."""
+        return len(self._epoch_steps)
+
+    @property
+    def epoch_steps(self) -> Array:
+        """The number of steps done at the end of each epoch."""
+        return np.array(self._epoch_steps, dtype=np.int64)
+
+    @property
+    def seconds(self) -> Array:
+        """How long the steps of each epoch took."""
+        return np.array(self._seconds, dtype=np.float64)
+
+    def extend(self, **figures: Iterable[float]) -> None:
+        """Add to the figures named."""
+        for name, values in figures.items():
+            self._figures[name].extend(values)
+
+    def end_epoch(self, seconds: float) -> None:
+        """Count an epoch, the steps of which took that long."""
+        self._epoch_steps.append(self.steps)
+        self._seconds.append(seconds)
+
+    def latest(self, name: str) -> float:
+        """Return a figure of the last epoch: of "loss" the mean over its steps, of others the last one.
+
+        Raises ValueError if there is none.
+        """
+        values = self._figures.get(name, [])
+        if name == "loss":
+            first, last = ([0, 0, *self._epoch_steps])[-2:]
+            values = values[first:last]
+        if not values:
+            raise ValueError(f"the history has no {name} of an epoch, it records {', '.join(self.recorded)}")
+        return float(np.mean(values)) if name == "loss" else values[-1]
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the loss of each step, its moving average and the figures on the validation data.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None
+            Where to draw; None: in a new figure of pyplot.
+
+        Returns
+        -------
+        Axes
+            Those of the losses. Accuracies, if there are any, have a scale of their own on the right.
+
+        Raises
+        ------
+        ImportError
+            Without the package matplotlib (the extra fastnn[plot]).
+        TypeError
+            If `ax` cannot be drawn on.
+        """
+        ax = top = _axes(ax)
+        lines = self._plot_losses(ax)
+        if self._figures["val_accuracy"]:
+            top = ax.twinx()
+            top.set_ylabel("accuracy")
+            lines += self._plot_epochs(top, "val_accuracy", "validation accuracy", "C2")
+        if lines:
+            top.legend(handles=lines, loc="center right")  # losses fall and accuracies rise past it
+        return ax
+
+    def _plot_losses(self, ax: Any) -> list[Any]:
+        """Draw all losses; return the lines."""
+        loss, lines = self.loss, []
+        if loss.size:
+            window = min(max(1, loss.size // 20), LONGEST_MEAN)
+            mean = np.convolve(loss, np.full(window, 1 / window), mode="valid")
+            steps = np.arange(1, loss.size + 1)
+            lines += ax.plot(steps, loss, color="C0", alpha=0.3, linewidth=0.8, label="loss")
+            lines += ax.plot(steps[window - 1 :], mean, color="C0", label=f"mean of {window} steps")
+        ax.set_xlabel("step")
+        ax.set_ylabel("loss")
+        return lines + self._plot_epochs(ax, "val_loss", "validation loss", "C1")
+
+    def _plot_epochs(self, ax: Any, name: str, label: str, color: str) -> list[Any]:
+        """Draw a figure of the epochs, each at the epoch's last step; return the line, if there is one."""
+        values = self._figures[name]
+        if not values:
+            return []
+        lines: list[Any] = ax.plot(
+            self._epoch_steps[: len(values)], values, "o-", color=color, markersize=3, label=label
+        )
+        return lines
+
+    def __repr__(self) -> str:
+        """Return the number of epochs and steps and the last of each figure."""
+        last = "".join(f", {name}={values[-1]:.4g}" for name, values in self._figures.items() if values)
+        return f"History(epochs={self.epochs}, steps={self.steps}{last})"
+
+
+def _axes(ax: Any) -> Any:
+    """Return axes to draw on; new ones for None."""
+    try:
+        from matplotlib import pyplot
+        from matplotlib.axes import Axes
+    except ImportError:
+        raise ImportError("a plot needs the package matplotlib: pip install fastnn[plot]") from None
+    if ax is None:
+        return pyplot.subplots()[1]
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax must be axes of matplotlib, got {_checks.shown(ax)}")
+    return ax

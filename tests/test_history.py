@@ -1,0 +1,195 @@
+"""What a history holds, and its picture."""
+
+import builtins
+import copy
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import reference as ref
+from fastnn.reference import history as module_of_history
+from tolerances import assert_same_bits
+
+ROWS, BATCH = 40, 16
+
+
+@pytest.fixture(params=[fastnn, ref], ids=["native", "reference"])
+def module(request):
+    return request.param
+
+
+def build(module, loss="SoftmaxCrossEntropy"):
+    return module.Trainer(module.mlp([4, 3], seed=0), getattr(module, loss)(), module.SGD(0.1))
+
+
+def data_set():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(ROWS, 4)), rng.integers(0, 3, ROWS)
+
+
+def made(steps=(3, 6, 8), loss=None, **figures):
+    """Return a history with epochs that end at these steps."""
+    history = fastnn.History()
+    loss = np.arange(steps[-1], dtype=float) if loss is None else loss
+    for begin, end in zip((0, *steps), steps, strict=False):
+        history.extend(loss=loss[begin:end])
+        history.end_epoch(1.5)
+    history.extend(**figures)
+    return history
+
+
+def test_epochs_have_ends_and_times(module, monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr(ref.trainer, "perf_counter", lambda: float(next(ticks)))
+    x, t = data_set()
+    weights = np.ones(ROWS)
+    weights[:BATCH] = 0
+    stop = [lambda trainer, history: next(ticks)]  # takes time, too, and ends the training
+    history = build(module).fit(x, t, epochs=2, batch_size=BATCH, sample_weight=weights, shuffle=False)
+    assert history.epoch_steps.tolist() == [2, 4]
+    assert history.epoch_steps.dtype == np.int64
+    history = build(module).fit(x, t, epochs=3, batch_size=BATCH, callbacks=stop)
+    assert history.epoch_steps.tolist() == [3]
+    assert history.seconds.tolist() == [1.0]
+    assert history.seconds.dtype == np.float64
+
+
+def test_an_epoch_that_is_not_whole_has_neither():
+    class Stop:
+        def on_slice(self, trainer, history):
+            return True
+
+        def __call__(self, trainer, history):
+            pass
+
+    x, t = data_set()
+    history = build(ref).fit(x, t, callbacks=[Stop()], batch_size=BATCH)
+    assert (history.steps, history.epochs) == (1, 0)
+    assert history.epoch_steps.size == history.seconds.size == 0
+
+
+def test_the_latest_figures():
+    history = made(val_loss=[3.0, 2.0, 1.0])
+    assert history.latest("loss") == (6 + 7) / 2
+    assert history.latest("val_loss") == 1.0
+    assert made(steps=(4,)).latest("loss") == 1.5
+    for name, text in (("val_accuracy", "no val_accuracy"), ("f1", "no f1 of an epoch, it records loss")):
+        with pytest.raises(ValueError, match=text):
+            history.latest(name)
+    begun = fastnn.History(["loss"])
+    begun.extend(loss=[1.0])
+    with pytest.raises(ValueError, match=r"no loss of an epoch, it records loss$"):
+        begun.latest("loss")
+
+
+def test_a_history_can_be_copied():
+    history = made(val_loss=[1.0])
+    twin = copy.deepcopy(history)
+    assert repr(twin) == repr(history)
+    twin.end_epoch(1.0)
+    assert (history.epochs, twin.epochs) == (3, 4)
+
+
+# The picture
+
+
+@pytest.fixture
+def ax():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure().subplots()
+
+
+def drawn(ax):
+    """Return the lines by label."""
+    return {line.get_label(): line for line in ax.lines}
+
+
+def test_losses_are_drawn_over_the_steps(ax):
+    loss = np.random.default_rng(0).normal(size=100)
+    history = made((40, 80, 100), loss, val_loss=[3.0, 2.0, 1.0])
+    assert history.plot(ax) is ax
+    lines = drawn(ax)
+    assert lines.keys() == {"loss", "mean of 5 steps", "validation loss"}
+    assert_same_bits(lines["loss"].get_xydata(), np.column_stack([np.arange(1.0, 101), loss]))
+    means = np.array([loss[i - 5 : i].mean() for i in range(5, 101)])
+    np.testing.assert_array_equal(lines["mean of 5 steps"].get_xdata(), np.arange(5, 101))
+    np.testing.assert_allclose(lines["mean of 5 steps"].get_ydata(), means, atol=1e-12)
+    assert lines["validation loss"].get_xydata().tolist() == [[40, 3], [80, 2], [100, 1]]
+    assert lines["loss"].get_alpha() < 0.5
+    assert len(ax.figure.axes) == 1
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(lines)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "loss")
+
+
+def test_accuracies_have_a_scale_of_their_own(ax):
+    made(val_loss=[3.0, 2.0, 1.0], val_accuracy=[0.5, 0.6, 0.7]).plot(ax)
+    left, right = ax.figure.axes
+    assert left is ax
+    assert drawn(right)["validation accuracy"].get_xydata().tolist() == [[3, 0.5], [6, 0.6], [8, 0.7]]
+    assert right.get_ylabel() == "accuracy"
+    labels = [text.get_text() for text in right.get_legend().get_texts()]
+    assert labels == ["loss", "mean of 1 steps", "validation loss", "validation accuracy"]
+    assert ax.get_legend() is None
+
+
+def test_a_real_history(ax, module):
+    x, t = data_set()
+    history = build(module).fit(x, t, epochs=3, batch_size=BATCH, validation=(x, t))
+    history.plot(ax)
+    assert drawn(ax)["validation loss"].get_xdata().tolist() == [3, 6, 9]
+
+
+@pytest.mark.parametrize("interrupted", ["at once", "in an epoch", "in a validation"])
+def test_what_is_not_there_is_not_drawn(ax, interrupted):
+    history = fastnn.History()
+    if interrupted != "at once":
+        history.extend(loss=[1.0, np.nan, np.inf, 2.0])
+    if interrupted == "in a validation":
+        history.end_epoch(1.0)
+    history.plot(ax)
+    assert "validation loss" not in drawn(ax)
+    assert ("loss" in drawn(ax)) == (interrupted != "at once")
+    assert (ax.get_legend() is not None) == (interrupted != "at once")
+
+
+def test_a_validation_behind_the_epochs(ax):
+    made(val_loss=[3.0, 2.0]).plot(ax)  # Ctrl-C came during the third
+    assert drawn(ax)["validation loss"].get_xdata().tolist() == [3, 6]
+
+
+def test_a_long_mean_is_not_too_long(ax, monkeypatch):
+    monkeypatch.setattr(module_of_history, "LONGEST_MEAN", 7)
+    made((400,)).plot(ax)
+    assert "mean of 7 steps" in drawn(ax)
+
+
+def test_a_figure_of_pyplot():
+    matplotlib = pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context({"backend": "agg"}):
+        ax = made().plot()
+        assert ax.figure is pyplot.gcf()
+        pyplot.close(ax.figure)
+
+
+def test_what_is_no_axes(ax):
+    for other in (3, "ax", ax.figure):
+        with pytest.raises(TypeError, match=r"^ax must be axes of matplotlib, got"):
+            made().plot(other)
+
+
+def test_a_picture_without_matplotlib(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *arguments, **options):
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=r"pip install fastnn\[plot\]"):
+        made().plot()
