@@ -10,6 +10,32 @@ class InUse:
     def __enter__(self) -> None: ...
     def __exit__(self, *error: object) -> None: ...
 
+class CompiledNetwork:
+    """A network of native layers, (kind, layer, activation, weight's name, bias's name, prefix) of each."""
+
+    def __init__(self, lock: InUse, layers: list[tuple[Any, ...]]) -> None: ...
+    def step(self, trainer: Any, x: Any, t: Any, weight: Any) -> float | None:
+        """Do a trainer's step and return its loss; nothing has changed if that is not finite and the trainer
+        minds. None: Python has to do it."""
+    def train(
+        self,
+        trainer: Any,
+        x: Array,
+        t: Array,
+        weight: Array | None,
+        order: Array | None,
+        step: int,
+        rows: int,
+        scale: float,
+        rates: Array | None,
+        seconds: float,
+    ) -> tuple[Array, int, int, float | None] | None:
+        """Do the steps of an epoch from number `step` on, each of `rows` rows, or the last, smaller one, until
+        time, rates or such steps are over. Returns the losses, how many of them there are, the steps gone
+        through, and the loss of the step that was refused. None: Python has to do it."""
+    def infer(self, x: Any, scale: float) -> Array | None:
+        """Return the outputs without training for x * scale, or None."""
+
 def as_real(name: str, x: Any, like: Array | None) -> Array: ...
 def matmul(a: Any, b: Any, out: Any) -> Array: ...
 def affine_forward(x: Array, W: Array, b: Array) -> Array: ...

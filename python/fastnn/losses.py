@@ -16,6 +16,8 @@ __all__ = ["MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy"]
 
 @documented
 class SoftmaxCrossEntropy(reference.SoftmaxCrossEntropy):
+    _kind = 0
+
     def forward(self, x: Any, t: Any, sample_weight: Any = None) -> float:
         x = _core.as_real("x", x, None)
         loss, *self._saved = _core.softmax_cross_entropy_forward(x, t, sample_weight)
@@ -48,11 +50,13 @@ class _Dense(reference.Loss):
 
 @documented
 class SigmoidCrossEntropy(_Dense, reference.SigmoidCrossEntropy):
+    _kind = 1
     _sigmoid = True
     _factor = 1.0
 
 
 @documented
 class MeanSquaredError(_Dense, reference.MeanSquaredError):
+    _kind = 2
     _sigmoid = False
     _factor = 2.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
@@ -13,7 +13,18 @@ from .reference import network as reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from ._checks import Array
+
 __all__ = ["Sequential", "exclusive", "mlp"]
+
+# Kind of layer, kind of activation, and the names of its parameters, as the native plan knows them.
+PLANNED: dict[type, tuple[int, int, str, str]] = {
+    layers.Affine: (0, 0, "W", "b"),
+    layers.BatchNorm: (1, 0, "gamma", "beta"),
+    layers.Dropout: (3, 0, "", ""),
+    layers.Embedding: (4, 0, "W", ""),
+    **{c: (2, c._kind, "", "") for c in (layers.ReLU, layers.LeakyReLU, layers.Sigmoid, layers.Tanh, layers.GELU, layers.SiLU)},
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,10 +51,30 @@ class Sequential(reference.Sequential):
         super().__init__(layers)
         self._in_use = _core.InUse()
 
+    @cached_property
+    def _compiled(self) -> _core.CompiledNetwork | None:
+        """What runs whole steps; None where Python must, for layers or networks of other classes."""
+        kinds = [PLANNED.get(type(layer)) for layer in self.layers]
+        if type(self) is not Sequential or None in kinds or layers.Affine not in map(type, self.layers):
+            return None
+        named = [(kind, layer, *rest, f"{i}.") for i, (layer, (kind, *rest)) in enumerate(zip(self.layers, kinds))]
+        return _core.CompiledNetwork(self._in_use, named)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
+
     forward = exclusive(reference.Sequential.forward)
     backward = exclusive(reference.Sequential.backward)
     backward_params = exclusive(reference.Sequential.backward_params)
-    predict = exclusive(reference.Sequential.predict)
+
+    def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
+        if batch_size is None and self._compiled is not None:
+            y = self._compiled.infer(x, 1.0 if scale == 1 else reference.input_scale(self, scale))
+            if y is not None:
+                return y
+        return self._predict(x, batch_size, scale)
+
+    _predict = exclusive(reference.Sequential.predict)
     state_dict = exclusive(reference.Sequential.state_dict)
     load_state_dict = exclusive(reference.Sequential.load_state_dict)
     save = exclusive(reference.Sequential.save)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import _core, losses, optimizers
+import numpy as np
+
+from . import _checks, _core, losses, optimizers
 from .layers import documented
 from .network import Sequential, exclusive
 from .reference import trainer as reference
@@ -13,9 +15,12 @@ from .reference.trainer import History
 from .sparse import RowSparse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["History", "Trainer"]
+
+SLICE_SECONDS = 0.05  # between looks at callbacks, the progress bar and Ctrl-C
+RATES = 256
 
 
 @documented
@@ -40,10 +45,47 @@ class Trainer(reference.Trainer):
         # A trainer works on its network all along, so they share what says that they are in use.
         self._in_use = getattr(net, "_in_use", None) or _core.InUse()
 
-    step = exclusive(reference.Trainer.step)
+    def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
+        compiled = getattr(self.net, "_compiled", None)
+        loss = None if compiled is None else compiled.step(self, x, t, sample_weight)
+        if loss is None:
+            return self._step_by_layers(x, t, sample_weight)
+        if not math.isfinite(loss):
+            self._check_loss(loss)
+        return loss
+
+    _step_by_layers = exclusive(reference.Trainer.step)
     fit = exclusive(reference.Trainer.fit)
     evaluate = exclusive(reference.Trainer.evaluate)
     save = exclusive(reference.Trainer.save)
+
+    def _run_epoch(
+        self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
+    ) -> Iterator[Sequence[float]]:
+        compiled = getattr(self.net, "_compiled", None) if type(self) is Trainer else None
+        steps, step = -(-len(x) // batch_size), 0
+        while compiled is not None and step < steps:
+            rates = self._rates(steps - step)
+            result = compiled.train(
+                self, x, t, sample_weight, order, step, batch_size, scale, rates, SLICE_SECONDS
+            )
+            if result is None:
+                break
+            losses, updates, done, bad_loss = result
+            step += done
+            yield losses[:updates].tolist()
+            if bad_loss is not None:
+                self._check_loss(bad_loss)
+        if step < steps:
+            rest = np.arange(len(x)) if order is None else order
+            yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)
+
+    def _rates(self, steps: int) -> Any:
+        """Return the learning rates of the next steps, a few hundred at most; None where they do not change."""
+        lr, done = self.optimizer.lr, self.optimizer.step
+        if not callable(lr):
+            return None
+        return np.array([_checks.real_number("lr", lr(done + i), 0) for i in range(min(steps, RATES))])
 
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]

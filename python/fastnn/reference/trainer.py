@@ -367,7 +367,8 @@ class Trainer:
 
         At a yield callbacks may use the trainer, change the optimizer's lr or end the training.
         """
-        for rows, weights in _batches(len(x), sample_weight, order, batch_size):
+        n = len(x) if order is None else len(order)
+        for rows, weights in _batches(n, sample_weight, order, batch_size):
             yield [self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)]
 
     def _inputs(self, x: Array, rows: Array | slice, scale: float) -> Array:

@@ -30,6 +30,10 @@ template <>
 inline bool is_dtype<double>(py::handle array) noexcept {
   return is_f64(array);
 }
+template <>
+inline bool is_dtype<int64_t>(py::handle array) noexcept {
+  return is_i64(array);
+}
 
 std::string shape_of(py::handle array);  // "(3, 4)"
 std::string describe(py::handle h);      // "float32 array of shape (3, 4)" or "list"

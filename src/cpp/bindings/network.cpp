@@ -139,11 +139,11 @@ class CompiledNetwork {
     return train(trainer, x, t, weight, py::none(), 0, 0, 1, py::none(), std::numeric_limits<double>::infinity());
   }
 
-  // The outputs for rows x, as without training, or None.
-  py::object infer(py::handle x) {
+  // The outputs for rows x times scale, as without training, or None.
+  py::object infer(py::handle x, double scale) {
     const Hold hold(lock_);
     try {
-      return with_type([&](auto& typed) { return infer_as(typed, x); });
+      return with_type([&](auto& typed) { return infer_as(typed, x, scale); });
     } catch (const Unsupported&) {
       return py::none();
     }
@@ -155,6 +155,7 @@ class CompiledNetwork {
     using Number = T;
     network::Runner<T> runner;
     network::Plan<T> inference;
+    std::vector<T> inputs;  // of inference, converted
     std::vector<Layer<T>> layers;
   };
 
@@ -272,11 +273,11 @@ class CompiledNetwork {
     const Names& name = names();
     if (optimizer.ptr() != optimizer_.ptr()) {
       const py::object own = py::type::of(optimizer).attr("__dict__");
-      if (!own.contains("_kind") || !own.contains("_betas")) throw Unsupported{};
+      if (!own.contains("_kind")) throw Unsupported{};
       optimizer_attributes_ = attributes_of(optimizer);
       optimizer_kind_ = own["_kind"].cast<int>();
       betas_.clear();
-      for (const py::handle beta : own["_betas"]) betas_.push_back(py::reinterpret_borrow<py::object>(beta));
+      for (const py::handle beta : optimizer.attr("_betas")) betas_.push_back(py::reinterpret_borrow<py::object>(beta));
       optimizer_ = py::reinterpret_borrow<py::object>(optimizer);
     }
     ops::UpdateRule rule{};
@@ -493,30 +494,43 @@ class CompiledNetwork {
   }
 
   template <class T>
-  py::object infer_as(Typed<T>& typed, py::handle x) {
+  py::object infer_as(Typed<T>& typed, py::handle x, double scale) {
     constexpr Index kRows = 256;  // whose activations stay in the second-level cache
     call_.clear();
     call_.train = false;
     call_.seed = py::handle();
-    const ops::RowSource from = source<T>("x", x, !takes_indices());
+    const bool indices = takes_indices();
+    const ops::RowSource from = source<T>("x", x, !indices && is_array(x) && rank(x) > 0 && extent(x, 0) <= kRows);
     const Index n = extent(x, 0);
-    const bool wanted = takes_indices() ? from.type == ops::Number::i64 : from.type == (sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64);
-    if (n == 0 || !wanted || (from.row_bytes != from.cols * static_cast<Index>(sizeof(T)) && !takes_indices())) throw Unsupported{};
+    const Index item = indices ? sizeof(int64_t) : sizeof(T);
+    const ops::Number type = indices ? ops::Number::i64 : sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64;
+    const bool in_place = from.type == type && from.row_bytes == from.cols * item && scale == 1;
+    if (n == 0 || (indices && !in_place)) throw Unsupported{};
+    if (!in_place) typed.inputs.resize(static_cast<std::size_t>(std::min(n, kRows) * from.cols));
     call_.features = from.cols;
     read(typed.layers);
-    if (takes_indices() && !in_range<T>(from, n, typed.layers.front().vocabulary)) throw Unsupported{};
+    if (indices && !in_range<T>(from, n, typed.layers.front().vocabulary)) throw Unsupported{};
     py::object y = new_matrix<T>(n, typed.layers.back().out);
     T* out = data_of<T>(y);
     unlocked(typed.inference.cost() * static_cast<double>(n) / static_cast<double>(kRows), [&] {
       for (Index first = 0; first < n; first += kRows) {
         network::Batch<T> batch{};
         batch.rows = std::min(kRows, n - first);
-        if (takes_indices())
-          batch.indices = reinterpret_cast<const int64_t*>(from.data) + first * from.cols;
+        const char* at = from.data + first * from.row_bytes;
+        if (indices)
+          batch.indices = reinterpret_cast<const int64_t*>(at);
         else
-          batch.x = reinterpret_cast<const T*>(from.data) + first * from.cols;
-        const int members = network::members_of(typed.inference, typed.layers, batch.rows, false, false);
-        run_team(members, [&](Team& team) { typed.inference.infer(team, batch, out + first * typed.inference.outputs()); });
+          batch.x = in_place ? reinterpret_cast<const T*>(at) : typed.inputs.data();
+        network::Plan<T>& plan = typed.inference;
+        const int members = network::members_of(plan, typed.layers, batch.rows, false, false);
+        run_team(members, [&](Team& team) {
+          if (!in_place) {
+            const auto [begin, end] = plan.rows_of(team);
+            ops::gather(from, nullptr, first + begin, end - begin, static_cast<T>(scale), typed.inputs.data() + begin * from.cols);
+            if (!plan.by_rows(team)) team.barrier();
+          }
+          plan.infer(team, batch, out + first * plan.outputs());
+        });
       }
     });
     call_.clear();
