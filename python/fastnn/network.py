@@ -26,6 +26,8 @@ PLANNED: dict[type, tuple[int, int, str, str]] = {
     **{c: (2, c._kind, "", "") for c in (layers.ReLU, layers.LeakyReLU, layers.Sigmoid, layers.Tanh, layers.GELU, layers.SiLU)},
 }
 
+UNSCALED = 1.0  # which need not be checked
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -67,9 +69,9 @@ class Sequential(reference.Sequential):
     backward = exclusive(reference.Sequential.backward)
     backward_params = exclusive(reference.Sequential.backward_params)
 
-    def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
+    def predict(self, x: Any, batch_size: int | None = None, scale: float = UNSCALED) -> Array:
         if batch_size is None and self._compiled is not None:
-            y = self._compiled.infer(x, 1.0 if scale == 1 else reference.input_scale(self, scale))
+            y = self._compiled.infer(x, scale if scale is UNSCALED else reference.input_scale(self, scale))
             if y is not None:
                 return y
         return self._predict(x, batch_size, scale)

@@ -82,9 +82,10 @@ class Trainer(reference.Trainer):
 
     def _rates(self, steps: int) -> Any:
         """Return the learning rates of the next steps, a few hundred at most; None where they do not change."""
-        lr, done = self.optimizer.lr, self.optimizer.step
+        lr = getattr(self.optimizer, "lr", None)
         if not callable(lr):
             return None
+        done = self.optimizer.step
         return np.array([_checks.real_number("lr", lr(done + i), 0) for i in range(min(steps, RATES))])
 
     def _clip(self, grads: dict[str, Any], limit: float) -> None:

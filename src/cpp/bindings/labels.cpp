@@ -25,7 +25,7 @@ Weights weights_of(py::handle weight, Index n) {
 }
 
 template <class T>
-Labels softmax_labels(py::handle t, Index rows, Index cols) {
+Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy) {
   const std::string n = std::to_string(rows), shape = "(" + n + ", " + std::to_string(cols) + ")";
   const auto wanted = [&] {
     return "t must hold integer class labels of shape (" + n + ",) or rows of probabilities of shape " + shape;
@@ -41,7 +41,7 @@ Labels softmax_labels(py::handle t, Index rows, Index cols) {
   if (given.ndim() < 1 || given.ndim() > 2 || extent(given, 0) != rows || (given.ndim() == 2 && extent(given, 1) != cols))
     refuse(wanted() + ", got shape " + shape_of(given));
   if (given.ndim() == 1) {
-    const bool as_it_is = is_i64(given) && is_contiguous(given);
+    const bool as_it_is = !copy && is_i64(given) && is_contiguous(given);
     py::object labels = as_it_is ? py::object(given) : given.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
     const int64_t* label = data_of<const int64_t>(labels);
     for (Index i = 0; i < rows; ++i)
@@ -65,8 +65,8 @@ Labels softmax_labels(py::handle t, Index rows, Index cols) {
   }
   return {std::move(labels), false};
 }
-template Labels softmax_labels<float>(py::handle, Index, Index);
-template Labels softmax_labels<double>(py::handle, Index, Index);
+template Labels softmax_labels<float>(py::handle, Index, Index, bool);
+template Labels softmax_labels<double>(py::handle, Index, Index, bool);
 
 template <class T>
 void check_targets(py::handle target, py::handle x, bool probabilities) {

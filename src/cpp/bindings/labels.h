@@ -13,13 +13,13 @@ struct Weights {
 Weights weights_of(py::handle weight, Index n);
 
 // The labels of softmax cross-entropy for (rows, cols) outputs: classes as int64 (rows,), or rows of probabilities as T
-// (rows, cols).
+// (rows, cols). A copy if `copy`, which nobody can write to after they were checked.
 struct Labels {
   py::object array;
   bool classes;
 };
 template <class T>
-Labels softmax_labels(py::handle t, Index rows, Index cols);
+Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy);
 
 // Raises unless `target`, an array of T, has the shape of x (or (N,) for x (N, 1)) and, for probabilities, holds numbers in [0,
 // 1].

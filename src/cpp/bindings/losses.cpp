@@ -28,7 +28,7 @@ py::tuple softmax_forward(py::handle x, py::handle t, py::handle sample_weight) 
   check_batch(x);
   py::object keep;
   const Matrix<const T> logits = contiguous_rows<T>("x", x, keep);
-  const Labels labels = softmax_labels<T>(t, logits.rows, logits.cols);
+  const Labels labels = softmax_labels<T>(t, logits.rows, logits.cols, true);
   const Weights weights = weights_of(sample_weight, logits.rows);
   py::object y = new_matrix<T>(logits.rows, logits.cols);
   T* to = data_of<T>(y);

@@ -30,7 +30,8 @@ struct Names {
           seeded = interned("seeded"), step = interned("step"), steps = interned("steps"), stream = interned("stream"),
           running_mean = interned("running_mean"), running_var = interned("running_var"), optimizer = interned("optimizer"),
           loss = interned("loss"), clip_norm = interned("clip_norm"), nonfinite = interned("nonfinite"), lr = interned("lr"),
-          weight_decay = interned("weight_decay"), state = interned("state"), y = interned("y");
+          weight_decay = interned("weight_decay"), state = interned("state"), y = interned("y"), kept = interned("_kept"),
+          forward = interned("forward"), backward = interned("backward"), update = interned("update");
 };
 const Names& names() {
   static const Names* const all = new Names;  // outlives the interpreter's end
@@ -198,6 +199,7 @@ class CompiledNetwork {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const LayerObject& from = layers_[i];
       const py::dict& attributes = from.attributes;
+      check_methods(attributes);
       Layer<T>& l = to[i];
       l = Layer<T>{};
       l.kind = from.kind;
@@ -280,6 +282,7 @@ class CompiledNetwork {
       for (const py::handle beta : optimizer.attr("_betas")) betas_.push_back(py::reinterpret_borrow<py::object>(beta));
       optimizer_ = py::reinterpret_borrow<py::object>(optimizer);
     }
+    if (find(optimizer_attributes_, name.update)) throw Unsupported{};
     ops::UpdateRule rule{};
     rule.kind = static_cast<Optimizer>(optimizer_kind_);
     const py::handle lr = find(optimizer_attributes_, name.lr);
@@ -302,10 +305,20 @@ class CompiledNetwork {
     return rule;
   }
 
-  static network::Loss loss_kind(py::handle loss) {
-    const py::object own = py::type::of(loss).attr("__dict__");
-    if (!own.contains("_kind")) throw Unsupported{};
-    return static_cast<network::Loss>(own["_kind"].cast<int>());
+  network::Loss read_loss(py::handle loss) {
+    if (loss.ptr() != loss_.ptr()) {
+      const py::object own = py::type::of(loss).attr("__dict__");
+      if (!own.contains("_kind")) throw Unsupported{};
+      loss_kind_ = own["_kind"].cast<int>();
+      loss_attributes_ = attributes_of(loss);
+      loss_ = py::reinterpret_borrow<py::object>(loss);
+    }
+    check_methods(loss_attributes_);
+    return static_cast<network::Loss>(loss_kind_);
+  }
+  // An object whose passes have been replaced is not what it seems.
+  static void check_methods(py::handle attributes) {
+    if (find(attributes, names().forward) || find(attributes, names().backward)) throw Unsupported{};
   }
 
   // Rows of an array as they lie there; none of the types a plan reads, or rows with gaps, are converted if they may be.
@@ -379,7 +392,7 @@ class CompiledNetwork {
     const py::dict attributes = attributes_of(trainer);
     const py::handle loss = find(attributes, name.loss), limit = find(attributes, name.clip_norm);
     network::Rule rule{};
-    rule.loss = loss_kind(loss);
+    rule.loss = read_loss(loss);
     rule.update = read_optimizer(find(attributes, name.optimizer), !rates.is_none());
     const bool clip = limit && !limit.is_none();
     rule.clip_norm = clip ? number(attributes, name.clip_norm) : std::numeric_limits<double>::infinity();
@@ -426,7 +439,7 @@ class CompiledNetwork {
 
     const network::Done done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
                                         [&] { return typed.runner.run(layers, data, steps, rule, clip); });
-    if (done.updates > 0) leave(typed, attributes, loss, rule, done.updates, steps.rows);
+    if (done.updates > 0) leave(typed, attributes, rule, done.updates, steps.rows);
     call_.clear();
     if (single) return py::float_(done.finite ? one : done.loss);
     return py::make_tuple(losses, done.updates, done.steps, done.finite ? py::object(py::none()) : py::float_(done.loss));
@@ -438,7 +451,7 @@ class CompiledNetwork {
     if (loss == network::Loss::softmax) {
       const bool classes = !is_array(t) || rank(t) != 2;
       if (classes || check) {
-        Labels labels = softmax_labels<T>(t, n, outputs);
+        Labels labels = softmax_labels<T>(t, n, outputs, false);
         if (labels.classes) data.labels = data_of<const int64_t>(labels.array);
         call_.owned.push_back(labels.array);
         if (labels.classes) return;
@@ -463,7 +476,7 @@ class CompiledNetwork {
 
   // What a step in Python would have left in the objects.
   template <class T>
-  void leave(Typed<T>& typed, const py::dict& trainer, py::handle loss, const network::Rule& rule, Index updates, Index rows) {
+  void leave(Typed<T>& typed, const py::dict& trainer, const network::Rule& rule, Index updates, Index rows) {
     const Names& name = names();
     for (const auto& [dict, key, array] : call_.entries) dict[key] = array;
     network::Plan<T>& plan = typed.runner.plan();
@@ -476,6 +489,10 @@ class CompiledNetwork {
         l.attributes[name.seed] = py::int_(typed.layers[i].seed);
         l.attributes[name.stream] = py::int_(i);
         l.attributes[name.step] = py::int_(rule.step + count);
+        const Index numbers = rows * typed.layers[i].out, bytes = (numbers + 7) / 8;
+        py::object kept = new_array(py::dtype::of<uint8_t>(), 1, &bytes);
+        std::copy_n(plan.kept(i), bytes, data_of<uint8_t>(kept));
+        l.attributes[name.kept] = py::make_tuple(std::move(kept), py::make_tuple(rows, typed.layers[i].out));
       } else if (l.kind == LayerKind::embedding) {
         const auto distinct = static_cast<Index>(plan.embedding_rows().size());
         py::object indices = new_vector<int64_t>(distinct), values = new_matrix<T>(distinct, typed.layers[i].dim);
@@ -490,7 +507,7 @@ class CompiledNetwork {
     }
     py::object y = new_matrix<T>(rows, plan.outputs());
     std::copy_n(plan.predictions(), rows * plan.outputs(), data_of<T>(y));
-    attributes_of(loss)[name.y] = y;
+    loss_attributes_[name.y] = y;
   }
 
   template <class T>
@@ -546,6 +563,9 @@ class CompiledNetwork {
   py::object optimizer_;  // that the next three were read from
   py::dict optimizer_attributes_;
   int optimizer_kind_ = 0;
+  py::object loss_;  // likewise
+  py::dict loss_attributes_;
+  int loss_kind_ = 0;
   std::vector<py::object> betas_;
   Call call_;
   std::vector<Extent> distinct_;

@@ -37,6 +37,8 @@ class Plan {
   const T* predictions() const noexcept { return predictions_; }  // of the loss, by the last step
   Index outputs() const noexcept { return outputs_; }
   int members() const noexcept { return members_; }  // that it was prepared for
+  // The mask of a layer of dropout: bit i of a byte is its i-th element.
+  const uint8_t* kept(std::size_t layer) const noexcept { return nodes_[layer].keep; }
   // Of the embedding that the network begins with, by the last step: its distinct indices and their gradients.
   const std::vector<int64_t>& embedding_rows() const noexcept { return occurrences_.rows; }
   const T* embedding_values() const noexcept { return nodes_.front().values; }
