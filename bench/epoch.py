@@ -51,9 +51,8 @@ def epoch(network: Network, rows: int, dtype: str) -> Case:
     t = np.argmax((x - 0.5) @ rng.standard_normal((network.sizes[0], network.sizes[-1]), np.float32), axis=1)
     if dtype == "uint8":
         x = (x * 255).astype(np.uint8)
-    calls = {
-        name: _fit(peers.trainer(lib, network, RATE), x, t, network.batch) for name, lib in LIBRARIES.items()
-    }
+    trainers = {name: peers.trainer(lib, network, RATE) for name, lib in LIBRARIES.items()}
+    calls = {name: _fit(trainer, x, t, network.batch) for name, trainer in trainers.items()}
     for name in peers.names(network):
         if dtype == "float32" or name != "scikit-learn":  # which would convert all of them
             calls[name] = partial(peers.net(name, network, RATE).epoch, *peers.owned(name, x, t))

@@ -110,11 +110,11 @@ class Net:
 
     def _loss(self, memory: _Memory, y: Any, t: Any) -> float:
         """Return the softmax cross-entropy; put its gradient in the place of y."""
-        y -= y.max(axis=1, keepdims=True)
+        y -= np.maximum.reduce(y, axis=1, keepdims=True)  # y.max does this by way of Python
         right = y[memory.rows, t]
         np.exp(y, out=y)
-        total = y.sum(axis=1, keepdims=True)
-        loss = float(np.log(total).sum() - right.sum()) / len(y)
+        total = np.add.reduce(y, axis=1, keepdims=True)
+        loss = float(np.add.reduce(np.log(total), axis=None) - np.add.reduce(right)) / len(y)
         total *= len(y)
         y /= total
         y[memory.rows, t] -= 1 / len(y)

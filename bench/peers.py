@@ -38,7 +38,7 @@ def rate(network: Network) -> float:
     Thousands of steps on the same rows must not learn them by heart: gradients would become subnormal
     numbers, which are slow everywhere but in fastnn.
     """
-    return 0.1 / max(network.sizes) if network.optimizer == "SGD" else 1e-5
+    return {"SGD": 0.1, "Adam": 0.01}[network.optimizer] / max(network.sizes)
 
 
 def names(network: Network) -> list[str]:
