@@ -1,4 +1,7 @@
-"""Benchmarks of fastnn against NumPy and, where it is installed, PyTorch; `guard` is the one that can fail.
+"""Benchmarks of fastnn against NumPy and, where they are installed, PyTorch, JAX and scikit-learn.
+
+Operations: gemm, sweep, kernels, optimizers, overhead, import, threads. Training: step (with --sweep, of many
+sizes), epoch, predict, memory. `guard` is the one that can fail.
 
 Every result is checked before it is timed, and the libraries take turns within one run.
 """
@@ -11,7 +14,7 @@ from pathlib import Path
 
 from fastnn import _core
 
-from . import gemm, guard, kernels, machine, overhead, plots, report, step, threads
+from . import epoch, gemm, guard, kernels, machine, memory, overhead, plots, predict, report, step, threads
 
 BENCHMARKS = {
     "gemm": gemm.run,
@@ -19,6 +22,10 @@ BENCHMARKS = {
     "kernels": kernels.layers,
     "optimizers": kernels.optimizers,
     "step": step.run,
+    "step-sweep": step.sweep,
+    "epoch": epoch.run,
+    "predict": predict.run,
+    "memory": memory.run,
     "overhead": overhead.calls,
     "import": overhead.imports,
     "threads": threads.run,
@@ -38,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         "--rounds", type=int, metavar="N", help="turns of each library, less for slow benchmarks"
     )
     parser.add_argument("--isa", choices=_core.isas_supported(), help="default: the best")
+    parser.add_argument("--sweep", action="store_true", help="step: of many sizes, which is step-sweep")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     args = parser.parse_args(argv)
     if args.isa:
@@ -45,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     options = {"rounds": args.rounds or 3} if args.quick or args.rounds else {}
     setting = machine.setting()
     print("; ".join(f"{name} {value}" for name, value in setting.items()))
-    for name in args.names:
+    for name in [f"{name}-sweep" if args.sweep and name == "step" else name for name in args.names]:
         print(f"\n{name}", flush=True)
         if name == "guard":
             if not guard.fast_enough():

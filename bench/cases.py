@@ -6,6 +6,7 @@ the same result everywhere.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -58,6 +59,7 @@ class Case(NamedTuple):
     size: int = 0
     reads: int = 0  # arrays of `size` numbers
     writes: int = 0
+    steps: Mapping[str, int] = MappingProxyType({})  # of training that a call does, where it is not one
 
     @property
     def bytes(self) -> int:

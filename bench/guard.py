@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import machine
+from . import machine, shapes
 from .cases import Case, passes, product, update
 from .step import step
 from .timing import time_interleaved
@@ -35,7 +35,7 @@ FLOORS = (
     Floor("SoftmaxCrossEntropy forward 1024x256", 1.5, lambda: passes("SoftmaxCrossEntropy", 1024, 256)[0]),
     Floor("Adam 1x1000000", 2.0, lambda: update("Adam", 1, 1_000_000)),
     Floor("Adam 12x50", 2.0, lambda: update("Adam", 12, 50)),
-    Floor("training step", 1.1, lambda: step("Adam")),
+    Floor("training step", 1.1, lambda: step(shapes.GUARDED)),
 )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
+from importlib import metadata
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from . import pytorch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+CORES = os.sched_getaffinity(0)
 OWN_CACHE = 2**18  # float32 numbers that a core's own cache may hold
 
 
@@ -33,6 +35,17 @@ def limited(threads: int) -> Iterator[None]:
     """Have fastnn, NumPy's BLAS and PyTorch use so many threads."""
     with threadpool_limits(threads, "blas"), fastnn.threads(threads), pytorch.limited(threads):
         yield
+
+
+def confine(cores: int | None = None) -> None:
+    """Have all threads of this process run on so many of its cores; None: on all that it had.
+
+    This is for JAX, whose threads are as many as there were cores when it started.
+    """
+    allowed = set(sorted(CORES)[:cores])
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # the thread has ended
+            os.sched_setaffinity(int(task.name), allowed)
 
 
 def setting() -> dict[str, str]:
@@ -53,7 +66,17 @@ def setting() -> dict[str, str]:
         "fastnn": f"{config['version']} ({config['isa']})",
         "NumPy": f"{np.__version__} ({', '.join(blas)})",
         "PyTorch": torch.__version__ if torch else "none",
+        "JAX": _installed("jax"),
+        "scikit-learn": _installed("scikit-learn"),
     }
+
+
+def _installed(package: str) -> str:
+    """Return the version of a package, which is not imported for it, or "none"."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def side_by_side(calls: Sequence[Callable[[], object]], attempts: int = 15) -> float:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastnn.demo import DARK, GREY, PALE, RED, STYLE
 
+from . import training_plots
+from .axes import column, distinct, dots, log_axis, ratio_axis, threads_text
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from .report import Rows
-
-COLOURS = {"fastnn": DARK, "NumPy": PALE, "PyTorch": RED}
-LINE = "#c3cad1"
 
 
 def draw(name: str, rows: Rows, setting: Mapping[str, str], path: Path) -> None:
@@ -26,35 +27,36 @@ def draw(name: str, rows: Rows, setting: Mapping[str, str], path: Path) -> None:
     with matplotlib.rc_context({**STYLE, "axes.axisbelow": True, "axes.titlesize": 12, "font.size": 9}):
         figure = Figure(dpi=110)
         title, note = PICTURES[name](figure, rows)
-        height = figure.get_figheight()
-        below = (0.01, 0.02, 0.98, 0.98 - 1.0 / height)
+        width, height = figure.get_size_inches()
+        where = fill("; ".join(f"{key} {value}" for key, value in setting.items()), int(14 * width))
+        below = (0.01, 0.02, 0.98, 0.98 - (1.0 + 0.17 * where.count("\n")) / height)
         figure.set_layout_engine("constrained", rect=below, wspace=0.03, hspace=0.04)
-        x = 0.25 / figure.get_figwidth()
+        x = 0.25 / width
         figure.text(x, 1 - 0.2 / height, title, fontsize=17, va="top")
-        where = "; ".join(f"{key} {value}" for key, value in setting.items())
         figure.text(
             x, 1 - 0.52 / height, f"{note}\n{where}", fontsize=9, va="top", color=GREY, linespacing=1.4
         )
-        handles, labels = figure.axes[
-            1 if name in ("kernels", "optimizers") else 0
-        ].get_legend_handles_labels()
+        handles, labels = max(
+            (ax.get_legend_handles_labels() for ax in figure.axes), key=lambda both: len(both[0])
+        )
+        ncols = 3 if len(labels) <= 6 else 4
         figure.legend(
-            handles[::-1], labels[::-1], loc="upper right", ncols=3, handletextpad=0.1, columnspacing=1
+            handles[::-1], labels[::-1], loc="upper right", ncols=ncols, handletextpad=0.1, columnspacing=1
         )
         figure.savefig(path)
 
 
 def gemm(figure: Any, rows: Rows) -> tuple[str, str]:
     """Draw the share of the peak: a panel a layout and number of threads, a line a shape."""
-    counts, layouts, sizes = (_distinct(rows, key) for key in ("threads", "layout", "shape"))
+    counts, layouts, sizes = (distinct(rows, key) for key in ("threads", "layout", "shape"))
     figure.set_size_inches(3.4 * len(layouts) + 1, (0.23 * len(sizes) + 0.9) * len(counts) + 1.1)
     grid = figure.subplots(len(counts), len(layouts), sharex=True, sharey=True, squeeze=False)
     for line, count in zip(grid, counts, strict=True):
         for ax, layout in zip(line, layouts, strict=True):
             some = [r for r in rows if (r["threads"], r["layout"]) == (count, layout)]
             names = [key.split()[0] for key in some[0] if key.endswith("% of peak")]
-            _dots(ax, sizes, {name: [r[f"{name} % of peak"] for r in some] for name in names})
-            ax.set_title(f"{layout}, {_threads(count)}")
+            dots(ax, sizes, {name: [r[f"{name} % of peak"] for r in some] for name in names})
+            ax.set_title(f"{layout}, {threads_text(count)}")
             ax.set_xlim(0, 105)
     for ax in grid[-1]:
         ax.set_xlabel("% of the FMA peak")
@@ -63,18 +65,18 @@ def gemm(figure: Any, rows: Rows) -> tuple[str, str]:
 
 def sweep(figure: Any, rows: Rows) -> tuple[str, str]:
     """Draw the ratio over the best peer against the work: a panel a number of threads."""
-    counts = _distinct(rows, "threads")
+    counts = distinct(rows, "threads")
     figure.set_size_inches(6 * len(counts) + 1, 5.6)
     for ax, count in zip(figure.subplots(1, len(counts), sharey=True, squeeze=False)[0], counts, strict=True):
         some = [r for r in rows if r["threads"] == count]
         flops, ratio = (np.array([r[key] for r in some]) for key in ("MFLOP", "over best peer"))
         slower = ratio < 1
-        _ratio_axis(ax.yaxis, ratio)
+        ratio_axis(ax.yaxis, ratio)
         ax.set_xscale("log")
         ax.axhline(1, color=GREY, linewidth=1)
         ax.scatter(1e6 * flops[~slower], ratio[~slower], s=26, color=DARK, alpha=0.6, linewidth=0)
         ax.scatter(1e6 * flops[slower], ratio[slower], s=26, color=RED, alpha=0.9, linewidth=0)
-        ax.set_title(f"{_threads(count)}: {slower.sum()} of {len(some)} below 1")
+        ax.set_title(f"{threads_text(count)}: {slower.sum()} of {len(some)} below 1")
         ax.set_xlabel("flops of the product")
         ax.set_ylabel("times as fast as the best peer")
     return (
@@ -85,7 +87,7 @@ def sweep(figure: Any, rows: Rows) -> tuple[str, str]:
 
 def moved(figure: Any, rows: Rows) -> tuple[str, str]:
     """Draw share of the bandwidth and ratios over the peers: two panels a size, a row a number of threads."""
-    counts, sizes, ops = (_distinct(rows, key) for key in ("threads", "size", "op"))
+    counts, sizes, ops = (distinct(rows, key) for key in ("threads", "size", "op"))
     peers = [key for key in rows[0] if key.startswith("over ")]
     figure.set_size_inches(5.2 * len(sizes) + 1.6, (0.21 * len(ops) + 0.9) * len(counts) + 1.1)
     grid = figure.subplots(len(counts), 2 * len(sizes), sharey=True, sharex="col", squeeze=False)
@@ -94,11 +96,11 @@ def moved(figure: Any, rows: Rows) -> tuple[str, str]:
             some = [r for r in rows if (r["threads"], r["size"]) == (count, size)]
             share.barh(range(len(ops)), [r["% of bandwidth"] for r in some], height=0.62, color=DARK)
             share.axvline(100, color=GREY, linewidth=1)
-            share.set_title(f"{size}, {_threads(count)}")
+            share.set_title(f"{size}, {threads_text(count)}")
             share.grid(axis="y", visible=False)
             share.tick_params(axis="y", length=0)
-            _dots(ratio, ops, {peer.split()[1]: [r[peer] for r in some] for peer in peers}, stem=1)
-            _ratio_axis(ratio.xaxis, [r[peer] for r in some for peer in peers])
+            dots(ratio, ops, {peer.split()[1]: [r[peer] for r in some] for peer in peers}, stem=1)
+            ratio_axis(ratio.xaxis, [r[peer] for r in some for peer in peers])
             ratio.axvline(1, color=GREY, linewidth=1)
     for i, ax in enumerate(grid[-1]):
         ax.set_xlabel("fastnn is so many times as fast" if i % 2 else "% of the bandwidth")
@@ -109,18 +111,19 @@ def moved(figure: Any, rows: Rows) -> tuple[str, str]:
     )
 
 
-def times(label: str) -> Callable[[Any, Rows], tuple[str, str]]:
+def times(label: str, title: str) -> Callable[[Any, Rows], tuple[str, str]]:
     """Return what draws microseconds: a line a call, which the key `label` names, and a dot a library."""
 
     def picture(figure: Any, rows: Rows) -> tuple[str, str]:
         names = [key.removesuffix(" us") for key in rows[0] if key.endswith(" us")]
-        labels = [r[label] + (f", {_threads(r['threads'])}" if "threads" in r else "") for r in rows]
-        figure.set_size_inches(10, 0.24 * len(rows) + 2)
+        labels = [r[label] + (f", {threads_text(r['threads'])}" if "threads" in r else "") for r in rows]
+        figure.set_size_inches(12, 0.24 * len(rows) + 2)
         ax = figure.subplots()
-        _dots(ax, labels, {name: [r[f"{name} us"] for r in rows] for name in names if name in COLOURS})
-        _log_axis(ax.xaxis, [r[f"{name} us"] for r in rows for name in names])
+        series = {name: column(rows, f"{name} us") for name in names}
+        dots(ax, labels, series)
+        log_axis(ax.xaxis, list(series.values()))
         ax.set_xlabel("microseconds")
-        return TITLES[label], "median of all rounds; further left is faster"
+        return title, "median of all rounds; further left is faster"
 
     return picture
 
@@ -148,7 +151,7 @@ def threads(figure: Any, rows: Rows) -> tuple[str, str]:
     ax = figure.subplots()
     one, ratio = (np.array([r[key] for r in rows]) for key in ("us, 1 thread", "time over 1 thread"))
     slower = ratio > 1.05
-    _ratio_axis(ax.yaxis, ratio)
+    ratio_axis(ax.yaxis, ratio)
     ax.set_xscale("log")
     ax.axhline(1, color=GREY, linewidth=1)
     ax.scatter(one[~slower], ratio[~slower], s=26, color=DARK, alpha=0.6, linewidth=0)
@@ -165,53 +168,17 @@ def threads(figure: Any, rows: Rows) -> tuple[str, str]:
     )
 
 
-TITLES = {"step": "A training step", "call": "What a call costs with nothing to compute"}
 PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
     "gemm": gemm,
     "sweep": sweep,
     "kernels": moved,
     "optimizers": moved,
-    "step": times("step"),
-    "overhead": times("call"),
+    "step": training_plots.step,
+    "step-sweep": training_plots.sweep,
+    "epoch": times("epoch", "A shuffled epoch of training"),
+    "predict": times("predict", "A prediction"),
+    "memory": training_plots.memory,
+    "overhead": times("call", "What a call costs with nothing to compute"),
     "import": imports,
     "threads": threads,
 }
-
-
-def _dots(
-    ax: Any, labels: Sequence[str], series: Mapping[str, Sequence[float]], stem: float | None = None
-) -> None:
-    """Draw a line a label, the first on top, with a dot a name; it starts at `stem`, or at the least dot."""
-    y = np.arange(len(labels))
-    values = np.array(list(series.values()))
-    ends = values if stem is None else np.vstack((values, np.full(len(labels), stem)))
-    ax.hlines(y, ends.min(axis=0), ends.max(axis=0), color=LINE, linewidth=1.5, zorder=1)
-    for name, x in reversed(list(series.items())):  # fastnn on top
-        ax.scatter(x, y, s=30, color=COLOURS[name], label=name, zorder=3 if name == "fastnn" else 2)
-    ax.set_yticks(y, labels)
-    ax.set_ylim(len(labels) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="y", visible=False)
-
-
-def _log_axis(axis: Any, values: Any) -> None:
-    """Make an axis logarithmic, with plain numbers on it, and wide enough for the values."""
-    low, high = 0.85 * float(np.min(values)), 1.2 * float(np.max(values))
-    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})
-    steps = range(1, 10) if high / low < 6 else (1, 2, 5) if high / low < 200 else (1,)
-    ticks = [step * 10.0**e for e in range(-4, 10) for step in steps if low <= step * 10.0**e <= high]
-    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.set_ticks([], minor=True)
-
-
-def _ratio_axis(axis: Any, ratios: Any) -> None:
-    """Make an axis one of ratios: logarithmic, from at most 0.5 to at least 2."""
-    _log_axis(axis, np.append(ratios, (0.55, 1.8)))
-
-
-def _distinct(rows: Rows, key: str) -> list[Any]:
-    return list(dict.fromkeys(row[key] for row in rows))
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count > 1)}"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from .shapes import Network
+
     Call = Callable[[], Any]
 
 
@@ -152,24 +154,58 @@ def update(name: str, lr: float, params: dict[str, Any], grads: dict[str, Any]) 
     return call
 
 
-def train_step(params: Sequence[Any], name: str, lr: float, x: Any, t: Any) -> Call:
-    """Return a training step from the weights W, b, W, b... of dense layers with ReLU between."""
-    import torch
-    from torch import nn
+class Net:
+    """A network and its optimizer, from the weights W, b, W, b... of its dense layers."""
 
-    layers: list[Any] = []
-    for W, b in zip(params[::2], params[1::2], strict=True):
-        layers += [nn.Linear(*W.shape), nn.ReLU()]
-        layers[-2].load_state_dict({"weight": torch.from_numpy(W.T), "bias": torch.from_numpy(b)})
-    net = nn.Sequential(*layers[:-1])
-    loss, opt = nn.CrossEntropyLoss(), optimizer(name, lr, list(net.parameters()))
-    x, t = torch.from_numpy(x), torch.from_numpy(t)
+    def __init__(self, network: Network, weights: Sequence[Any], lr: float) -> None:
+        import torch
+        from torch import nn
 
-    def step() -> float:
-        opt.zero_grad()
-        value = loss(net(x), t)
-        value.backward()
-        opt.step()
-        return float(value.detach())
+        layers: list[Any] = []
+        for W, b in zip(weights[::2], weights[1::2], strict=True):
+            if layers:
+                layers += [nn.BatchNorm1d(len(W))] * network.batch_norm + [nn.ReLU(inplace=True)]
+                layers += [nn.Dropout(network.dropout)] * (network.dropout > 0)
+            layers.append(nn.Linear(*W.shape))
+            layers[-1].load_state_dict({"weight": torch.from_numpy(W.T), "bias": torch.from_numpy(b)})
+        self.net = nn.Sequential(*layers)
+        self.batch = network.batch
+        self.loss = nn.CrossEntropyLoss()
+        self.optimizer = optimizer(network.optimizer, lr, list(self.net.parameters()))
 
-    return step
+    def step(self, x: Any, t: Any) -> float:
+        """Do a step; return the loss before the update."""
+        self.optimizer.zero_grad()
+        loss = self.loss(self.net(x), t)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def epoch(self, x: Any, t: Any) -> float:
+        """Go through the rows once, in the order of a permutation; return the mean loss of the steps.
+
+        Rows of an integer type are scaled by 1 / 255.
+        """
+        import torch
+
+        total = 0.0
+        for rows in torch.randperm(len(x)).split(self.batch):
+            some = x[rows]
+            if not some.is_floating_point():
+                some = some.float().mul_(1 / 255)
+            total += len(rows) * self.step(some, t[rows])
+        return total / len(x)
+
+    def loaded_epoch(self, x: Any, t: Any) -> float:
+        """Go through the rows once, by a DataLoader; return the mean loss of the steps."""
+        from torch.utils.data import DataLoader, TensorDataset
+
+        loader = DataLoader(TensorDataset(x, t), self.batch, shuffle=True)
+        return sum(len(some) * self.step(some, labels) for some, labels in loader) / len(x)
+
+    def predict(self, x: Any) -> Any:
+        """Return the outputs, as an array."""
+        import torch
+
+        with torch.inference_mode():
+            return self.net(torch.from_numpy(x)).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 REST, WARM, FIGURES = 0.1, 0.1, 7  # of a turn of many threads: seconds before it, and what it yields
+LEAST = 3  # rounds
 
 
 class Times(NamedTuple):
@@ -34,6 +36,7 @@ def time_interleaved(
     round_seconds: float = 2e-3,
     threads: int = 1,
     before: Callable[[str], object] = lambda name: None,
+    budget: float = math.inf,
 ) -> dict[str, Times]:
     """Time each call in turn, `rounds` times over; a turn lasts about `round_seconds`.
 
@@ -47,9 +50,13 @@ def time_interleaved(
         thread a turn begins with rest and with calls that are not timed, and stands for several rounds.
     before
         Called with the name before each turn.
+    budget
+        Seconds: where all rounds would take longer there are fewer of them, but three at least.
     """
-    figures = FIGURES if threads > 1 else 1
     fastest = {name: min(seconds(call, 1), seconds(call, 1)) for name, call in calls.items()}
+    round_ = sum(max(round_seconds, s) for s in fastest.values())
+    rounds = min(rounds, max(LEAST, int(min(rounds, budget / round_))))
+    figures = min(FIGURES, rounds) if threads > 1 else 1
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(-(-rounds // figures)):
         for name, call in calls.items():
