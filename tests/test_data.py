@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from fastnn import data
+from fastnn import _core, data
 from fastnn.reference.philox import words
 
 
@@ -18,6 +18,12 @@ def test_permutation(n):
     w = words(2**40 + 1, 3, 0xFFFFFFFF, 2 * n).tolist()
     keys = [w[2 * i] << 32 | w[2 * i + 1] for i in range(n)]
     assert order.tolist() == sorted(range(n), key=lambda i: keys[i])
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 17, 64, 1000, 4097])
+def test_native_permutation(isa, team, n):
+    for seed, epoch in ((0, 0), (2**64 - 1, 5), (7, 2**40)):
+        np.testing.assert_array_equal(_core.permutation(n, seed, epoch), data.permutation(n, seed, epoch))
 
 
 def test_permutation_depends_on_seed_and_epoch():

@@ -36,6 +36,9 @@ class CompiledNetwork:
     def infer(self, x: Any, scale: float) -> Array | None:
         """Return the outputs without training for x * scale, or None."""
 
+def permutation(n: int, seed: int, epoch: int) -> Array:
+    """Return what `fastnn.data.permutation` does."""
+
 def as_real(name: str, x: Any, like: Array | None) -> Array: ...
 def matmul(a: Any, b: Any, out: Any) -> Array: ...
 def affine_forward(x: Array, W: Array, b: Array) -> Array: ...

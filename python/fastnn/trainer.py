@@ -80,6 +80,9 @@ class Trainer(reference.Trainer):
             rest = np.arange(len(x)) if order is None else order
             yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)
 
+    def _order(self, n: int) -> Any:
+        return _core.permutation(n, self.seed, self.epochs)
+
     def _rates(self, steps: int) -> Any:
         """Return the learning rates of the next steps, a few hundred at most; None where they do not change."""
         lr = getattr(self.optimizer, "lr", None)

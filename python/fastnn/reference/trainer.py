@@ -278,7 +278,7 @@ class Trainer:
             _call(callbacks, "on_fit_begin", self, history)
             stop = False
             while history.epochs < epochs and not stop:
-                order = data.permutation(len(x), self.seed, self.epochs) if shuffle else None
+                order = self._order(len(x)) if shuffle else None
                 batches = x, t, sample_weight, order, batch_size, scale
                 stop, whole = self._fit_epoch(batches, callbacks, history, bar)
                 if not whole:
@@ -353,6 +353,10 @@ class Trainer:
         if sample_weight is not None:
             weights *= sample_weight
         return _checks.sample_weights("class_weight, times sample_weight,", weights, len(t))[0]
+
+    def _order(self, n: int) -> Array:
+        """Return the order of the rows in the next epoch."""
+        return data.permutation(n, self.seed, self.epochs)
 
     def _run_epoch(
         self,

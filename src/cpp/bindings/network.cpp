@@ -4,6 +4,8 @@
 
 #include "bindings/labels.h"
 #include "network/run.h"
+#include "ops/cost.h"
+#include "ops/shuffle.h"
 
 namespace fastnn::bindings {
 namespace {
@@ -574,6 +576,12 @@ class CompiledNetwork {
 }  // namespace
 
 void bind_network(py::module_& m) {
+  m.def("permutation", [](Index n, uint64_t seed, uint64_t epoch) {
+    py::object order = new_vector<int64_t>(n);
+    int64_t* to = data_of<int64_t>(order);
+    unlocked(cost::elements<double>(n, 10 * cost::kRandom), [&] { ops::permutation(seed, epoch, n, to); });
+    return order;
+  });
   py::class_<CompiledNetwork>(m, "CompiledNetwork")
       .def(py::init<InUse&, const py::list&>(), py::keep_alive<1, 2>())
       .def("step", &CompiledNetwork::step)

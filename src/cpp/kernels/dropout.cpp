@@ -63,10 +63,19 @@ void backward(const uint8_t* keep, T scale, Index n, const T* dy, T* dx) {
   }
 }
 
+void random_words(const RandomStream& stream, Index first, Index n, uint32_t* to) {
+  for (Index i = 0; i < n; i += 64) {
+    Words w[4];
+    philox(stream, static_cast<uint32_t>((first + i) / 4), w);
+    FASTNN_EACH (v, 4) store(to + i + 16 * v, w[v]);
+  }
+}
+
 }  // namespace
 
 template <class T>
 void fill_dropout(Kernels<T>& table) {
+  table.random_words = random_words;
   table.dropout_forward = forward<T>;
   table.dropout_backward = backward<T>;
 }

@@ -107,6 +107,8 @@ struct Kernels {
                           uint8_t* keep);
   void (*dropout_backward)(const uint8_t* keep, T scale, Index n, const T* dy, T* dx);
 
+  void (*random_words)(const RandomStream&, Index first, Index n, uint32_t* to);  // first and n are multiples of 64
+
   // Rows of y = softmax(x); row_max and log(sum exp(x - row_max)) of each row.
   void (*softmax)(const T* x, Index x_row, Index rows, Index cols, T* y, T* row_max, T* log_sum);
   // sum t*(log_sum + row_max - x) over a row of soft labels
