@@ -68,12 +68,24 @@ Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy) {
 template Labels softmax_labels<float>(py::handle, Index, Index, bool);
 template Labels softmax_labels<double>(py::handle, Index, Index, bool);
 
+namespace {
+
+// Without a branch, so that the compiler takes several at a time.
+template <class T>
+bool all_within_unit(const T* t, Index n) {
+  unsigned outside = 0;
+  for (Index i = 0; i < n; ++i) outside |= static_cast<unsigned>(!(t[i] >= 0)) | static_cast<unsigned>(!(t[i] <= 1));
+  return outside == 0;
+}
+
+}  // namespace
+
 template <class T>
 void check_targets(py::handle target, py::handle x, bool probabilities) {
   const bool column = rank(x) == 2 && extent(x, 1) == 1 && rank(target) == 1 && extent(target, 0) == extent(x, 0);
   if (!same_shape(target, x) && !column) refuse("t must have the shape of x, " + shape_of(x) + ", got shape " + shape_of(target));
-  if (!probabilities) return;
   const T* labels = data_of<const T>(target);
+  if (!probabilities || all_within_unit(labels, size_of(target))) return;
   for (Index i = 0; i < size_of(target); ++i)
     if (!(labels[i] >= 0 && labels[i] <= 1))
       refuse("t must hold numbers in [0, 1], got " + std::string(py::str(py::float_(static_cast<double>(labels[i])))) +

@@ -62,8 +62,8 @@ struct Call {
   bool train = false, keep = false;
   int state_count = 0;
   py::object states[2];
-  py::handle seed;            // the trainer's
-  Index features = 0;         // of a row of the data
+  py::handle seed;     // the trainer's
+  Index features = 0;  // of a row of the data
   std::vector<py::object> owned;
   std::vector<NewEntry> entries;
   std::vector<Extent> extents;
@@ -104,8 +104,8 @@ struct LayerObject {
   LayerKind kind;
   py::dict attributes;
   Activation activation{};
-  py::str weight, bias;                  // keys of params and grads
-  py::str weight_entry, bias_entry;      // keys of the optimizer's state
+  py::str weight, bias;              // keys of params and grads
+  py::str weight_entry, bias_entry;  // keys of the optimizer's state
 };
 
 class CompiledNetwork {
@@ -132,7 +132,8 @@ class CompiledNetwork {
                    double scale, py::handle rates, double seconds) {
     const Hold hold(lock_);
     try {
-      return with_type([&](auto& typed) { return train_as(typed, trainer, x, t, weight, order, step, rows, scale, rates, seconds); });
+      return with_type(
+          [&](auto& typed) { return train_as(typed, trainer, x, t, weight, order, step, rows, scale, rates, seconds); });
     } catch (const Unsupported&) {
       return py::none();
     }
@@ -545,7 +546,8 @@ class CompiledNetwork {
         run_team(members, [&](Team& team) {
           if (!in_place) {
             const auto [begin, end] = plan.rows_of(team);
-            ops::gather(from, nullptr, first + begin, end - begin, static_cast<T>(scale), typed.inputs.data() + begin * from.cols);
+            ops::gather(from, nullptr, first + begin, end - begin, static_cast<T>(scale),
+                        typed.inputs.data() + begin * from.cols);
             if (!plan.by_rows(team)) team.barrier();
           }
           plan.infer(team, batch, out + first * plan.outputs());

@@ -6,8 +6,8 @@
 namespace fastnn::FASTNN_TARGET {
 namespace {
 
-// A tile of R rows of X and C rows of Y has R*C accumulators, C vectors of Y and one of X in registers. Ten classes are common: they
-// are cut into 5 + 5 rather than 4 + 4 + 2.
+// A tile of R rows of X and C rows of Y has R*C accumulators, C vectors of Y and one of X in registers. Ten classes are common:
+// they are cut into 5 + 5 rather than 4 + 4 + 2.
 constexpr int kTileColumns = kRegs == 1 ? 4 : 2;
 constexpr int tile_rows(int columns) {
   const int rows = (kRegisters / kRegs - columns - 1) / columns;

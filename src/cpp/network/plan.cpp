@@ -143,6 +143,7 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
     }
     matrix(predictions_, outputs_);
     take(losses_, rows);
+    take(factors_, rows);
     if (train) {
       T* dy;
       matrix(dy, outputs_);
@@ -339,7 +340,8 @@ void Plan<T>::loss(Team& team, const Batch<T>& batch, const Rule& rule) noexcept
                            factor,
                            predictions_ + at,
                            last.dy + at,
-                           losses_ + rows.begin};
+                           losses_ + rows.begin,
+                           factors_ + rows.begin};
   switch (rule.loss) {
     case Loss::softmax:
       ops::softmax_rows(r);

@@ -92,7 +92,7 @@ class Plan {
   bool train_ = false, clip_ = false;
   double cost_ = 0;
   Index own_size_ = 0, grain_ = 1;
-  T *own_ = nullptr, *predictions_ = nullptr;
+  T *own_ = nullptr, *predictions_ = nullptr, *factors_ = nullptr;
   double *losses_ = nullptr, *norms_ = nullptr;
   ops::Occurrences occurrences_;
 };
