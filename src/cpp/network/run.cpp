@@ -25,7 +25,9 @@ int members_of(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, b
 
 template <class T>
 Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule, bool clip) {
-  const int members = members_of(plan_, layers, steps.rows, true, clip);
+  int members = members_of(plan_, layers, steps.rows, true, clip);
+  const bool team = members > 1;
+  if (team && pace_.one_is_better(steps.rows, plan_.cost())) members = 1;
   const bool indices = layers.front().kind == LayerKind::embedding;
   const Index cols = layers.front().in, outputs = layers.back().out, rows = steps.rows;
   const bool in_place = !data.order && !indices && data.x.type == kNumber<T> && data.scale == 1 &&
@@ -47,7 +49,8 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
 
   Done done{0, 0, true, 0};
   bool enough[2] = {false, false};  // written by the first member before the others read it, by turns
-  const auto deadline = Clock::now() + std::chrono::duration<double>(steps.seconds);
+  const auto begun = Clock::now();
+  const auto deadline = begun + std::chrono::duration<double>(steps.seconds);
   run_team(members, [&](Team& team) {
     Index updates = 0;
     const auto row = [&](Index i) { return data.order ? data.order[i] : i; };
@@ -102,6 +105,9 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
       if (enough[s & 1]) return;
     }
   });
+  if (team && done.updates > 0)
+    pace_.took(rows, members == 1,
+               std::chrono::duration<double, std::nano>(Clock::now() - begun).count() / static_cast<double>(done.updates));
   return done;
 }
 
