@@ -104,6 +104,9 @@ struct LayerObject {
   LayerKind kind;
   py::dict attributes;
   Activation activation{};
+  Py_ssize_t plain_size = 0;  // of the attributes when last seen without a replaced pass
+  // What it has in this call, or null; borrowed until read() takes references.
+  py::handle parameters[2], grads;
   py::str weight, bias;              // keys of params and grads
   py::str weight_entry, bias_entry;  // keys of the optimizer's state
 };
@@ -165,29 +168,41 @@ class CompiledNetwork {
 
   template <class F>
   py::object with_type(F&& f) {
+    look_up();
     for (const LayerObject& l : layers_)
-      if (l.kind != LayerKind::activation && l.kind != LayerKind::dropout) {
-        const py::handle p = parameter(l, l.weight);
-        return is_array(p) && is_f64(p) ? f(f64_) : f(f32_);
-      }
+      if (has_parameters(l)) return is_f64(parameter(l)) ? f(f64_) : f(f32_);
     throw Unsupported{};
   }
 
-  static py::handle parameter(const LayerObject& l, py::handle key) {
-    const py::handle params = find(l.attributes, names().params);
-    const py::handle p = params && PyDict_Check(params.ptr()) ? py::handle(find(params, key)) : py::handle();
-    if (!p || !is_array(p)) throw Unsupported{};
-    return p;
+  // Finds the arrays of all layers.
+  void look_up() {
+    const Names& name = names();
+    for (LayerObject& l : layers_) {
+      check_methods(l.attributes, l.plain_size);
+      if (!has_parameters(l)) continue;
+      const py::handle params = find(l.attributes, name.params), grads = find(l.attributes, name.grads);
+      if (!params || !PyDict_Check(params.ptr()) || !grads || !PyDict_Check(grads.ptr())) throw Unsupported{};
+      l.grads = grads;
+      l.parameters[0] = find(params, l.weight);
+      l.parameters[1] = l.kind == LayerKind::embedding ? nullptr : find(params, l.bias);
+    }
+  }
+  static bool has_parameters(const LayerObject& l) {
+    return l.kind != LayerKind::activation && l.kind != LayerKind::dropout;
+  }
+  static py::handle parameter(const LayerObject& l, int which = 0) {
+    if (!l.parameters[which] || !is_array(l.parameters[which])) throw Unsupported{};
+    return l.parameters[which];
   }
 
   template <class T>
   void read_parameter(network::Parameter<T>& to, const LayerObject& l, bool second, Index rows, Index cols) {
-    const py::handle key = second ? l.bias : l.weight, p = parameter(l, key);
+    const py::handle p = parameter(l, second);
     to.p = call_.numbers<T>(p, rows, cols);
     to.size = cols < 0 ? rows : rows * cols;
     if (!call_.train) return;
     if (call_.keep && l.kind != LayerKind::embedding)
-      to.g = call_.beside<T>(find(l.attributes, names().grads), key, p, rows, cols, false);
+      to.g = call_.beside<T>(l.grads, second ? l.bias : l.weight, p, rows, cols, false);
     T** const slots[2] = {&to.s1, &to.s2};
     for (int s = 0; s < call_.state_count; ++s)
       *slots[s] = call_.beside<T>(call_.states[s], second ? l.bias_entry : l.weight_entry, p, rows, cols, true);
@@ -202,7 +217,6 @@ class CompiledNetwork {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const LayerObject& from = layers_[i];
       const py::dict& attributes = from.attributes;
-      check_methods(attributes);
       Layer<T>& l = to[i];
       l = Layer<T>{};
       l.kind = from.kind;
@@ -210,7 +224,7 @@ class CompiledNetwork {
       l.in = l.out = features;
       switch (from.kind) {
         case LayerKind::affine:
-          l.out = last_extent(parameter(from, from.weight), 2);
+          l.out = last_extent(parameter(from), 2);
           read_parameter(l.weight, from, false, l.in, l.out);
           read_parameter(l.bias, from, true, l.out, -1);
           break;
@@ -223,7 +237,7 @@ class CompiledNetwork {
           l.eps = static_cast<T>(number(attributes, name.eps));
           break;
         case LayerKind::embedding: {
-          const py::handle w = parameter(from, from.weight);
+          const py::handle w = parameter(from);
           l.dim = last_extent(w, 2);
           l.vocabulary = extent(w, 0);
           l.out = l.in * l.dim;
@@ -316,12 +330,15 @@ class CompiledNetwork {
       loss_attributes_ = attributes_of(loss);
       loss_ = py::reinterpret_borrow<py::object>(loss);
     }
-    check_methods(loss_attributes_);
+    check_methods(loss_attributes_, loss_size_);
     return static_cast<network::Loss>(loss_kind_);
   }
   // An object whose passes have been replaced is not what it seems.
-  static void check_methods(py::handle attributes) {
+  static void check_methods(py::handle attributes, Py_ssize_t& plain_size) {
+    const Py_ssize_t size = PyDict_Size(attributes.ptr());
+    if (size == plain_size) return;
     if (find(attributes, names().forward) || find(attributes, names().backward)) throw Unsupported{};
+    plain_size = size;
   }
 
   // Rows of an array as they lie there; none of the types a plan reads, or rows with gaps, are converted if they may be.
@@ -473,7 +490,7 @@ class CompiledNetwork {
   Index parameter_bytes() const {
     Index bytes = 0;
     for (const LayerObject& l : layers_)
-      if (l.kind == LayerKind::affine) bytes += size_of(parameter(l, l.weight)) * 4;
+      if (l.kind == LayerKind::affine) bytes += size_of(parameter(l)) * 4;
     return bytes;
   }
 
@@ -502,10 +519,10 @@ class CompiledNetwork {
         std::copy_n(plan.embedding_rows().data(), distinct, data_of<int64_t>(indices));
         std::copy_n(plan.embedding_values(), size_of(values), data_of<T>(values));
         const py::object sparse = py::module_::import("fastnn.sparse").attr("RowSparse");
-        py::reinterpret_borrow<py::dict>(find(l.attributes, name.grads))[l.weight] =
-            sparse.attr("trusted")(indices, values, parameter(l, l.weight).attr("shape"));
+        py::reinterpret_borrow<py::dict>(l.grads)[l.weight] =
+            sparse.attr("trusted")(indices, values, parameter(l).attr("shape"));
       } else if (l.kind != LayerKind::activation && !call_.keep) {
-        PyDict_Clear(find(l.attributes, name.grads));
+        PyDict_Clear(l.grads.ptr());
       }
     }
     py::object y = new_matrix<T>(rows, plan.outputs());
@@ -570,6 +587,7 @@ class CompiledNetwork {
   py::object loss_;  // likewise
   py::dict loss_attributes_;
   int loss_kind_ = 0;
+  Py_ssize_t loss_size_ = 0;
   std::vector<py::object> betas_;
   Call call_;
   std::vector<Extent> distinct_;

@@ -29,6 +29,10 @@ class Pace {
     if (rows_ < 0) rows_ = rows;
     if (rows != rows_) return;
     others_ = 0;
+    if (cold_ > 0) {
+      --cold_;
+      return;
+    }
     double& mean = one ? one_ : many_;
     mean = mean == 0 || nanoseconds < mean ? nanoseconds : mean + kWeight * (nanoseconds - mean);
   }
@@ -44,6 +48,7 @@ class Pace {
 
   Index rows_ = -1;
   int others_ = 0, alone_ = 0, patience_ = 1;
+  int cold_ = 2;  // runs that say nothing: memory is touched for the first time
   double one_ = 0, many_ = 0;
 };
 

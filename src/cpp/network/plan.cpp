@@ -14,6 +14,8 @@ namespace {
 constexpr Index kRowsEach = 16;
 // Columns that a member takes at least: a cache line or two, so that no two write one line.
 constexpr Index kColumns = 16;
+// Weights of more bytes are packed for their products, by each member a part.
+constexpr Index kTogetherBytes = 512 * 1024;
 // Dropout's masks come in groups of so many elements.
 constexpr Index kMaskGroup = 64;
 
@@ -163,7 +165,8 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
         own_size_ = std::max(own_size_, (size.own + kColumns - 1) / kColumns * kColumns);
         return size.shared;
       };
-      const Index share = shared_rows ? (rows + members - 1) / members : rows;
+      node.together = layer.weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
+      const Index share = shared_rows && !node.together ? (rows + members - 1) / members : rows;
       const Matrix<const T> x{nullptr, share, layer.in, layer.in, 1}, dy{nullptr, share, layer.out, layer.out, 1};
       const Matrix<const T> w{nullptr, layer.in, layer.out, layer.out, 1};
       ops::Gemm<T> g{};
@@ -241,11 +244,16 @@ void Plan<T>::meet(Team& team) const noexcept {
   if (!by_rows(team)) team.barrier();
 }
 
-// A product of rows: of this member's, by itself, or of all, shared by columns.
+// A product of rows: of this member's, by itself, or of all, shared by rows and columns.
 template <class T>
-void Plan<T>::product(Team& team, ops::Gemm<T> g, const ops::GemmPlan& plan, T* shared) noexcept {
+void Plan<T>::product(Team& team, const Node& node, ops::Gemm<T> g, const ops::GemmPlan& plan, T* shared) noexcept {
   T* own = own_ + own_size_ * team.rank;
   if (!by_rows(team)) return ops::gemm(team, g, plan, shared, own);
+  if (node.together) {
+    team.barrier();
+    ops::gemm(team, g, plan, shared, own);
+    return team.barrier();
+  }
   const Range rows = rows_of(team);
   g.a.data += rows.begin * g.a.row_stride;
   g.c.data += rows.begin * g.c.row_stride;
@@ -276,7 +284,7 @@ void Plan<T>::forward(Team& team, const Batch<T>& batch, bool train, uint64_t st
           g.finish = Part::forward;
           g.context = &part;
         }
-        product(team, g, node.forward, node.shared_forward);
+        product(team, node, g, node.forward, node.shared_forward);
         break;
       }
       case LayerKind::activation:
@@ -394,7 +402,7 @@ void Plan<T>::backward(Team& team, const Batch<T>& batch) noexcept {
           g.finish = Part::backward;
           g.context = &part;
         }
-        product(team, g, node.for_dx, node.shared_dx);
+        product(team, node, g, node.for_dx, node.shared_dx);
         break;
       }
       case LayerKind::activation:
