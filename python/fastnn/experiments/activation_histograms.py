@@ -53,7 +53,7 @@ def kept(signals: Array) -> float:
 def finding(results: dict[tuple[str, str], Array]) -> str:
     """Return what was found."""
     he, small = (kept(results["ReLU", init]) for init in ("He", "std 0.01"))
-    return f"With ReLU, He keeps {he:.0%} of the spread over the layers, std 0.01 {100 * small:.1g}%"
+    return f"With ReLU, He keeps {he:.0%} of the spread; {100 * small:.1g}% is left with std 0.01"
 
 
 @styled
@@ -78,6 +78,8 @@ def draw(results: dict[tuple[str, str], Array]) -> Figure:
         ax.tick_params(left=False)
         ax.spines["left"].set_visible(False)
         ax.grid(False)
+        if place[0] == len(ACTIVATIONS) - 1:
+            ax.set_xlabel("activation")
         if place[1] == 0:
             ax.set_ylabel(f"{activation}\nlayer")
     return figure

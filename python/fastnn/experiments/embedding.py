@@ -24,8 +24,10 @@ LR = 0.1
 
 
 class Results(NamedTuple):
-    """Sizes of the vocabulary, and seconds of product and look-up: forward, and backward with an update."""
+    """Seconds of product and look-up by size of the vocabulary: forward, and backward with an update."""
 
+    tokens: int
+    dim: int
     vocabularies: Array
     product_forward: Array
     gather_forward: Array
@@ -43,7 +45,7 @@ def run(
 ) -> Results:
     """Return the times, each the shortest of `repeats`; AssertionError where the two ways differ."""
     times = [measure(lib, vocab, tokens, dim, repeats, dtype) for vocab in vocabularies]
-    return Results(np.array(vocabularies), *np.array(times).T)
+    return Results(tokens, dim, np.array(vocabularies), *np.array(times).T)
 
 
 def measure(lib: ModuleType, vocab: int, tokens: int, dim: int, repeats: int, dtype: Any) -> list[float]:
@@ -96,8 +98,8 @@ def finding(results: Results) -> str:
 @styled
 def draw(results: Results) -> Figure:
     """Draw the two costs against the size of the vocabulary."""
-    vocabularies, *times = results
-    note = "128 words, vectors of 100; one-hot rows times the table, against its rows by number"
+    tokens, dim, vocabularies, *times = results
+    note = f"{tokens} words, vectors of {dim}; one-hot rows times the table, against its rows by number"
     figure, axes = frame(finding(results), note, 1, 2, 4.6, sharey=True)
     titles = "Forward", "Backward and update of the table"
     for ax, title, product, gather in zip(axes[0], titles, times[::2], times[1::2], strict=True):

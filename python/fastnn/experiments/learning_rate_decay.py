@@ -34,16 +34,16 @@ def schedules(lib: ModuleType, lr: float, steps: int) -> dict[str, Any]:
     made = lib.schedules
     return {
         "constant": lambda step: lr,
-        "step": made.StepDecay(lr, 0.3, -(-steps // 4)),
-        "exponential": made.ExponentialDecay(lr, 0.02, steps),
-        "inverse time": made.InverseTimeDecay(lr, 20, steps),
-        "cosine, warm-up": made.WarmUp(made.CosineDecay(lr, steps), steps // 10),
+        "step decay": made.StepDecay(lr, 0.3, -(-steps // 4)),
+        "exponential decay": made.ExponentialDecay(lr, 0.02, steps),
+        "inverse-time decay": made.InverseTimeDecay(lr, 20, steps),
+        "warm-up, cosine decay": made.WarmUp(made.CosineDecay(lr, steps), steps // 10),
     }
 
 
 def run(
     lib: ModuleType = fastnn,
-    epochs: int = 30,
+    epochs: int = 20,
     seeds: int = 3,
     width: int = 100,
     lr: float = 0.2,
@@ -70,8 +70,7 @@ def finding(results: dict[str, Result]) -> str:
     """Return what was found."""
     ends = {name: result.curves.loss[:, -1].mean() for name, result in results.items()}
     best = min(ends, key=ends.__getitem__)
-    share = ends["constant"] / ends[best]
-    return f"{best.capitalize()} decay ends at 1/{share:.0f} of the loss of a constant rate"
+    return f"A constant rate ends at {ends['constant'] / ends[best]:.0f} times the loss of {best}"
 
 
 @styled

@@ -99,7 +99,7 @@ def draw(results: list[Round]) -> Figure:
     """Draw the trials of all rounds with the ranges that they came from, and each round's accuracies."""
     figure, ((field, ranks),) = frame(
         finding(results),
-        "Each round draws from what the best fifth of the last one spans; 500 digits, SGD",
+        "Each round draws from what the best fifth of the last one spans; 500 digits, 937 to choose by, SGD",
         1,
         2,
     )

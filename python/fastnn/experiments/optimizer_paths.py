@@ -54,10 +54,9 @@ def crossings(path: Array) -> int:
 
 def finding(results: dict[str, Array]) -> str:
     """Return what was found."""
-    sgd, adagrad = results["SGD"], results["AdaGrad"]
-    return (
-        f"SGD crosses the valley in {crossings(sgd)} of {len(sgd) - 1} steps, AdaGrad in {crossings(adagrad)}"
-    )
+    sgd, adagrad = (crossings(results[name]) for name in ("SGD", "AdaGrad"))
+    steps = len(results["SGD"]) - 1
+    return f"SGD crosses the valley in {sgd} of {steps} steps, AdaGrad in {adagrad or 'none'}"
 
 
 @styled
