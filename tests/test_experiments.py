@@ -75,15 +75,18 @@ def test_an_experiment_runs_and_draws(name, lib, tmp_path):
     experiment = experiments.EXPERIMENTS[name]
     results = run_tiny(name, lib)
     finding = experiment.finding(results)
-    assert len(finding) < 85, "a title has a line"
     before = dict(matplotlib.rcParams)
     figure = experiment.draw(results)
     assert dict(matplotlib.rcParams) == before
-    assert finding in {text.get_text() for text in figure.texts}
+    assert figure.texts[0].get_text() == finding
+    figure.draw_without_rendering()
+    assert all(text.get_window_extent().x1 < figure.bbox.x1 for text in figure.texts), "a title has a line"
+    assert not figure.axes[0].spines["top"].get_visible(), "in style"
     style.save(figure, tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as image:
         assert image.format == "PNG"
         assert image.width == round(style.DPI * style.WIDTH)
+        assert image.mode == "P", "256 colours"
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     assert (pixels[0] == 255).all()
     assert 0.005 < (pixels != 255).any(axis=1).mean() < 0.5, "empty, or dark"
@@ -114,6 +117,14 @@ def test_native_and_reference_agree(name):
 def test_the_dtype_matters(name):
     narrow, wide = (numbers(run_tiny(name, dtype=dtype)) for dtype in (np.float32, np.float64))
     assert any((a != b).any() for a, b in zip(narrow, wide, strict=True))
+
+
+@pytest.mark.parametrize("name", ["optimizer_losses", "dropout"])
+def test_seeds_differ(name):
+    for curves in run_tiny(name).values():
+        for figures in curves[:2]:
+            assert figures.shape == (2, 2)
+            assert (figures[0] != figures[1]).all()
 
 
 # What they find
@@ -194,7 +205,7 @@ def test_learning_rate_decay():
     for name in losses:
         rates = results[name].rates
         assert rates[-1] < 0.1 * 0.2
-        assert (np.diff(rates)[2:] <= 0).all(), name
+        assert (np.diff(rates)[len(rates) // 10 :] <= 0).all(), name
 
 
 def test_narrowing_search():

@@ -68,9 +68,7 @@ def draw(results: Results) -> Figure:
     columns = 4
     rows = -(-len(results.scales) // columns)
     epochs = np.arange(1, results.plain.shape[1] + 1)
-    note = (
-        "Share of 1437 training digits right, learned from 0.8 on; five hidden layers, SGD in batches of 128"
-    )
+    note = f"Share of 1437 training digits right, learned above {LEARNED}; five hidden layers, batches of 128"
     figure, axes = frame(finding(results), note, rows, columns, 1.45 * rows + 1.2, sharex=True, sharey=True)
     for ax, std, plain, batch_norm in zip(axes.flat, *results, strict=False):
         ax.plot(epochs, plain, color=RED, linestyle="--", label="plain")

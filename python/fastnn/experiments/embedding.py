@@ -75,7 +75,7 @@ def measure(lib: ModuleType, vocab: int, tokens: int, dim: int, repeats: int, dt
 
 def update_once(lib: ModuleType, layer: Any, dout: Array) -> None:
     """Do a backward and a step of SGD."""
-    getattr(layer, "backward_params", layer.backward)(dout)
+    layer.backward_params(dout)
     lib.SGD(LR).update({"W": layer.W}, {"W": layer.grads["W"]})
 
 

@@ -23,7 +23,7 @@ BATCH = 32
 
 
 class Result(NamedTuple):
-    """The learning rate at the end of each epoch, (epochs,), and the curves, (seeds, epochs)."""
+    """The learning rate of each step, (steps,), and the curves, (seeds, epochs)."""
 
     rates: Array
     curves: Curves
@@ -51,18 +51,15 @@ def run(
 ) -> dict[str, Result]:
     """Return rates and curves of each schedule."""
     digits = read()
-    steps_an_epoch = -(-len(digits.x_train) // BATCH)
+    steps = epochs * -(-len(digits.x_train) // BATCH)
 
     def train(rate: Any, seed: int) -> Curves:
         net = lib.mlp(sizes(2, width), seed=seed, dtype=dtype)
         return watch(lib, net, lib.Momentum(rate), digits, epochs=epochs, batch_size=BATCH, seed=seed)
 
     return {
-        name: Result(
-            np.array([rate((epoch + 1) * steps_an_epoch - 1) for epoch in range(epochs)]),
-            repeat(partial(train, rate), seeds),
-        )
-        for name, rate in schedules(lib, lr, epochs * steps_an_epoch).items()
+        name: Result(np.array([rate(step) for step in range(steps)]), repeat(partial(train, rate), seeds))
+        for name, rate in schedules(lib, lr, steps).items()
     }
 
 
@@ -82,7 +79,7 @@ def draw(results: dict[str, Result]) -> Figure:
     x = np.arange(1, epochs + 1)
     ends = {}
     for (name, result), colour in zip(results.items(), COLOURS, strict=True):
-        rates.plot(x, result.rates, color=colour)
+        rates.plot(np.linspace(0, epochs, len(result.rates)), result.rates, color=colour)
         curves(losses, x, result.curves.loss, color=colour)
         ends[name] = epochs, result.curves.loss[:, -1].mean(), colour
     rates.set(ylim=(0, None), xlabel="epoch", title="Learning rate")

@@ -46,7 +46,7 @@ def run(
 def finding(results: dict[str, Curves]) -> str:
     """Return what was found."""
     without, decayed = map(gap, results.values())
-    return f"Weight decay narrows the gap between test and training loss from {without:.2f} to {decayed:.2f}"
+    return f"With weight decay test loss exceeds training loss by {decayed:.2f}, not {without:.2f}"
 
 
 @styled
