@@ -152,6 +152,16 @@ def test_optimizer_losses():
     assert set(losses) == {"Momentum", "AdaGrad", "RMSProp", "Adam"}
 
 
+@pytest.mark.parametrize("name", optimizer_losses.RATES)
+def test_an_optimizer_has_its_rate(monkeypatch, name):
+    monkeypatch.setitem(optimizer_losses.RATES, name, 0.0)
+    results = optimizer_losses.run(**TINY["optimizer_losses"])
+    still = {
+        name for name, curves in results.items() if (curves.test_loss[:, 0] == curves.test_loss[:, 1]).all()
+    }
+    assert still == {name}
+
+
 def test_activation_histograms():
     signals = activation_histograms.run()
     kept = {key: activation_histograms.kept(values) for key, values in signals.items()}
@@ -181,6 +191,12 @@ def test_batch_norm_learns_where_a_plain_network_does_not():
     assert batch_norm.learned(results.batch_norm) >= 5
     assert batch_norm.learned(results.plain) <= 1
     assert (results.plain[[0, -1], -1] < 0.15).all(), "it overflows at one end and is silent at the other"
+
+
+@pytest.mark.parametrize("lib", [fastnn, fastnn.reference], ids=["native", "reference"])
+def test_a_network_that_overflows_is_followed(lib):
+    results = batch_norm.run(lib, epochs=2, scales=1)
+    assert results.plain[0] == pytest.approx([0.1, 0.1], abs=0.03)
 
 
 def test_weight_decay_narrows_the_gap():

@@ -91,8 +91,9 @@ def shortest(call: Callable[[], Any], repeats: int) -> float:
 
 def finding(results: Results) -> str:
     """Return what was found."""
-    times = results.product_forward[-1] / results.gather_forward[-1]
-    return f"Among {results.vocabularies[-1]:,} words a look-up takes 1/{times:,.0f} of the product's time"
+    product, gather = 1e6 * results.product_forward[-1], 1e6 * results.gather_forward[-1]
+    words = results.vocabularies[-1]
+    return f"With {words:,} words the product takes {product:,.0f} us, the look-up {gather:.1f}"
 
 
 @styled
