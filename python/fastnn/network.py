@@ -23,7 +23,10 @@ PLANNED: dict[type, tuple[int, int, str, str]] = {
     layers.BatchNorm: (1, 0, "gamma", "beta"),
     layers.Dropout: (3, 0, "", ""),
     layers.Embedding: (4, 0, "W", ""),
-    **{c: (2, c._kind, "", "") for c in (layers.ReLU, layers.LeakyReLU, layers.Sigmoid, layers.Tanh, layers.GELU, layers.SiLU)},
+    **{
+        c: (2, c._kind, "", "")
+        for c in (layers.ReLU, layers.LeakyReLU, layers.Sigmoid, layers.Tanh, layers.GELU, layers.SiLU)
+    },
 }
 
 UNSCALED = 1.0  # which need not be checked
@@ -56,11 +59,15 @@ class Sequential(reference.Sequential):
     @cached_property
     def _compiled(self) -> _core.CompiledNetwork | None:
         """What runs whole steps; None where Python must, for layers or networks of other classes."""
-        kinds = [PLANNED.get(type(layer)) for layer in self.layers]
-        if type(self) is not Sequential or None in kinds or layers.Affine not in map(type, self.layers):
+        if type(self) is not Sequential or layers.Affine not in map(type, self.layers):
             return None
-        named = [(kind, layer, *rest, f"{i}.") for i, (layer, (kind, *rest)) in enumerate(zip(self.layers, kinds))]
-        return _core.CompiledNetwork(self._in_use, named)
+        planned = []
+        for i, layer in enumerate(self.layers):
+            if type(layer) not in PLANNED:
+                return None
+            kind, activation, weight, bias = PLANNED[type(layer)]
+            planned.append((kind, layer, activation, weight, bias, f"{i}."))
+        return _core.CompiledNetwork(self._in_use, planned)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_compiled"}

@@ -47,7 +47,7 @@ class Trainer(reference.Trainer):
 
     def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
         compiled = getattr(self.net, "_compiled", None)
-        loss = None if compiled is None else compiled.step(self, x, t, sample_weight)
+        loss: float | None = None if compiled is None else compiled.step(self, x, t, sample_weight)
         if loss is None:
             return self._step_by_layers(x, t, sample_weight)
         if not math.isfinite(loss):
@@ -84,7 +84,7 @@ class Trainer(reference.Trainer):
         return _core.permutation(n, self.seed, self.epochs)
 
     def _rates(self, steps: int) -> Any:
-        """Return the learning rates of the next steps, a few hundred at most; None where they do not change."""
+        """Return the rates of the next steps, a few hundred at most; None where they do not change."""
         lr = getattr(self.optimizer, "lr", None)
         if not callable(lr):
             return None
