@@ -24,7 +24,7 @@ def search(figure: Any, rows: Rows) -> tuple[str, str]:
         color=[PALE, *[DARK] * (len(rows) - 1)],
     )
     texts = [
-        f"{r['seconds']:.3g} s, {r['over NumPy']:.1f} times as fast; best accuracy {r['best accuracy %']:.0f}%"
+        f"{r['seconds']:.3g} s, {r['over NumPy']:.1f} times as fast; best accuracy {r['best accuracy %']:.3g}"
         for r in rows
     ]
     ax.bar_label(bars, texts, padding=4)

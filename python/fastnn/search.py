@@ -118,9 +118,9 @@ class _Narrowing:
 
     def __init__(
         self,
-        round_size: int = 20,
-        keep: float = 0.2,
-        margin: float = 0.1,
+        round_size: int = 10,  # on bench's synthetic function, 12 seeds, 100 trials, these find 0.016, ...
+        keep: float = 0.4,
+        margin: float = 0.25,  # ... rounds of 20 of which 0.2 are kept 0.022, and of 5 (0.6) 0.043
         min_width: float = 0.05,
         seed: int | None = None,
     ) -> None:
