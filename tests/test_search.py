@@ -180,7 +180,7 @@ def test_ranges_narrow_to_where_it_is_good():
     low, high = search.ranges(study)["lr"]
     assert 1e-4 < low < 1e-3 < high < 1e-2
     narrow = search.ranges(study)["width"]
-    assert 10 < narrow[0] < 50 < narrow[1] < 90
+    assert 10 < narrow[0] <= 50 <= narrow[1] < 90
     late = np.array([trial.params["lr"] for trial in study.trials[-20:]])
     assert ((late >= low / 10) & (late <= high * 10)).all()
 
