@@ -438,6 +438,21 @@ def test_an_error_ends_the_search_and_what_was_done_is_stored(threads, tmp_path)
     assert {trial.state for trial in stored.trials} == {COMPLETE}
 
 
+def test_a_storage_that_fails_ends_the_search(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("the disk is full")
+
+    def objective(trial):
+        time.sleep(0.02)
+        return float(trial.number)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "_create_new_trial", refuse)
+    begun = time.monotonic()
+    with pytest.raises(OSError, match="the disk is full"):
+        run(objective, 500, tmp_path / "a.db", threads=2)
+    assert time.monotonic() - begun < 4  # all trials take 5 seconds
+
+
 def test_time_ends_the_search():
     done = threading.Event()
     study = run(lambda trial: float(done.wait(0.05)), 10**6, timeout=0.3, threads=2)
