@@ -180,7 +180,16 @@ def test_the_flags_are_read_right():
 # Python
 
 NUMPY_ONLY = {"_checks", "callbacks", "checkpoint", "data", "init", "reference", "schedules", "sparse"}
-OPTIONAL = {"tqdm", "safetensors", "sklearn", "matplotlib", "PIL", "threadpoolctl", "typing_extensions"}
+OPTIONAL = {
+    "tqdm",
+    "safetensors",
+    "sklearn",
+    "matplotlib",
+    "PIL",
+    "threadpoolctl",
+    "typing_extensions",
+    "optuna",
+}
 FLOORS = {  # an import goes downwards
     **dict.fromkeys(NUMPY_ONLY, 0),
     "_core": 0,
