@@ -231,12 +231,14 @@ def test_imports(path):
         elif own in NUMPY_ONLY:
             assert name in NUMPY_ONLY, f"imports {name}, which is native"
         else:
-            assert FLOORS[name] < FLOORS[own], f"imports {name}, upwards"
+            assert name == own or FLOORS[name] < FLOORS[own], f"imports {name}, upwards"
 
 
 def test_optional_packages_are_imported_where_they_are_used():
-    """At the top of a module they would be required of everyone."""
+    """At the top of a module they would be required of everyone; `estimators` is for those who have one."""
     for path in MODULES:
+        if part(path) == "estimators":
+            continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "level", 0) == 0:
                 module = node.names[0].name if isinstance(node, ast.Import) else node.module
