@@ -178,6 +178,7 @@ PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
     "epoch": times("epoch", "A shuffled epoch of training"),
     "predict": times("predict", "A prediction"),
     "memory": training_plots.memory,
+    "estimators": times("estimator", "A fit of the estimators"),
     "overhead": times("call", "What a call costs with nothing to compute"),
     "import": imports,
     "threads": threads,

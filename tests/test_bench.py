@@ -19,7 +19,20 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench is in the repository, n
 
 import fastnn
 from bench import __main__ as command_line
-from bench import cases, epoch, guard, machine, memory, numpy_peer, peers, predict, report, shapes, step
+from bench import (
+    cases,
+    epoch,
+    estimators,
+    guard,
+    machine,
+    memory,
+    numpy_peer,
+    peers,
+    predict,
+    report,
+    shapes,
+    step,
+)
 from bench.timing import Times, time_interleaved
 
 PACKAGES = {"PyTorch": "torch", "JAX": "jax", "scikit-learn": "sklearn"}
@@ -300,17 +313,21 @@ RUNS = {
     "epoch": "1",
     "predict": "1",
     "memory": "1",
+    "estimators": "1",
     "overhead": "1",
     "import": "1",
     "threads": "1,2",
 }
 
 
-@pytest.mark.usefixtures("no_peers")
 @pytest.mark.parametrize("name", command_line.BENCHMARKS)
-def test_every_benchmark_runs(name, tmp_path, capsys):
+def test_every_benchmark_runs(name, tmp_path, capsys, request):
+    if name == "estimators":
+        pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+    else:
+        request.getfixturevalue("no_peers")
     assert command_line.main([name, "--quick", "--threads", RUNS[name], "--out", str(tmp_path)]) == 0
-    assert "PyTorch none" in capsys.readouterr().out
+    assert f"\n{name}\n" in capsys.readouterr().out
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     rows = json.loads((tmp_path / f"{name}.json").read_text())["rows"]
     assert rows
@@ -321,6 +338,13 @@ def test_every_benchmark_runs(name, tmp_path, capsys):
             if not isinstance(value, str):
                 assert math.isfinite(value), (key, row)
                 assert value > 0 or (value == 0 and key == "spread %"), (key, row)
+
+
+def test_estimators_that_learn_something_else_are_refused(monkeypatch):
+    neural_network = pytest.importorskip("sklearn.neural_network", reason="the estimators are scikit-learn's")
+    monkeypatch.setattr(neural_network.MLPClassifier, "score", lambda *_: 0.5)
+    with pytest.raises(AssertionError, match="further apart"):
+        estimators.compared(estimators.TASKS[-1], 2)
 
 
 def test_a_step_with_sweep_is_the_sweep(monkeypatch, capsys):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -91,6 +92,9 @@ PARAMETERS = """\
 """
 
 BATCH_CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
+UNFINISHED = (
+    "Stochastic Optimizer: Maximum iterations (%d) reached and the optimization hasn't converged yet."
+)
 DIVERGED = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
     "preprocessed."
@@ -240,6 +244,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self._check_parameters()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        if not hasattr(callbacks, "__iter__"):
+            raise TypeError(f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}")
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         X, t = self._checked(X, y, first, incremental)
         if sample_weight is not None:
@@ -331,11 +337,14 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.intercepts_ = [layer.b for layer in self._affine]
 
     def _take_parameters(self) -> None:
-        """Copy what a user has put in the place of the network's arrays into these."""
-        for layer, W, b in zip(self._affine, self.coefs_, self.intercepts_, strict=True):
-            for own, given in ((layer.W, W), (layer.b, b)):
-                if given is not own:
-                    own[...] = given
+        """Copy what a user has put in the place of the network's arrays into these, and show these again."""
+        given = [*self.coefs_, *self.intercepts_]
+        affine = self._affine
+        own = [*(layer.W for layer in affine), *(layer.b for layer in affine)]
+        if any(a is not b for a, b in zip(own, given, strict=True)):
+            for to, new in zip(own, map(np.array, given), strict=True):
+                to[...] = new
+            self._show_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state; the parameters are in it once, those of the network."""
@@ -363,7 +372,6 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 f"call, {self._made_as}, to go on from its parameters, got {self._architecture()}"
             )
         self._take_parameters()
-        self._show_parameters()
         self.n_iter_ = 0
 
     def _judge(self, validation: tuple[Any, ...] | None) -> Judge | None:
@@ -412,13 +420,13 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if not mean_weight > 0:
             raise ValueError("Sample weights must contain at least one non-zero number.")
         if not (incremental and hasattr(self, "_trainer")):
-            self._solver = Solver(self, of_gradient, self.alpha / (batch_size * mean_weight))
+            self._solver = Solver(self, of_gradient)
             self._trainer = self._made_trainer(random)
+        self._solver.set_penalty(self.alpha, batch_size * mean_weight)
         if judge is not None and self.validation_scores_ is None:
             self.validation_scores_, self.best_validation_score_ = [], -math.inf
         penalty = 0.0 if self.solver == "adamw" else self.alpha / (2 * mean_weight)
-        limit = None if incremental else self.max_iter
-        course = Course(self, self._solver, of_loss, len(X), batch_size, penalty, judge, limit)
+        course = Course(self, self._solver, of_loss, len(X), batch_size, penalty, judge)
         self._trainer.begin(len(X), random)
         try:
             history = self._trainer.fit(
@@ -436,6 +444,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError(DIVERGED) from None
         if history.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=4)
+        elif self.n_iter_ == self.max_iter and not (incremental or course.converged):
+            warnings.warn(UNFINISHED % self.max_iter, ConvergenceWarning, stacklevel=4)
 
     def _made_trainer(self, random: np.random.RandomState) -> ShuffledTrainer:
         seed = int(random.randint(2**31)) if self.dropout else 0  # a draw that scikit-learn does not make

@@ -102,6 +102,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
 
     def _checked(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
         X, y = validate_data(self, X, y, multi_output=True, dtype=READ, order="C", reset=first)
+        if hasattr(y, "toarray"):  # a sparse matrix of labels
+            y = y.toarray()
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if first:
@@ -120,10 +122,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         if kind == "multiclass-multioutput":
             raise ValueError("Multioutput target data is not supported with label binarization")
         self._multilabel = kind == "multilabel-indicator"
-        if not given:
+        if self._multilabel or not given:
             self.classes_ = unique_labels(y)
-        elif not self._multilabel:
-            self._check_known(y)
+        self._check_known(y)
         several = self._multilabel or len(self.classes_) > 2
         self.n_outputs_ = len(self.classes_) if several else 1
         self.out_activation_ = "logistic" if self._multilabel or not several else "softmax"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from ..trainer import Trainer
 
@@ -28,6 +26,9 @@ class ShuffledTrainer(Trainer):
         """Start with the rows in their own order."""
         self._rows = np.arange(rows)
         self._random = random
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_rows"}
 
     def _order(self, n: int) -> Array:
         self._random.shuffle(self._rows)
@@ -56,8 +57,11 @@ class Course:
     penalty : float
         alpha / 2 over the mean weight of a row; 0 where the penalty is no part of the loss.
     judge : Judge or None
-    limit : int or None
-        The number of epochs at which to warn that the training has not converged.
+
+    Attributes
+    ----------
+    converged : bool
+        Whether it has ended the training.
     """
 
     def __init__(
@@ -69,7 +73,6 @@ class Course:
         batch_size: int,
         penalty: float,
         judge: Judge | None,
-        limit: int | None,
     ) -> None:
         self._model = model
         self._solver = solver
@@ -78,7 +81,7 @@ class Course:
         self._sizes = np.diff([*range(0, rows, batch_size), rows])
         self._penalty = penalty
         self._judge = judge
-        self._limit = limit
+        self.converged = False
         self._best: dict[str, Array] | None = None
         self._squares = 0.0
 
@@ -105,17 +108,9 @@ class Course:
         self._solver.end_epoch(model)
         self._solver.begin_epoch(len(self._sizes))
         if model._no_improvement_count > model.n_iter_no_change:
-            if self._solver.stops(model, self._reason()):
-                return True
+            self.converged = self._solver.stops(model, self._reason())
             model._no_improvement_count = 0
-        if model.n_iter_ == self._limit:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({self._limit}) reached and the optimization "
-                "hasn't converged yet.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
-        return False
+        return self.converged
 
     def on_fit_end(self, trainer: Trainer, history: History) -> None:
         """Bring the best epoch's parameters back, where a score has chosen one."""

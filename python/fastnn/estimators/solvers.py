@@ -27,11 +27,9 @@ class Solver:
     model : estimator
     share : float
         See the module.
-    decay : float
-        The slope of the penalty in scikit-learn's gradient, in units of the weights.
     """
 
-    def __init__(self, model: Any, share: float, decay: float) -> None:
+    def __init__(self, model: Any, share: float) -> None:
         self.linear = model.solver in LINEAR
         self.rate = float(model.learning_rate_init)
         self.share = share
@@ -39,8 +37,6 @@ class Solver:
         self.epsilon = model.epsilon / share
         self.optimizer = self._made(model)
         self.corrects_epsilon = model.solver in ("adam", "adamw")
-        # Decoupled, the decay is alpha itself.
-        self.optimizer.weight_decay = float(model.alpha) if model.solver == "adamw" else decay / share
         self.set_rate(self.rate)
 
     def _made(self, model: Any) -> Any:
@@ -60,6 +56,11 @@ class Solver:
         """Set the learning rate, as scikit-learn counts it."""
         self.rate = rate
         self.optimizer.lr = rate * self.share if self.linear else rate
+
+    def set_penalty(self, alpha: float, batch_weight: float) -> None:
+        """Set the penalty: alpha over the sum of a batch's weights, times a parameter, in its gradient."""
+        decoupled = isinstance(self.optimizer, optimizers.AdamW)
+        self.optimizer.weight_decay = float(alpha) if decoupled else alpha / (batch_weight * self.share)
 
     def begin_epoch(self, steps: int) -> None:
         """Adjust Adam's epsilon for the epoch of so many steps that comes.
