@@ -1,7 +1,7 @@
 """Benchmarks of fastnn against NumPy and, where they are installed, PyTorch, JAX and scikit-learn.
 
 Operations: gemm, sweep, kernels, optimizers, overhead, import, threads. Training: step (with --sweep, of many
-sizes), epoch, predict, memory. Searching: search, samplers. `guard` is the one that can fail.
+sizes), epoch, predict, memory, estimators. Searching: search, samplers. `guard` is the one that can fail.
 
 Every result is checked before it is timed, and the libraries take turns within one run.
 """
@@ -16,6 +16,7 @@ from fastnn import _core
 
 from . import (
     epoch,
+    estimators,
     gemm,
     guard,
     kernels,
@@ -42,6 +43,7 @@ BENCHMARKS = {
     "memory": memory.run,
     "search": search.run,
     "samplers": search.samplers,
+    "estimators": estimators.run,
     "overhead": overhead.calls,
     "import": overhead.imports,
     "threads": threads.run,

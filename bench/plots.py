@@ -180,6 +180,7 @@ PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
     "memory": training_plots.memory,
     "search": search_plots.search,
     "samplers": search_plots.samplers,
+    "estimators": times("estimator", "A fit of the estimators"),
     "overhead": times("call", "What a call costs with nothing to compute"),
     "import": imports,
     "threads": threads,

@@ -19,7 +19,20 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench is in the repository, n
 
 import fastnn
 from bench import __main__ as command_line
-from bench import cases, epoch, guard, machine, memory, numpy_peer, peers, predict, report, shapes, step
+from bench import (
+    cases,
+    epoch,
+    estimators,
+    guard,
+    machine,
+    memory,
+    numpy_peer,
+    peers,
+    predict,
+    report,
+    shapes,
+    step,
+)
 from bench.timing import Times, time_interleaved
 
 PACKAGES = {"PyTorch": "torch", "JAX": "jax", "scikit-learn": "sklearn"}
@@ -300,6 +313,7 @@ RUNS = {
     "epoch": "1",
     "predict": "1",
     "memory": "1",
+    "estimators": "1",
     "search": "1,2",
     "samplers": "1",
     "overhead": "1",
@@ -308,20 +322,24 @@ RUNS = {
 }
 
 
-SEARCHES = ("search", "samplers")  # their data are scikit-learn's
+NEEDS = {  # other packages than the peers
+    "estimators": ("sklearn",),
+    "search": ("optuna", "sklearn"),
+    "samplers": ("optuna", "sklearn"),
+}
 
 
 @pytest.mark.usefixtures("no_peers")
-@pytest.mark.parametrize("name", [name for name in command_line.BENCHMARKS if name not in SEARCHES])
+@pytest.mark.parametrize("name", [name for name in command_line.BENCHMARKS if name not in NEEDS])
 def test_every_benchmark_runs(name, tmp_path, capsys):
     check_benchmark(name, tmp_path)
     assert "PyTorch none" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", SEARCHES)
-def test_every_search_runs(name, tmp_path):
-    pytest.importorskip("optuna", reason="the searches are those of Optuna")
-    pytest.importorskip("sklearn", reason="the searches take their digits from scikit-learn")
+@pytest.mark.parametrize("name", NEEDS)
+def test_every_benchmark_of_an_extra_runs(name, tmp_path):
+    for package in NEEDS[name]:
+        pytest.importorskip(package, reason=f"{name} is about {package}")
     check_benchmark(name, tmp_path)
 
 
@@ -337,6 +355,13 @@ def check_benchmark(name, tmp_path):
             if not isinstance(value, str):
                 assert math.isfinite(value), (key, row)
                 assert value > 0 or (value == 0 and key == "spread %"), (key, row)
+
+
+def test_estimators_that_learn_something_else_are_refused(monkeypatch):
+    neural_network = pytest.importorskip("sklearn.neural_network", reason="the estimators are scikit-learn's")
+    monkeypatch.setattr(neural_network.MLPClassifier, "score", lambda *_: 0.5)
+    with pytest.raises(AssertionError, match="further apart"):
+        estimators.compared(estimators.TASKS[-1], 2)
 
 
 def test_a_step_with_sweep_is_the_sweep(monkeypatch, capsys):

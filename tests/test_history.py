@@ -74,6 +74,10 @@ def test_the_latest_figures():
     assert history.latest("loss") == (6 + 7) / 2
     assert history.latest("val_loss") == 1.0
     assert made(steps=(4,)).latest("loss") == 1.5
+    assert history.last_epoch("loss") == [6.0, 7.0]
+    assert history.last_epoch("val_loss") == [3.0, 2.0, 1.0]
+    assert made(steps=(4,)).last_epoch("loss") == [0.0, 1.0, 2.0, 3.0]
+    assert history.last_epoch("f1") == []
     for name, text in (("val_accuracy", "no val_accuracy"), ("f1", "no f1 of an epoch, it records loss")):
         with pytest.raises(ValueError, match=text):
             history.latest(name)

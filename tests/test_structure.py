@@ -245,8 +245,10 @@ def test_imports(path):
 
 
 def test_optional_packages_are_imported_where_they_are_used():
-    """At the top of a module they would be required of everyone."""
+    """At the top of a module they would be required of everyone; `estimators` is for those who have one."""
     for path in MODULES:
+        if part(path) == "estimators":
+            continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "level", 0) == 0:
                 module = node.names[0].name if isinstance(node, ast.Import) else node.module

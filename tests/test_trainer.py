@@ -585,6 +585,32 @@ def test_a_callback_may_use_the_trainer():
     assert figures[0].keys() == {"loss", "accuracy"}
 
 
+class Backwards(fastnn.Trainer):
+    def _order(self, n):
+        return np.arange(n)[::-1].copy()
+
+
+class Doubled(Backwards):
+    def _gather(self, a, rows):
+        return 2 * a[rows]
+
+
+def test_an_order_of_ones_own_is_gone_through_natively(monkeypatch):
+    x, t = data_set("MeanSquaredError")
+    nets = [fastnn.mlp([12, 8, 5], seed=0) for _ in range(3)]
+    backwards, plain, doubled = (
+        make(net, fastnn.MeanSquaredError(), fastnn.SGD())
+        for make, net in zip((Backwards, fastnn.Trainer, Doubled), nets, strict=True)
+    )
+    plain.fit(2 * x[::-1], 2 * t[::-1], epochs=2, shuffle=False)
+    doubled.fit(x, t, epochs=2)  # in Python, which asks for its rows
+    np.testing.assert_allclose(nets[2].params["0.W"], nets[1].params["0.W"], rtol=1e-5)
+    monkeypatch.setattr(fastnn.Trainer, "_step_by_layers", None)
+    monkeypatch.setattr(ref.Trainer, "_run_epoch", None)
+    backwards.fit(2 * x, 2 * t, epochs=2)
+    np.testing.assert_array_equal(nets[0].params["0.W"], nets[1].params["0.W"])
+
+
 def test_evaluation_changes_nothing(team):
     x, t = data_set()
     trainer = build()

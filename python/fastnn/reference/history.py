@@ -117,13 +117,18 @@ class History:
 
         Raises ValueError if there is none.
         """
-        values = self._figures.get(name, [])
-        if name == "loss":
-            first, last = ([0, 0, *self._epoch_steps])[-2:]
-            values = values[first:last]
+        values = self.last_epoch(name)
         if not values:
             raise ValueError(f"the history has no {name} of an epoch, it records {', '.join(self.recorded)}")
         return float(np.mean(values)) if name == "loss" else values[-1]
+
+    def last_epoch(self, name: str) -> list[float]:
+        """Return what a figure has of the last epoch: of "loss" those of its steps, of others all so far."""
+        values = self._figures.get(name, [])
+        if name != "loss":
+            return values
+        first, last = [0, 0, *self._epoch_steps[-2:]][-2:]
+        return values[first:last]
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss of each step, its moving average and the figures on the validation data.

@@ -1,0 +1,23 @@
+"""scikit-learn's `MLPClassifier` and `MLPRegressor`, trained by fastnn.
+
+    from fastnn.estimators import MLPClassifier  # in the place of sklearn.neural_network
+
+Parameters, attributes, methods and errors are scikit-learn's, and so are the initial weights, the order of
+the rows and the loss curve of a `random_state`. Added are Dropout, BatchNorm, weights of samples and classes,
+a validation set of one's own, callbacks, single precision, more solvers and more activations. What is not
+there: solver="lbfgs", loss="poisson" and sparse X, which are refused.
+
+It takes scikit-learn 1.3 or newer, the extra fastnn[sklearn].
+"""
+
+try:
+    import sklearn as _sklearn  # noqa: F401
+except ImportError:
+    raise ImportError(
+        "fastnn.estimators needs the package scikit-learn: pip install fastnn[sklearn]"
+    ) from None
+
+from .classifier import MLPClassifier
+from .regressor import MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor"]

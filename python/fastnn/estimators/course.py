@@ -1,0 +1,167 @@
+"""The course of a training: scikit-learn's book-keeping, as callbacks of the trainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..trainer import Trainer
+
+if TYPE_CHECKING:
+    from .._checks import Array
+    from ..reference.history import History
+    from .solvers import Solver
+
+__all__ = ["Course", "Judge", "ShuffledTrainer"]
+
+
+class ShuffledTrainer(Trainer):
+    """A trainer that visits the rows in the order in which scikit-learn does.
+
+    A shuffle of scikit-learn's permutes the order of the epoch before.
+    """
+
+    def begin(self, rows: int, random: np.random.RandomState) -> None:
+        """Start with the rows in their own order."""
+        self._rows = np.arange(rows)
+        self._random = random
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_rows"}
+
+    def _order(self, n: int) -> Array:
+        self._random.shuffle(self._rows)
+        return self._rows
+
+
+class Judge(NamedTuple):
+    """Data that a model is scored on after each epoch, targets as its loss takes them."""
+
+    x: Array
+    t: Array
+    weight: Array | None
+
+
+class Course:
+    """Writes down each epoch in the model's attributes, and ends the training where scikit-learn does.
+
+    Parameters
+    ----------
+    model : estimator
+        With its attributes of the epochs before, if any.
+    solver : Solver
+    share : float
+        What scikit-learn's loss is in units of fastnn's.
+    rows, batch_size : int
+    penalty : float
+        alpha / 2 over the mean weight of a row; 0 where the penalty is no part of the loss.
+    judge : Judge or None
+
+    Attributes
+    ----------
+    converged : bool
+        Whether it has ended the training.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        solver: Solver,
+        share: float,
+        rows: int,
+        batch_size: int,
+        penalty: float,
+        judge: Judge | None,
+    ) -> None:
+        self._model = model
+        self._solver = solver
+        self._share = share
+        self._rows = rows
+        self._sizes = np.diff([*range(0, rows, batch_size), rows])
+        self._penalty = penalty
+        self._judge = judge
+        self.converged = False
+        self._best: dict[str, Array] | None = None
+        self._squares = 0.0
+
+    def on_fit_begin(self, trainer: Trainer, history: History) -> None:
+        """Start afresh."""
+        if self._model.early_stopping and self._judge is not None:
+            self._best = trainer.net.state_dict()
+        self._squares = self._sum_of_squares()
+        self._solver.begin_epoch(len(self._sizes))
+
+    def __call__(self, trainer: Trainer, history: History) -> bool:
+        """Write down the epoch just done; return whether to stop."""
+        model = self._model
+        model.n_iter_ += 1
+        model.loss_ = self._loss(history.last_epoch("loss"))
+        model.t_ += self._rows
+        model.loss_curve_.append(model.loss_)
+        if model.verbose:
+            print(f"Iteration {model.n_iter_}, loss = {model.loss_:.8f}")
+        if self._judge is not None:
+            self._score(trainer, self._judge)
+        no_better = self._no_better(trainer)
+        model._no_improvement_count = model._no_improvement_count + 1 if no_better else 0
+        self._solver.end_epoch(model)
+        self._solver.begin_epoch(len(self._sizes))
+        if model._no_improvement_count > model.n_iter_no_change:
+            self.converged = self._solver.stops(model, self._reason())
+            model._no_improvement_count = 0
+        return self.converged
+
+    def on_fit_end(self, trainer: Trainer, history: History) -> None:
+        """Bring the best epoch's parameters back, where a score has chosen one."""
+        if self._best is not None:
+            trainer.net.load_state_dict(self._best)
+
+    def _loss(self, losses: Any) -> float:
+        """Return the mean loss of an epoch's rows with its penalty, given the losses of its batches.
+
+        The penalty of a batch is that of the weights before its step, the sum of squares of which is taken to
+        change evenly in the epoch.
+        """
+        steps = len(self._sizes)
+        whole = len(losses) == steps  # batches without weight are passed over
+        loss = float(np.dot(losses, self._sizes)) / self._rows if whole else float(np.mean(losses))
+        loss *= self._share
+        if self._penalty == 0:
+            return loss
+        before, self._squares = self._squares, self._sum_of_squares()
+        squares = before + (self._squares - before) * (steps - 1) / (2 * steps)
+        return loss + self._penalty * squares * steps / self._rows
+
+    def _sum_of_squares(self) -> float:
+        return sum(float(np.vdot(w, w)) for w in self._model.coefs_) if self._penalty else 0.0
+
+    def _score(self, trainer: Trainer, judge: Judge) -> None:
+        """Score the model on the validation data."""
+        model = self._model
+        score = model._score_of(trainer.net.predict(judge.x), judge)
+        model.validation_scores_.append(score)
+        if model.verbose:
+            print(f"Validation score: {score:f}")
+
+    def _no_better(self, trainer: Trainer) -> bool:
+        """Return whether the epoch betters the best by less than tol; remember it if it is the best."""
+        model, no_better = self._model, False
+        if self._judge is not None:
+            score, best = model.validation_scores_[-1], model.best_validation_score_
+            no_better = score < best + model.tol
+            if score > best:
+                model.best_validation_score_ = score
+                if model.early_stopping:
+                    self._best = trainer.net.state_dict()
+        if not model.early_stopping:
+            no_better = model.loss_ > model.best_loss_ - model.tol
+            model.best_loss_ = min(model.best_loss_, model.loss_)
+        return no_better
+
+    def _reason(self) -> str:
+        what = "Validation score" if self._model.early_stopping else "Training loss"
+        return (
+            f"{what} did not improve more than tol={self._model.tol:f} for "
+            f"{self._model.n_iter_no_change} consecutive epochs."
+        )
