@@ -15,8 +15,10 @@ class CompiledNetwork:
 
     def __init__(self, lock: InUse, layers: list[tuple[Any, ...]]) -> None: ...
     def step(self, trainer: Any, x: Any, t: Any, weight: Any) -> float | None:
-        """Do a trainer's step and return its loss; nothing has changed if that is not finite and the trainer
-        minds. None: Python has to do it."""
+        """Do a trainer's step and return its loss, or None: Python has to do it.
+
+        Nothing has changed if the loss is not finite and the trainer minds.
+        """
     def train(
         self,
         trainer: Any,
@@ -29,10 +31,14 @@ class CompiledNetwork:
         scale: float,
         rates: Array | None,
         seconds: float,
-    ) -> tuple[Array, int, int, float | None] | None:
-        """Do the steps of an epoch from number `step` on, each of `rows` rows, or the last, smaller one, until
-        time, rates or such steps are over. Returns the losses, how many of them there are, the steps gone
-        through, and the loss of the step that was refused. None: Python has to do it."""
+        losses: Array,
+    ) -> tuple[int, int, float | None] | None:
+        """Do the steps of an epoch from number `step` on, until time, rates or steps of this size are over.
+
+        Each is of `rows` rows, but the last, smaller one. Writes the losses of the updates to `losses` and
+        returns how many of them there are, the steps gone through, and the loss of the step that was refused,
+        or None: Python has to do it.
+        """
     def infer(self, x: Any, scale: float) -> Array | None:
         """Return the outputs without training for x * scale, or None."""
 

@@ -24,8 +24,12 @@ int members_of(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, b
 }
 
 template <class T>
-Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule, bool clip) {
-  const int members = members_of(plan_, layers, steps.rows, true, clip);
+void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip) {
+  members_of(plan_, layers, rows, true, clip);
+}
+
+template <class T>
+Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule) {
   const bool indices = layers.front().kind == LayerKind::embedding;
   const Index cols = layers.front().in, outputs = layers.back().out, rows = steps.rows;
   const bool in_place = !data.order && !indices && data.x.type == kNumber<T> && data.scale == 1 &&
@@ -48,7 +52,7 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
   Done done{0, 0, true, 0};
   bool enough[2] = {false, false};  // written by the first member before the others read it, by turns
   const auto deadline = Clock::now() + std::chrono::duration<double>(steps.seconds);
-  run_team(members, [&](Team& team) {
+  run_team(plan_.members(), [&](Team& team) {
     Index updates = 0;
     const auto row = [&](Index i) { return data.order ? data.order[i] : i; };
     for (Index s = 0; s < steps.count; ++s) {
