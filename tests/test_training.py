@@ -739,6 +739,28 @@ def test_broken_objects_are_refused_and_nothing_changes(what, call):
             assert_same_bits(moments[slot][name], before[1][slot][name])
 
 
+@pytest.mark.parametrize("net", ["embedding", "large"])
+def test_layers_without_gradients_are_refused(net):
+    """Where nothing is written to them before the step is done."""
+    x, t = data_set(net)
+    if net == "large":
+        layers = fastnn.mlp([12, 1500, 1500, 5], seed=1, dtype=np.float64).layers
+        trainer = trainer_of(fastnn, layers, fastnn.Adam())
+    else:
+        trainer = build(net=net)
+    trainer.step(x, t)
+    before = state(trainer)
+    for grads in ([], None):
+        trainer.net.layers[0].grads = grads
+        with pytest.raises((AttributeError, TypeError)):
+            trainer.step(x, t)
+        assert_same_bits(state(trainer), before)
+    del trainer.net.layers[0].grads
+    with pytest.raises(AttributeError):
+        trainer.step(x, t)
+    assert_same_bits(state(trainer), before)
+
+
 @pytest.mark.parametrize("index", [-1, 30, 2**62, -(2**63)])
 def test_indices_out_of_the_table_are_refused(index):
     x, t = data_set("embedding")
