@@ -1,7 +1,7 @@
 """Benchmarks of fastnn against NumPy and, where they are installed, PyTorch, JAX and scikit-learn.
 
 Operations: gemm, sweep, kernels, optimizers, overhead, import, threads. Training: step (with --sweep, of many
-sizes), epoch, predict, memory. `guard` is the one that can fail.
+sizes), epoch, predict, memory. Searching: search, samplers. `guard` is the one that can fail.
 
 Every result is checked before it is timed, and the libraries take turns within one run.
 """
@@ -14,7 +14,21 @@ from pathlib import Path
 
 from fastnn import _core
 
-from . import epoch, gemm, guard, kernels, machine, memory, overhead, plots, predict, report, step, threads
+from . import (
+    epoch,
+    gemm,
+    guard,
+    kernels,
+    machine,
+    memory,
+    overhead,
+    plots,
+    predict,
+    report,
+    search,
+    step,
+    threads,
+)
 
 BENCHMARKS = {
     "gemm": gemm.run,
@@ -26,6 +40,8 @@ BENCHMARKS = {
     "epoch": epoch.run,
     "predict": predict.run,
     "memory": memory.run,
+    "search": search.run,
+    "samplers": search.samplers,
     "overhead": overhead.calls,
     "import": overhead.imports,
     "threads": threads.run,

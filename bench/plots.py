@@ -9,7 +9,7 @@ import numpy as np
 
 from fastnn.demo import DARK, GREY, PALE, RED, STYLE
 
-from . import training_plots
+from . import search_plots, training_plots
 from .axes import column, distinct, dots, log_axis, ratio_axis, threads_text
 
 if TYPE_CHECKING:
@@ -178,6 +178,8 @@ PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
     "epoch": times("epoch", "A shuffled epoch of training"),
     "predict": times("predict", "A prediction"),
     "memory": training_plots.memory,
+    "search": search_plots.search,
+    "samplers": search_plots.samplers,
     "overhead": times("call", "What a call costs with nothing to compute"),
     "import": imports,
     "threads": threads,

@@ -300,17 +300,33 @@ RUNS = {
     "epoch": "1",
     "predict": "1",
     "memory": "1",
+    "search": "1,2",
+    "samplers": "1",
     "overhead": "1",
     "import": "1",
     "threads": "1,2",
 }
 
 
+SEARCHES = ("search", "samplers")  # their data are scikit-learn's
+
+
 @pytest.mark.usefixtures("no_peers")
-@pytest.mark.parametrize("name", command_line.BENCHMARKS)
+@pytest.mark.parametrize("name", [name for name in command_line.BENCHMARKS if name not in SEARCHES])
 def test_every_benchmark_runs(name, tmp_path, capsys):
-    assert command_line.main([name, "--quick", "--threads", RUNS[name], "--out", str(tmp_path)]) == 0
+    check_benchmark(name, tmp_path)
     assert "PyTorch none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_search_runs(name, tmp_path):
+    pytest.importorskip("optuna", reason="the searches are those of Optuna")
+    pytest.importorskip("sklearn", reason="the searches take their digits from scikit-learn")
+    check_benchmark(name, tmp_path)
+
+
+def check_benchmark(name, tmp_path):
+    assert command_line.main([name, "--quick", "--threads", RUNS[name], "--out", str(tmp_path)]) == 0
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     rows = json.loads((tmp_path / f"{name}.json").read_text())["rows"]
     assert rows

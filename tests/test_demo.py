@@ -257,7 +257,7 @@ def test_help_lists_the_commands(capsys):
         command_line.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for name in ("demo", "info"):
+    for name in ("demo", "experiments", "info"):
         assert re.search(rf"^  {name} +\w", text, re.MULTILINE)
 
 

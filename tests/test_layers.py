@@ -397,6 +397,48 @@ def test_activation_does_not_depend_on_position(isa, team, dtype, kind, n):
         assert_same_bits(alone.backward(dout[i : i + 1]), dx[i : i + 1])
 
 
+TOO_LARGE = (25 * 2**10, 256)  # 26 MB of float32: stores go around the caches (ops/cost.h)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("kind", ["ReLU", "GELU", "Dropout", "BatchNorm"])
+def test_what_is_too_large_for_the_caches_gets_the_bits_of_its_pieces(isa, team, kind, shift):
+    rows, cols = TOO_LARGE
+    x, dout = (normal((rows, cols + shift), np.float32, seed) for seed in range(2))
+
+    def passes(begin, end):
+        layer = fastnn.BatchNorm.create(cols + shift) if kind == "BatchNorm" else getattr(fastnn, kind)()
+        return layer.forward(x[begin:end], train=False), layer.backward(dout[begin:end])
+
+    if kind == "Dropout":
+        layer, oracle = fastnn.Dropout(seed=3), ref.Dropout(seed=3)
+        pieces = (oracle.forward(x), oracle.backward(dout))
+        whole = (layer.forward(x), layer.backward(dout))
+    else:
+        whole = passes(0, rows)
+        halves = passes(0, rows // 2), passes(rows // 2, rows)
+        pieces = tuple(np.concatenate(half) for half in zip(*halves, strict=True))
+    for actual, expected in zip(whole, pieces, strict=True):
+        assert_same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("size", [1024, 2**18, 2**21])
+def test_results_lie_at_cache_lines_and_do_not_share_memory(size):
+    layer, x = fastnn.ReLU(), np.ones(size, np.float32)
+    for _ in range(3):
+        results = [layer.forward(x * i) for i in range(4)]
+        for i, y in enumerate(results):
+            assert y.ctypes.data % 64 == 0
+            assert (y == i).all()
+        assert len({y.ctypes.data for y in results}) == 4
+
+
+def test_memory_of_results_is_used_again():
+    layer, x = fastnn.ReLU(), np.ones(2**20, np.float32)
+    addresses = {layer.forward(x).ctypes.data for _ in range(8)}
+    assert len(addresses) <= 2
+
+
 @pytest.mark.parametrize("kind", ACTIVATIONS)
 @pytest.mark.parametrize("view", VIEWS + CONSTANT_VIEWS)
 def test_activation_of_any_strides(isa, dtype, kind, view):

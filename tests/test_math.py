@@ -4,7 +4,9 @@ The bounds are those of the formulas in simd/math.h, in ulp of the result: 1/2 f
 the result undiminished, plus the error of the polynomial. Where a rounded number goes through a function of
 condition c it counts c times; the baseline, which rounds a fused multiply-add twice, has more of them.
 
-- exp: the argument's reduction by n ln2 loses 1/2 ulp at most, r + r^2 p(r) and the scaling 1/2 each: 2.
+- exp = 2^n (1 + r (1 + r p(r))): the argument's reduction by n ln2 loses 1/2 ulp at most, the outer sum 1/2,
+  the inner one less, |r| <= 0.35, the polynomial 0.1: 2.
+- log = n ln2 + 2 atanh(s), s = (m - 1) / (m + 1): m - 1 is exact, sum, quotient and last sum round: 3.
 - sigmoid = 1 / (1 + exp(-x)): the 2 of exp at weight <= 1, sum and quotient: 3.
 - tanh = t / (t + 2), t = expm1(2|x|): t enters with condition <= 1, and 4 roundings follow: 4.
 - softplus by log1p: the series 2 atanh(u / (2 + u)): 4.
@@ -134,6 +136,22 @@ def test_exp(isa):
     loss.forward(np.stack([x, np.zeros_like(x)], axis=1), np.zeros(len(x), int))
     expected = np.exp(x.astype(np.float64))
     assert ulps(np.ascontiguousarray(loss.y[:, 0]), expected / (1 + expected)) <= 5
+
+
+def test_log(isa, dtype):
+    """The loss of n equal logits is log(n), and their sum exact."""
+    sizes = [*range(1, 300), *(2**k + d for k in range(9, 17) for d in (-1, 0, 1))]
+    for n in sizes:
+        loss = fastnn.SoftmaxCrossEntropy().forward(np.zeros((1, n), dtype), np.zeros(1, int))
+        assert abs(loss - math.log(n)) <= 3 * np.finfo(dtype).eps * math.log(n), n
+
+
+def test_exp_is_zero_where_it_is_no_normal_number(isa, dtype):
+    loss = fastnn.SoftmaxCrossEntropy()
+    low = math.log(float(np.finfo(dtype).tiny))
+    x = np.array([[0, low - 0.1, low - 0.5, 2 * low, -np.inf]], dtype)
+    loss.forward(x, np.zeros(1, int))
+    np.testing.assert_array_equal(loss.y, [[1, 0, 0, 0, 0]])
 
 
 def test_nan_in_nan_out(isa, dtype):

@@ -1179,3 +1179,19 @@ def test_every_isa_does_it_natively(natively, isa):
     history, expected = fitted((trainer, oracle), *data_set(), epochs=10)
     assert_same_trajectory(trainer, oracle, history, expected)
     assert _core.isa() == isa
+
+
+def test_layers_whose_arrays_are_replaced_in_the_middle_of_a_step(natively):
+    """A schedule, called in the middle, drops what the step has found: it is held until the step is done."""
+    x, t = data_set("embedding, norm")
+    trainer = build(net="embedding, norm")
+
+    def lr(step):
+        for layer in trainer.net.layers:
+            layer.grads = {}
+            layer.params = {name: np.full_like(p, 0.1) for name, p in layer.params.items()}
+        return [np.ones(n) for n in range(1, 2000)] and 0.01
+
+    trainer.optimizer.lr = lr
+    for _ in range(20):
+        assert np.isfinite(trainer.step(x, t))

@@ -9,7 +9,7 @@ learn from.
 """
 
 from . import _load as _load  # comes first
-from . import callbacks, data, init, reference, schedules
+from . import callbacks, data, init, reference, schedules, search
 from .layers import GELU, Affine, BatchNorm, Dropout, Embedding, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
 from .losses import MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from .network import Sequential, mlp
@@ -54,6 +54,7 @@ __all__ = [
     "mlp",
     "reference",
     "schedules",
+    "search",
     "set_num_threads",
     "show_config",
     "threads",

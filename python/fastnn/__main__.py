@@ -17,6 +17,13 @@ def demo(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def experiments(arguments: Sequence[str]) -> int:
+    """Run the experiments of a course on neural networks, and draw what they find."""
+    from .experiments.command import main
+
+    return main(arguments)
+
+
 def info(arguments: Sequence[str]) -> int:
     """Show the version, the instruction set in use and the number of threads."""
     from . import show_config
@@ -26,7 +33,7 @@ def info(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {command.__name__: command for command in (demo, info)}
+COMMANDS = {command.__name__: command for command in (demo, experiments, info)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m fastnn",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:6}{run.__doc__}" for name, run in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:13}{run.__doc__}" for name, run in COMMANDS.items()),
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="see COMMAND --help")

@@ -15,7 +15,7 @@ class CompiledNetwork:
 
     def __init__(self, lock: InUse, layers: list[tuple[Any, ...]]) -> None: ...
     def step(self, trainer: Any, x: Any, t: Any, weight: Any) -> float | None:
-        """Do a trainer's step and return its loss, or None: Python has to do it.
+        """Do a trainer's step and return its loss, or None if Python has to do it.
 
         Nothing has changed if the loss is not finite and the trainer minds.
         """

@@ -97,7 +97,7 @@ class Trainer(reference.Trainer):
         return _core.permutation(n, self.seed, self.epochs)
 
     def _rates(self, steps: int) -> Any:
-        """Return the learning rates of the next steps, a few hundred at most; None where they do not change.
+        """Return the rates of the next steps, a few hundred at most; None where they do not change.
 
         Where one cannot be had the steps before it come first.
         """

@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 
+#include "bindings/buffers.h"
 #include "core/team.h"
 
 namespace fastnn::bindings {
@@ -119,10 +120,17 @@ Index size_of(py::handle array) noexcept {
 
 py::object new_array(py::dtype dtype, int nd, const Index* shape) {
   auto& api = npy_api::get();
+  std::size_t bytes = static_cast<std::size_t>(dtype.itemsize());
+  for (int i = 0; i < nd; ++i)
+    if (__builtin_mul_overflow(bytes, static_cast<std::size_t>(shape[i]), &bytes)) bytes = 0;  // NumPy's to refuse
+  Buffer buffer{};
+  if (bytes >= kOwnBuffer) buffer = new_buffer(bytes);
   PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype.release().ptr(), nd, const_cast<Py_intptr_t*>(shape),
-                                              nullptr, nullptr, 0, nullptr);
+                                              nullptr, buffer.data, buffer.data ? npy_api::NPY_ARRAY_WRITEABLE_ : 0, nullptr);
   if (!array) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(array);
+  py::object result = py::reinterpret_steal<py::object>(array);
+  if (buffer.data) api.PyArray_SetBaseObject_(array, buffer.owner.release().ptr());
+  return result;
 }
 
 py::object new_like(py::handle array) {

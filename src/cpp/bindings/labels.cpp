@@ -1,5 +1,6 @@
 #include "bindings/labels.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace fastnn::bindings {
@@ -32,12 +33,33 @@ Weights weights_of(py::handle weight, Index n) {
   return w;
 }
 
+namespace {
+
+void check_classes(py::handle labels, Index cols) {
+  const int64_t* label = data_of<const int64_t>(labels);
+  const Index rows = extent(labels, 0);
+  uint64_t highest = 0;  // a negative number is a large one
+  for (Index i = 0; i < rows; ++i) highest = std::max(highest, static_cast<uint64_t>(label[i]));
+  if (highest < static_cast<uint64_t>(cols)) return;
+  for (Index i = 0; i < rows; ++i)
+    if (label[i] < 0 || label[i] >= cols)
+      refuse("t must hold class labels in [0, " + std::to_string(cols) + "), got " + std::to_string(label[i]) + " at position " +
+             std::to_string(i));
+}
+
+}  // namespace
+
 template <class T>
 Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index first) {
-  const std::string n = std::to_string(rows), shape = "(" + n + ", " + std::to_string(cols) + ")";
   const auto wanted = [&] {
-    return "t must hold integer class labels of shape (" + n + ",) or rows of probabilities of shape " + shape;
+    const std::string n = std::to_string(rows);
+    return "t must hold integer class labels of shape (" + n + ",) or rows of probabilities of shape (" + n + ", " +
+           std::to_string(cols) + ")";
   };
+  if (!copy && is_array(t) && is_i64(t) && rank(t) == 1 && extent(t, 0) == rows && is_contiguous(t)) {
+    check_classes(t, cols);
+    return {py::reinterpret_borrow<py::object>(t), true};
+  }
   const py::array given = py::array::ensure(t);
   if (!given) {
     PyErr_Clear();
@@ -49,13 +71,8 @@ Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index fir
   if (given.ndim() < 1 || given.ndim() > 2 || extent(given, 0) != rows || (given.ndim() == 2 && extent(given, 1) != cols))
     refuse(wanted() + ", got shape " + shape_of(given));
   if (given.ndim() == 1) {
-    const bool as_it_is = !copy && is_i64(given) && is_contiguous(given);
-    py::object labels = as_it_is ? py::object(given) : given.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
-    const int64_t* label = data_of<const int64_t>(labels);
-    for (Index i = 0; i < rows; ++i)
-      if (label[i] < 0 || label[i] >= cols)
-        refuse("t must hold class labels in [0, " + std::to_string(cols) + "), got " + std::to_string(label[i]) +
-               " at position " + std::to_string(i));
+    py::object labels = given.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
+    check_classes(labels, cols);
     return {std::move(labels), true};
   }
   py::object labels = given.attr("astype")(py::dtype::of<T>(), py::arg("order") = "C");
@@ -76,12 +93,24 @@ Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index fir
 template Labels softmax_labels<float>(py::handle, Index, Index, bool, Index);
 template Labels softmax_labels<double>(py::handle, Index, Index, bool, Index);
 
+namespace {
+
+// Without a branch, so that the compiler takes several at a time.
+template <class T>
+bool all_within_unit(const T* t, Index n) {
+  unsigned outside = 0;
+  for (Index i = 0; i < n; ++i) outside |= static_cast<unsigned>(!(t[i] >= 0)) | static_cast<unsigned>(!(t[i] <= 1));
+  return outside == 0;
+}
+
+}  // namespace
+
 template <class T>
 void check_targets(py::handle target, py::handle x, bool probabilities, Index first) {
   const bool column = rank(x) == 2 && extent(x, 1) == 1 && rank(target) == 1 && extent(target, 0) == extent(x, 0);
   if (!same_shape(target, x) && !column) refuse("t must have the shape of x, " + shape_of(x) + ", got shape " + shape_of(target));
-  if (!probabilities) return;
   const T* labels = data_of<const T>(target);
+  if (!probabilities || all_within_unit(labels, size_of(target))) return;
   for (Index i = 0; i < size_of(target); ++i)
     if (!(labels[i] >= 0 && labels[i] <= 1))
       refuse("t must hold numbers in [0, 1], got " + std::string(py::str(py::float_(static_cast<double>(labels[i])))) +

@@ -116,6 +116,8 @@ struct LayerObject {
   LayerKind kind;
   py::dict attributes;
   Activation activation{};
+  Py_ssize_t plain_size = 0;         // of the attributes when last seen without a replaced pass
+  py::object parameters[2], grads;   // what it has in this call, or null
   py::str weight, bias;              // keys of params and grads
   py::str weight_entry, bias_entry;  // keys of the optimizer's state
 };
@@ -168,6 +170,7 @@ class CompiledNetwork {
     explicit Calling(CompiledNetwork& network) : network(network) { network.calling_ = true; }
     ~Calling() {
       network.call_.clear();
+      for (LayerObject& l : network.layers_) l.parameters[0] = l.parameters[1] = l.grads = py::object();
       network.calling_ = false;
     }
     Calling(const Calling&) = delete;
@@ -200,29 +203,39 @@ class CompiledNetwork {
 
   template <class F>
   py::object with_type(F&& f) {
+    look_up();
     for (const LayerObject& l : layers_)
-      if (l.kind != LayerKind::activation && l.kind != LayerKind::dropout) {
-        const py::handle p = parameter(l, l.weight);
-        return is_array(p) && is_f64(p) ? f(f64_) : f(f32_);
-      }
+      if (has_parameters(l)) return is_f64(parameter(l)) ? f(f64_) : f(f32_);
     throw Unsupported{};
   }
 
-  static py::handle parameter(const LayerObject& l, py::handle key) {
-    const py::handle params = find(l.attributes, names().params);
-    const py::handle p = params && PyDict_Check(params.ptr()) ? py::handle(find(params, key)) : py::handle();
-    if (!p || !is_array(p)) throw Unsupported{};
-    return p;
+  // Finds the arrays of all layers, and holds them: a schedule, or another thread meanwhile, may replace them.
+  void look_up() {
+    const Names& name = names();
+    for (LayerObject& l : layers_) {
+      check_methods(l.attributes, l.plain_size);
+      if (!has_parameters(l)) continue;
+      const py::handle params = find(l.attributes, name.params), grads = find(l.attributes, name.grads);
+      if (!params || !PyDict_Check(params.ptr()) || !grads || !PyDict_Check(grads.ptr())) throw Unsupported{};
+      l.grads = py::reinterpret_borrow<py::object>(grads);
+      l.parameters[0] = py::reinterpret_borrow<py::object>(find(params, l.weight));
+      if (l.kind != LayerKind::embedding) l.parameters[1] = py::reinterpret_borrow<py::object>(find(params, l.bias));
+    }
+  }
+  static bool has_parameters(const LayerObject& l) { return l.kind != LayerKind::activation && l.kind != LayerKind::dropout; }
+  static py::handle parameter(const LayerObject& l, int which = 0) {
+    if (!l.parameters[which] || !is_array(l.parameters[which])) throw Unsupported{};
+    return l.parameters[which];
   }
 
   template <class T>
   void read_parameter(network::Parameter<T>& to, const LayerObject& l, bool second, Index rows, Index cols) {
-    const py::handle key = second ? l.bias : l.weight, p = parameter(l, key);
+    const py::handle p = parameter(l, second);
     to.p = call_.numbers<T>(p, rows, cols);
     to.size = cols < 0 ? rows : rows * cols;
     if (!call_.train) return;
     if (call_.keep && l.kind != LayerKind::embedding)
-      to.g = call_.beside<T>(find(l.attributes, names().grads), key, p, rows, cols, false);
+      to.g = call_.beside<T>(l.grads, second ? l.bias : l.weight, p, rows, cols, false);
     T** const slots[2] = {&to.s1, &to.s2};
     for (int s = 0; s < call_.state_count; ++s)
       *slots[s] = call_.beside<T>(call_.states[s], second ? l.bias_entry : l.weight_entry, p, rows, cols, true);
@@ -237,8 +250,6 @@ class CompiledNetwork {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const LayerObject& from = layers_[i];
       const py::dict& attributes = from.attributes;
-      check_methods(attributes);
-      if (call_.train && !is_dict(find(attributes, name.grads))) throw Unsupported{};
       Layer<T>& l = to[i];
       l = Layer<T>{};
       l.kind = from.kind;
@@ -246,7 +257,7 @@ class CompiledNetwork {
       l.in = l.out = features;
       switch (from.kind) {
         case LayerKind::affine:
-          l.out = last_extent(parameter(from, from.weight), 2);
+          l.out = last_extent(parameter(from), 2);
           read_parameter(l.weight, from, false, l.in, l.out);
           read_parameter(l.bias, from, true, l.out, -1);
           break;
@@ -259,7 +270,7 @@ class CompiledNetwork {
           l.eps = static_cast<T>(number(attributes, name.eps));
           break;
         case LayerKind::embedding: {
-          const py::handle w = parameter(from, from.weight);
+          const py::handle w = parameter(from);
           l.dim = last_extent(w, 2);
           l.vocabulary = extent(w, 0);
           l.out = l.in * l.dim;
@@ -363,14 +374,18 @@ class CompiledNetwork {
       loss_type_ = py::reinterpret_borrow<py::object>(type);
     }
     call_.loss = attributes_of(loss);
-    check_methods(call_.loss);
+    Py_ssize_t never = -1;
+    check_methods(call_.loss, never);
     return static_cast<network::Loss>(loss_kind_);
   }
   // An object whose passes have been replaced is not what it seems.
-  static void check_methods(py::handle attributes) {
+  static void check_methods(py::handle attributes, Py_ssize_t& plain_size) {
+    const Py_ssize_t size = PyDict_Size(attributes.ptr());
+    if (size == plain_size) return;
     const Names& name = names();
     if (find(attributes, name.forward) || find(attributes, name.backward) || find(attributes, name.backward_params))
       throw Unsupported{};
+    plain_size = size;
   }
 
   // Rows of an array as they lie there; none of the types a plan reads, or rows with gaps, are converted if they may be.
@@ -547,7 +562,7 @@ class CompiledNetwork {
   Index parameter_bytes() const {
     Index bytes = 0;
     for (const LayerObject& l : layers_)
-      if (l.kind == LayerKind::affine) bytes += size_of(parameter(l, l.weight)) * 4;
+      if (l.kind == LayerKind::affine) bytes += size_of(parameter(l)) * 4;
     return bytes;
   }
 
@@ -589,10 +604,9 @@ class CompiledNetwork {
         std::copy_n(plan.embedding_rows().data(), distinct, data_of<int64_t>(indices));
         std::copy_n(plan.embedding_values(), size_of(values), data_of<T>(values));
         const py::object sparse = py::module_::import("fastnn.sparse").attr("RowSparse");
-        py::reinterpret_borrow<py::dict>(find(l.attributes, name.grads))[l.weight] =
-            sparse.attr("trusted")(indices, values, parameter(l, l.weight).attr("shape"));
+        py::reinterpret_borrow<py::dict>(l.grads)[l.weight] = sparse.attr("trusted")(indices, values, parameter(l).attr("shape"));
       } else if (l.kind != LayerKind::activation && !call_.keep) {
-        PyDict_Clear(find(l.attributes, name.grads));
+        PyDict_Clear(l.grads.ptr());
       }
     }
     py::object y = new_matrix<T>(rows, plan.outputs());

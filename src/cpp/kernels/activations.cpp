@@ -32,14 +32,16 @@ struct Tanh {
 // y = x*Phi(x), dx = dy*(Phi(x) + x*phi(x))
 template <class T>
 struct Gelu {
+  // max(x, 0) - |x|*(1 - Phi(|x|)), |x| bounded above only, so that -infinity gives NaN as x*Phi(x) does
   FASTNN_INLINE Vec<T> forward(Vec<T> x, Vec<T>) {
     Vec<T> density;
-    return x * normal_cdf(x, density);
+    const Vec<T> a = min(set1(MathConstants<T>::tail_end), abs(x));
+    return fma(min(set1(T(0)) - a, x), normal_tail(a, density), max(set1(T(0)), x));
   }
   FASTNN_INLINE Vec<T> backward(Vec<T> x, Vec<T> dy, Vec<T>) {
     Vec<T> density;
-    const Vec<T> cdf = normal_cdf(x, density);
-    return dy * fma(x, density, cdf);
+    const Vec<T> a = min(set1(MathConstants<T>::tail_end), abs(x)), tail = normal_tail(a, density);
+    return dy * fma(x, density, select(x < set1(T(0)), tail, set1(T(1)) - tail));
   }
 };
 // y = x*s, s = 1/(1 + exp(-x)), dx = dy*s*(1 + x*(1 - s))
@@ -53,16 +55,19 @@ struct Silu {
 };
 
 template <class T, class F>
-void forward(const T* x, T* y, Index n, T alpha) {
+void forward(const T* x, T* y, Index n, T alpha, bool around) {
   const Vec<T> a = set1(alpha);
-  each_vector<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, F::forward(load(x + i, lanes), a), lanes); });
+  each_line<T>(y, n, [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, F::forward(load(x + i, lanes), a), lanes, around); });
+  stream_end();
 }
 template <class T, class F, bool FromOutput>
-void backward(const T* x, const T* y, const T* dy, T* dx, Index n, T alpha) {
+void backward(const T* x, const T* y, const T* dy, T* dx, Index n, T alpha, bool around) {
   const T* saved = FromOutput ? y : x;
   const Vec<T> a = set1(alpha);
-  each_vector<T>(n, [&](Index i, auto lanes)
-                        FASTNN_LAMBDA { store(dx + i, F::backward(load(saved + i, lanes), load(dy + i, lanes), a), lanes); });
+  each_line<T>(dx, n, [&](Index i, auto lanes) FASTNN_LAMBDA {
+    store(dx + i, F::backward(load(saved + i, lanes), load(dy + i, lanes), a), lanes, around);
+  });
+  stream_end();
 }
 
 template <Activation kind, template <class> class F, class T>

@@ -141,9 +141,12 @@ void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
         for (int s = 0; s < S; ++s) to[p * rows + i + s] = a[(i + s) * g.a_row + p];
     }
   if (g.a_row == 1) {
-    for (Index p = 0; p < g.k; ++p)
-      each_vector<T>(
-          rows, [&](Index j, auto lanes) FASTNN_LAMBDA { store(to + p * rows + j, load(a + p * g.a_col + j, lanes), lanes); });
+    for (Index p = 0; p < g.k; ++p) {
+      const T* from = a + p * g.a_col;
+      __builtin_prefetch(from + 2 * rows);  // the next tile's rows, which no hardware foresees
+      each_vector<T>(rows,
+                     [&](Index j, auto lanes) FASTNN_LAMBDA { store(to + p * rows + j, load(from + j, lanes), lanes); });
+    }
     return;
   }
   for (; i < rows; ++i)
@@ -174,6 +177,10 @@ void gemm_block(const GemmBlock<T>& g) {
       const int nv = half && last ? 1 : static_cast<int>(smaller(widest, vectors - v - half));
       const bool end = v + nv == vectors;
       t.last = end ? tail : kLanes<T>;
+      for (int s = 0; s < 3 && g.touched[s]; ++s)
+        for (int r = 0; r < mr; ++r)
+          for (int line = 0; line < nv; ++line)
+            __builtin_prefetch(g.touched[s] + (i + r) * g.touched_row + (v + line) * kLanes<T>, 1);
       (half && last ? kTileKernels<T>.half[mr][mask] : kTileKernels<T>.at[mr][nv][end && mask])(t);
       v += nv;
       t.b += nv * g.b_vector;
@@ -189,7 +196,13 @@ void gemm_block(const GemmBlock<T>& g) {
 template <class T>
 void pack_columns(const Matrix<const T>& b, T* to) {
   constexpr int L = kLanes<T>, S = kTransposeBlock<T>;
-  for (Index j = 0; j < b.cols; j += L, to += b.rows * L) {
+  constexpr int kTogether = 4;  // panels, so that a row gives up several lines at a time
+  Index j = 0;
+  if (b.col_stride == 1)
+    for (; j + kTogether * L <= b.cols; j += kTogether * L, to += kTogether * b.rows * L)
+      for (Index p = 0; p < b.rows; ++p)
+        FASTNN_EACH (v, kTogether) store(to + (v * b.rows + p) * L, load(b.data + p * b.row_stride + j + v * L));
+  for (; j < b.cols; j += L, to += b.rows * L) {
     const int width = static_cast<int>(smaller(L, b.cols - j));
     const T* from = b.data + j * b.col_stride;
     if (b.col_stride == 1) {

@@ -5,25 +5,140 @@
 namespace fastnn::FASTNN_TARGET {
 namespace {
 
-// y = exp(x - max)/sum, and max and log(sum) of each row, from which log softmax = x - max - log(sum).
+// What becomes of some rows, a row a lane: most = max(x), total = sum of exp(x - most), inverse = 1/total, log_sum = log(total).
+template <class T>
+struct Rows {
+  alignas(kVectorBytes) T most[kLanes<T>], total[kLanes<T>], inverse[kLanes<T>], log_sum[kLanes<T>];
+};
+
+// Rows that are taken together: each step goes over all of them, so that one row's reduction does not wait for another's, and the
+// last one has a lane for each. (A row at a time, with the C library's logarithm, 128 x 100 took 12 us.) They stay in the
+// second-level cache.
+template <class T>
+FASTNN_INLINE Index rows_together(Index rows, Index cols) {
+  constexpr Index kNumbers = 16384;
+  return smaller(rows, cols < kNumbers ? smaller(kNumbers / cols, kLanes<T>) : 1);
+}
+
+// y = exp(x - most), and the rest but for 1/total in y.
+template <class T>
+FASTNN_INLINE void exponentials(const T* x, Index x_row, Index rows, Index cols, T* y, Rows<T>& of) {
+  const T lowest = -T(__builtin_inf());
+  store(of.total, set1(T(1)));
+  for (Index i = 0; i < rows; ++i) {
+    Vec<T> top = set1(lowest);
+    each_vector<T>(
+        cols, [&](Index j, auto lanes) FASTNN_LAMBDA { top = max(top, only(load(x + i * x_row + j, lanes), lanes, lowest)); });
+    of.most[i] = reduce_max(top);
+  }
+  for (Index i = 0; i < rows; ++i) {
+    const Vec<T> shift = set1(of.most[i]);
+    Vec<T> sum = set1(T(0));
+    each_vector<T>(cols, [&](Index j, auto lanes) FASTNN_LAMBDA {
+      const Vec<T> e = exp_of_negative(load(x + i * x_row + j, lanes) - shift);
+      sum = sum + only(e, lanes, T(0));
+      store(y + i * cols + j, e, lanes);
+    });
+    of.total[i] = reduce_sum(sum);
+  }
+  const Vec<T> total = load(of.total);
+  store(of.inverse, set1(T(1)) / total);
+  store(of.log_sum, log_from_one(total));
+}
+
+// From row_max and log_sum, log softmax = x - row_max - log_sum.
 template <class T>
 void softmax(const T* x, Index x_row, Index rows, Index cols, T* y, T* row_max, T* log_sum) {
-  for (Index i = 0; i < rows; ++i, x += x_row, y += cols) {
-    const T lowest = -T(__builtin_inf());
-    Vec<T> top = set1(lowest), sum = set1(T(0));
-    each_vector<T>(cols, [&](Index j, auto lanes) FASTNN_LAMBDA { top = max(top, only(load(x + j, lanes), lanes, lowest)); });
-    const T most = reduce_max(top);
-    const Vec<T> shift = set1(most);
-    each_vector<T>(cols, [&](Index j, auto lanes) FASTNN_LAMBDA {
-      const Vec<T> e = exp(load(x + j, lanes) - shift);
-      sum = sum + only(e, lanes, T(0));
-      store(y + j, e, lanes);
-    });
-    const T total = reduce_sum(sum);
-    const Vec<T> inverse = set1(T(1) / total);
-    each_vector<T>(cols, [&](Index j, auto lanes) FASTNN_LAMBDA { store(y + j, load(y + j, lanes) * inverse, lanes); });
-    row_max[i] = most;
-    log_sum[i] = static_cast<T>(__builtin_log(static_cast<double>(total)));
+  Rows<T> of;
+  for (Index begin = 0, n; begin < rows; begin += n, x += n * x_row, y += n * cols) {
+    n = rows_together<T>(rows - begin, cols);
+    exponentials(x, x_row, n, cols, y, of);
+    for (Index i = 0; i < n; ++i) {
+      const Vec<T> inverse = set1(of.inverse[i]);
+      T* row = y + i * cols;
+      each_vector<T>(cols, [&](Index j, auto lanes) FASTNN_LAMBDA { store(row + j, load(row + j, lanes) * inverse, lanes); });
+      row_max[begin + i] = of.most[i];
+      log_sum[begin + i] = of.log_sum[i];
+    }
+  }
+}
+
+// to(j, i) = from(i, j) for i < rows and j < cols, which are at most kLanes; rows are from_row and to_row apart.
+template <class T>
+FASTNN_INLINE void turn(const T* from, Index from_row, Index rows, Index cols, T* to, Index to_row) {
+  constexpr int S = kTransposeBlock<T>;
+  Index i = 0;
+  for (; i + S <= rows; i += S) {
+    Index j = 0;
+    for (; j + S <= cols; j += S) transpose_block(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
+    for (; j < cols; ++j)
+      for (Index r = i; r < i + S; ++r) to[j * to_row + r] = from[r * from_row + j];
+  }
+  for (; i < rows; ++i)
+    for (Index j = 0; j < cols; ++j) to[j * to_row + i] = from[i * from_row + j];
+}
+
+// Up to kLanes rows of up to kLanes columns, a row a lane, to the bits of the general way: 10 columns take 6 ns a row instead of 23.
+template <class T>
+void narrow_softmax_gradient(const T* x, Index x_row, Index rows, Index cols, const int64_t* labels, const T* factor, T* y, T* dx,
+                             Index dx_row, double* losses) {
+  constexpr int L = kLanes<T>;
+  alignas(kVectorBytes) T column[L][L], slope[L][L];
+  Rows<T> of;
+  if (rows < L)
+    for (Index j = 0; j < cols; ++j) store(column[j], set1(T(0)));
+  turn(x, x_row, rows, cols, column[0], L);
+  Vec<T> top = set1(-T(__builtin_inf()));
+  for (Index j = 0; j < cols; ++j) top = max(top, load(column[j]));
+  Vec<T> sum[L];
+  for (Index j = 0; j < cols; ++j) {
+    sum[j] = exp_of_negative(load(column[j]) - top);
+    store(column[j], sum[j]);
+  }
+  for (Index n = L / 2; n > 0; n /= 2)  // reduce_sum()'s order
+    for (Index j = 0; j < n && j + n < cols; ++j) sum[j] = sum[j] + sum[j + n];
+  const Vec<T> inverse = set1(T(1)) / sum[0];
+  const Vec<T> f = rows < L ? load(factor, First{static_cast<int>(rows)}) : load(factor);
+  store(of.most, top);
+  store(of.log_sum, log_from_one(sum[0]));
+  for (Index j = 0; j < cols; ++j) {
+    const Vec<T> p = load(column[j]) * inverse;
+    store(column[j], p);
+    store(slope[j], p * f);
+  }
+  for (Index i = 0; i < rows; ++i) {
+    const Index label = labels[i];
+    losses[i] = static_cast<double>(of.most[i]) - static_cast<double>(x[i * x_row + label]) + static_cast<double>(of.log_sum[i]);
+    slope[label][i] = (column[label][i] - T(1)) * factor[i];
+  }
+  turn(column[0], L, cols, rows, y, cols);
+  turn(slope[0], L, cols, rows, dx, dx_row);
+}
+
+template <class T>
+void softmax_gradient(const T* x, Index x_row, Index rows, Index cols, const int64_t* labels, const T* factor, T* y, T* dx,
+                      Index dx_row, double* losses) {
+  Rows<T> of;
+  for (Index begin = 0, n; begin < rows; begin += n, x += n * x_row, y += n * cols, dx += n * dx_row) {
+    n = rows_together<T>(rows - begin, cols);
+    if (cols <= kLanes<T>) {
+      narrow_softmax_gradient(x, x_row, n, cols, labels + begin, factor + begin, y, dx, dx_row, losses + begin);
+      continue;
+    }
+    exponentials(x, x_row, n, cols, y, of);
+    for (Index i = 0; i < n; ++i) {
+      const Index label = labels[begin + i];
+      losses[begin + i] =
+          static_cast<double>(of.most[i]) - static_cast<double>(x[i * x_row + label]) + static_cast<double>(of.log_sum[i]);
+      const Vec<T> inverse = set1(of.inverse[i]), f = set1(factor[begin + i]);
+      T *row = y + i * cols, *slope = dx + i * dx_row;
+      each_vector<T>(cols, [&](Index j, auto lanes) FASTNN_LAMBDA {
+        const Vec<T> p = load(row + j, lanes) * inverse;
+        store(row + j, p, lanes);
+        store(slope + j, p * f, lanes);
+      });
+      slope[label] = (row[label] - T(1)) * factor[begin + i];
+    }
   }
 }
 
@@ -40,9 +155,9 @@ double soft_label_loss(const T* x, const T* t, Index n, T row_max, T log_sum) {
 // With e = exp(-|x|): y = 1/(1 + e) for x >= 0, e/(1 + e) below; the loss is max(x, 0) - x t + log1p(e).
 template <class T>
 double sigmoid_loss(const T* x, const T* t, Index n, T* y) {
-  const Vec<T> zero = set1(T(0)), one = set1(T(1)), lowest = set1(MathConstants<T>::exp_low);
+  const Vec<T> zero = set1(T(0)), one = set1(T(1));
   return sum_pieces<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
-    const Vec<T> v = load(x + i, lanes), e = exp_in_range(max(lowest, zero - abs(v)));
+    const Vec<T> v = load(x + i, lanes), e = exp_of_negative(zero - abs(v));
     store(y + i, select(v < zero, e, one) / (one + e), lanes);
     return fma(zero - v, load(t + i, lanes), max(zero, v)) + log1p_unit(e);
   });
@@ -57,10 +172,12 @@ double squared_error(const T* x, const T* t, Index n) {
 }
 
 template <class T>
-void scaled_difference(const T* a, const T* b, T scale, Index n, T* y) {
+void scaled_difference(const T* a, const T* b, T scale, Index n, T* y, bool around) {
   const Vec<T> s = set1(scale);
-  each_vector<T>(n,
-                 [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, (load(a + i, lanes) - load(b + i, lanes)) * s, lanes); });
+  each_line<T>(y, n, [&](Index i, auto lanes) FASTNN_LAMBDA {
+    store(y + i, (load(a + i, lanes) - load(b + i, lanes)) * s, lanes, around);
+  });
+  stream_end();
 }
 
 }  // namespace
@@ -68,6 +185,7 @@ void scaled_difference(const T* a, const T* b, T scale, Index n, T* y) {
 template <class T>
 void fill_losses(Kernels<T>& table) {
   table.softmax = softmax<T>;
+  table.softmax_gradient = softmax_gradient<T>;
   table.soft_label_loss = soft_label_loss<T>;
   table.sigmoid_loss = sigmoid_loss<T>;
   table.squared_error = squared_error<T>;

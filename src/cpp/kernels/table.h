@@ -23,6 +23,10 @@ struct GemmBlock {
   // cache.
   void (*finish)(const void* context, T* c, Index row, Index rows);
   const void* context;
+  // Arrays that `finish` writes beside C, element (i, j) at touched[s] + i*touched_row + j, as many as are not null from the first
+  // on: their lines are fetched while the tile that they belong to is computed.
+  T* touched[3];
+  Index touched_row;
   bool transient;  // C is tile_rows rows only, which every tile row writes anew: `finish` has seen them
 };
 
@@ -44,8 +48,9 @@ constexpr int kActivations = 6;
 
 template <class T>
 struct ActivationKernels {
-  void (*forward)(const T* x, T* y, Index n, T alpha);                             // y may alias x
-  void (*backward)(const T* x, const T* y, const T* dy, T* dx, Index n, T alpha);  // uses x or y, see activation_uses_output
+  // y may alias x; `around` the caches go the stores of arrays that are too large for them, here as below.
+  void (*forward)(const T* x, T* y, Index n, T alpha, bool around);
+  void (*backward)(const T* x, const T* y, const T* dy, T* dx, Index n, T alpha, bool around);  // x or y: activation_uses_output
 };
 // What backward reads: the output (ReLU by its sign, sigmoid, tanh) or the input.
 constexpr bool activation_uses_output(Activation a) { return a != Activation::gelu && a != Activation::silu; }
@@ -94,29 +99,32 @@ struct Kernels {
   // mean and biased variance of each column, sound for a large mean: Chan's combination of the statistics of groups of rows
   void (*batchnorm_statistics)(const T* x, Index x_row, Index rows, Index cols, T* mean, T* var);
   // y = (x - mean)*rstd*gamma + beta
-  void (*batchnorm_forward)(const BatchNormColumns<T>&, const T* gamma, const T* beta, T* y, Index y_row);
+  void (*batchnorm_forward)(const BatchNormColumns<T>&, const T* gamma, const T* beta, T* y, Index y_row, bool around);
   // dbeta = sum dy, dgamma = sum dy*xhat
   void (*batchnorm_parameter_gradients)(const BatchNormColumns<T>&, const T* dy, Index dy_row, T* dgamma, T* dbeta);
   // dx = gamma*rstd*(dy - dbeta*per_row - xhat*dgamma*per_row); per_row is 1/N, or 0 where the statistics are constants
   void (*batchnorm_input_gradient)(const BatchNormColumns<T>&, const T* gamma, const T* dgamma, const T* dbeta, T per_row,
-                                   const T* dy, Index dy_row, T* dx, Index dx_row);
+                                   const T* dy, Index dy_row, T* dx, Index dx_row, bool around);
 
   // Elements [first, first + n) of the stream, first a multiple of 64: y = keep ? x*scale : 0; bit i of keep is element first +
   // i.
-  void (*dropout_forward)(const RandomStream&, uint64_t threshold, T scale, Index first, Index n, const T* x, T* y,
-                          uint8_t* keep);
-  void (*dropout_backward)(const uint8_t* keep, T scale, Index n, const T* dy, T* dx);
+  void (*dropout_forward)(const RandomStream&, uint64_t threshold, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep,
+                          bool around);
+  void (*dropout_backward)(const uint8_t* keep, T scale, Index n, const T* dy, T* dx, bool around);
 
   void (*random_words)(const RandomStream&, Index first, Index n, uint32_t* to);  // first and n are multiples of 64
 
   // Rows of y = softmax(x); row_max and log(sum exp(x - row_max)) of each row.
   void (*softmax)(const T* x, Index x_row, Index rows, Index cols, T* y, T* row_max, T* log_sum);
+  // The same, with losses = row_max - x[label] + log_sum and dx = (y - onehot(label))*factor, a factor a row; dx may alias x.
+  void (*softmax_gradient)(const T* x, Index x_row, Index rows, Index cols, const int64_t* labels, const T* factor, T* y, T* dx,
+                           Index dx_row, double* losses);
   // sum t*(log_sum + row_max - x) over a row of soft labels
   double (*soft_label_loss)(const T* x, const T* t, Index n, T row_max, T log_sum);
   // y = logistic(x); sum max(x, 0) - x t + log1p(exp(-|x|))
   double (*sigmoid_loss)(const T* x, const T* t, Index n, T* y);
   double (*squared_error)(const T* x, const T* t, Index n);
-  void (*scaled_difference)(const T* a, const T* b, T scale, Index n, T* y);  // y = (a - b)*scale
+  void (*scaled_difference)(const T* a, const T* b, T scale, Index n, T* y, bool around);  // y = (a - b)*scale
 
   void (*scale)(const T* x, T scale, Index n, T* y);                // y may alias x
   void (*add)(const T* x, Index n, T* y);                           // y += x

@@ -8,7 +8,7 @@ namespace {
 template <class T>
 void scale(const T* x, T factor, Index n, T* y) {
   const Vec<T> f = set1(factor);
-  each_vector<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, load(x + i, lanes) * f, lanes); });
+  each_line<T>(y, n, [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, load(x + i, lanes) * f, lanes); });
 }
 
 template <class T>

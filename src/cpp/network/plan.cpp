@@ -14,6 +14,8 @@ namespace {
 constexpr Index kRowsEach = 16;
 // Columns that a member takes at least: a cache line or two, so that no two write one line.
 constexpr Index kColumns = 16;
+// Weights of more bytes are packed for their products, by each member a part.
+constexpr Index kTogetherBytes = 512 * 1024;
 // Dropout's masks come in groups of so many elements.
 constexpr Index kMaskGroup = 64;
 
@@ -143,6 +145,7 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
     }
     matrix(predictions_, outputs_);
     take(losses_, rows);
+    take(factors_, rows);
     if (train) {
       T* dy;
       matrix(dy, outputs_);
@@ -162,7 +165,8 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
         own_size_ = std::max(own_size_, (size.own + kColumns - 1) / kColumns * kColumns);
         return size.shared;
       };
-      const Index share = shared_rows ? (rows + members - 1) / members : rows;
+      node.together = layer.weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
+      const Index share = shared_rows && !node.together ? (rows + members - 1) / members : rows;
       const Matrix<const T> x{nullptr, share, layer.in, layer.in, 1}, dy{nullptr, share, layer.out, layer.out, 1};
       const Matrix<const T> w{nullptr, layer.in, layer.out, layer.out, 1};
       ops::Gemm<T> g{};
@@ -241,11 +245,16 @@ void Plan<T>::meet(Team& team) const noexcept {
   if (!by_rows(team)) team.barrier();
 }
 
-// A product of rows: of this member's, by itself, or of all, shared by columns.
+// A product of rows: of this member's, by itself, or of all, shared by rows and columns.
 template <class T>
-void Plan<T>::product(Team& team, ops::Gemm<T> g, const ops::GemmPlan& plan, T* shared) noexcept {
+void Plan<T>::product(Team& team, const Node& node, ops::Gemm<T> g, const ops::GemmPlan& plan, T* shared) noexcept {
   T* own = own_ + own_size_ * team.rank;
   if (!by_rows(team)) return ops::gemm(team, g, plan, shared, own);
+  if (node.together) {
+    team.barrier();
+    ops::gemm(team, g, plan, shared, own);
+    return team.barrier();
+  }
   const Range rows = rows_of(team);
   g.a.data += rows.begin * g.a.row_stride;
   g.c.data += rows.begin * g.c.row_stride;
@@ -276,7 +285,7 @@ void Plan<T>::forward(Team& team, const Batch<T>& batch, bool train, uint64_t st
           g.finish = Part::forward;
           g.context = &part;
         }
-        product(team, g, node.forward, node.shared_forward);
+        product(team, node, g, node.forward, node.shared_forward);
         break;
       }
       case LayerKind::activation:
@@ -340,7 +349,8 @@ void Plan<T>::loss(Team& team, const Batch<T>& batch, const Rule& rule) noexcept
                            factor,
                            predictions_ + at,
                            last.dy + at,
-                           losses_ + rows.begin};
+                           losses_ + rows.begin,
+                           factors_ + rows.begin};
   switch (rule.loss) {
     case Loss::softmax:
       ops::softmax_rows(r);
@@ -393,7 +403,7 @@ void Plan<T>::backward(Team& team, const Batch<T>& batch) noexcept {
           g.finish = Part::backward;
           g.context = &part;
         }
-        product(team, g, node.for_dx, node.shared_dx);
+        product(team, node, g, node.for_dx, node.shared_dx);
         break;
       }
       case LayerKind::activation:
@@ -431,6 +441,10 @@ void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update)
       ops::Gemm<T> g = weight_gradient(node, input(node, batch), rows_);
       if (update) {
         g.context = &target;
+        T** touched = g.touched;
+        for (T* array : {layer.weight.p, layer.weight.s1, layer.weight.s2})
+          if (array) *touched++ = array;
+        g.touched_row = layer.out;
         g.finish = [](const void* context, const ops::GemmPart<T>& part) {
           const Target& to = *static_cast<const Target*>(context);
           each_run(part, to.width, [&](const T* c, Index i, Index n) { to.update->run(to.weight, i, n, c); });

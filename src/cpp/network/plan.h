@@ -57,6 +57,7 @@ class Plan {
     bool forward_fused;   // done by the affine layer before, on parts of its output that are in cache
     bool backward_fused;  // done by the affine layer after
     bool wants_dx;        // some layer before has parameters
+    bool together;        // its products are shared as the team sees fit: packing large weights is work to be shared, too
     ops::GemmPlan forward, for_dx, for_dw;
     T *shared_forward, *shared_dx, *shared_dw;  // scratch of these products
   };
@@ -72,7 +73,7 @@ class Plan {
   }
   ops::NormColumns<T> columns(const Node& node, const T* x, Index begin, Index end) const noexcept;
   ops::Gemm<T> weight_gradient(const Node& node, const T* x, Index rows) const noexcept;
-  void product(Team& team, ops::Gemm<T> g, const ops::GemmPlan& plan, T* shared) noexcept;
+  void product(Team& team, const Node& node, ops::Gemm<T> g, const ops::GemmPlan& plan, T* shared) noexcept;
   double weight_sum(const Batch<T>& batch) const noexcept;
   double total_loss(const Batch<T>& batch) const noexcept;
 
@@ -92,7 +93,7 @@ class Plan {
   bool train_ = false, clip_ = false;
   double cost_ = 0;
   Index own_size_ = 0, grain_ = 1;
-  T *own_ = nullptr, *predictions_ = nullptr;
+  T *own_ = nullptr, *predictions_ = nullptr, *factors_ = nullptr;
   double *losses_ = nullptr, *norms_ = nullptr;
   ops::Occurrences occurrences_;
 };

@@ -30,6 +30,9 @@ void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, bool cl
 
 template <class T>
 Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule) {
+  int members = plan_.members();
+  const bool team = members > 1;
+  if (team && pace_.one_is_better(steps.rows, plan_.cost())) members = 1;
   const bool indices = layers.front().kind == LayerKind::embedding;
   const Index cols = layers.front().in, outputs = layers.back().out, rows = steps.rows;
   const bool in_place = !data.order && !indices && data.x.type == kNumber<T> && data.scale == 1 &&
@@ -51,8 +54,9 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
 
   Done done{0, 0, true, 0};
   bool enough[2] = {false, false};  // written by the first member before the others read it, by turns
-  const auto deadline = Clock::now() + std::chrono::duration<double>(steps.seconds);
-  run_team(plan_.members(), [&](Team& team) {
+  const auto begun = Clock::now();
+  const auto deadline = begun + std::chrono::duration<double>(steps.seconds);
+  run_team(members, [&](Team& team) {
     Index updates = 0;
     const auto row = [&](Index i) { return data.order ? data.order[i] : i; };
     for (Index s = 0; s < steps.count; ++s) {
@@ -106,6 +110,9 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
       if (enough[s & 1]) return;
     }
   });
+  if (team && done.updates > 0)
+    pace_.took(rows, members == 1,
+               std::chrono::duration<double, std::nano>(Clock::now() - begun).count() / static_cast<double>(done.updates));
   return done;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 // Many steps on a data set in one call: rows are gathered, converted and trained on without a word to anybody else.
+#include "network/pace.h"
 #include "network/plan.h"
 
 namespace fastnn::network {
@@ -38,6 +39,7 @@ class Runner {
 
  private:
   Plan<T> plan_;
+  Pace pace_;
   Arena arena_;
   T *x_ = nullptr, *dense_ = nullptr;
   int64_t *indices_ = nullptr, *labels_ = nullptr;

@@ -37,7 +37,8 @@ void batchnorm_train(const Matrix<const T>& x, const BatchNormVectors<T>& v, dou
       v.running_var[j] = keep * v.running_var[j] + rest * var[j];
       rstd[j] = T(1) / std::sqrt(var[j] + eps);
     }
-    k.batchnorm_forward(columns(x, mean, rstd, begin, end), v.gamma + begin, v.beta + begin, y.data + begin, y.row_stride);
+    k.batchnorm_forward(columns(x, mean, rstd, begin, end), v.gamma + begin, v.beta + begin, y.data + begin, y.row_stride,
+                        cost::leaves_caches<T>(2 * x.rows * x.cols));
   });
 }
 
@@ -49,7 +50,7 @@ void batchnorm_eval(const Matrix<const T>& x, const BatchNormVectors<T>& v, T ep
       rstd[j] = T(1) / std::sqrt(v.running_var[j] + eps);
     }
     kernels<T>().batchnorm_forward(columns(x, mean, rstd, begin, end), v.gamma + begin, v.beta + begin, y.data + begin,
-                                   y.row_stride);
+                                   y.row_stride, cost::leaves_caches<T>(2 * x.rows * x.cols));
   });
 }
 
@@ -62,7 +63,7 @@ void batchnorm_backward(bool by_batch, const Matrix<const T>& x, const T* mean, 
     const BatchNormColumns<T> c = columns(x, mean, rstd, begin, end);
     k.batchnorm_parameter_gradients(c, dy.data + begin, dy.row_stride, dgamma + begin, dbeta + begin);
     k.batchnorm_input_gradient(c, gamma + begin, dgamma + begin, dbeta + begin, per_row, dy.data + begin, dy.row_stride,
-                               dx.data + begin, dx.row_stride);
+                               dx.data + begin, dx.row_stride, cost::leaves_caches<T>(3 * x.rows * x.cols));
   });
 }
 

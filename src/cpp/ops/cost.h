@@ -17,6 +17,14 @@ constexpr double kUpdate = 0.3;          // an optimizer's update of a parameter
 constexpr double kWeight = 0.1;          // a weight read from the third-level cache for a product of few rows
 constexpr double kRow = 15.0;            // a row's reduction to one number
 
+// Whether an op that reads and writes so many numbers has its output leave the caches before anyone can read it: then stores had
+// better go around them, as a plain store reads the line first. On a Zen 4 core that shares 32 MiB, ReLU backward of 16 MiB took
+// 1.8 ms with plain stores and 1.1 ms so; of 8 MiB 0.44 and 0.36, forward of 8 MiB 0.24 and 0.32 ms.
+template <class T>
+constexpr bool leaves_caches(Index numbers) {
+  return numbers * static_cast<Index>(sizeof(T)) > (Index{24} << 20);
+}
+
 template <class T>
 double gemm(Index m, Index n, Index k) {
   return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) * kFlop * kPerByte<T>;

@@ -23,29 +23,33 @@ double cost_of(Activation kind) {
 template <class T>
 void activation_forward(Activation kind, const T* x, T* y, Index n, T alpha) {
   const auto kernel = kernels<T>().activations[static_cast<int>(kind)].forward;
-  each<T>(n, cost_of(kind), [&](Index begin, Index end) { kernel(x + begin, y + begin, end - begin, alpha); });
+  const bool around = cost::leaves_caches<T>(2 * n);
+  each<T>(n, cost_of(kind), [&](Index begin, Index end) { kernel(x + begin, y + begin, end - begin, alpha, around); });
 }
 
 template <class T>
 void activation_backward(Activation kind, const T* x, const T* y, const T* dy, T* dx, Index n, T alpha) {
   const auto kernel = kernels<T>().activations[static_cast<int>(kind)].backward;
-  const bool from_output = activation_uses_output(kind);
+  const bool from_output = activation_uses_output(kind), around = cost::leaves_caches<T>(3 * n);
   each<T>(n, from_output ? cost::kMove : cost::kTranscendental, [&](Index begin, Index end) {
-    kernel(from_output ? nullptr : x + begin, from_output ? y + begin : nullptr, dy + begin, dx + begin, end - begin, alpha);
+    kernel(from_output ? nullptr : x + begin, from_output ? y + begin : nullptr, dy + begin, dx + begin, end - begin, alpha,
+           around);
   });
 }
 
 template <class T>
 void dropout_forward(const RandomStream& stream, uint64_t threshold, T scale, const T* x, T* y, uint8_t* keep, Index n) {
+  const bool around = cost::leaves_caches<T>(2 * n);
   each<T>(n, cost::kRandom, [&](Index begin, Index end) {
-    kernels<T>().dropout_forward(stream, threshold, scale, begin, end - begin, x + begin, y + begin, keep + begin / 8);
+    kernels<T>().dropout_forward(stream, threshold, scale, begin, end - begin, x + begin, y + begin, keep + begin / 8, around);
   });
 }
 
 template <class T>
 void dropout_backward(const uint8_t* keep, T scale, const T* dy, T* dx, Index n) {
+  const bool around = cost::leaves_caches<T>(2 * n);
   each<T>(n, cost::kMove, [&](Index begin, Index end) {
-    kernels<T>().dropout_backward(keep + begin / 8, scale, end - begin, dy + begin, dx + begin);
+    kernels<T>().dropout_backward(keep + begin / 8, scale, end - begin, dy + begin, dx + begin, around);
   });
 }
 

@@ -10,14 +10,12 @@ namespace {
 
 double weight_of(const double* weight, Index i) { return weight ? weight[i] : 1.0; }
 
-// Calls row(i) -> loss for each of n rows on a team and returns the weighted sum, in the order of the rows.
+// Calls rows(begin, end, losses of these) for pieces of n rows on a team and returns the weighted sum, in the order of the rows.
 template <class F>
-double sum_rows(Index n, double nanoseconds, const double* weight, double* losses, F&& row) {
-  run_team(members_for(nanoseconds), [&](Team& team) {
-    team.share(n, 8, [&](Index begin, Index end) {
-      for (Index i = begin; i < end; ++i) losses[i] = row(i);
-    });
-  });
+double sum_rows(Index n, double nanoseconds, const double* weight, F&& rows) {
+  double* losses = scratch<double>(static_cast<std::size_t>(n));
+  run_team(members_for(nanoseconds),
+           [&](Team& team) { team.share(n, 8, [&](Index begin, Index end) { rows(begin, end, losses + begin); }); });
   double sum = 0;
   for (Index i = 0; i < n; ++i) sum += weight_of(weight, i) * losses[i];
   return sum;
@@ -31,10 +29,14 @@ double row_cost(Index rows, Index cols) {
 // Softmax of every row, then loss(i, max, log_sum).
 template <class T, class F>
 double softmax_loss(const Matrix<const T>& x, const double* weight, T* y, F&& loss) {
-  return sum_rows(x.rows, row_cost<T>(x.rows, x.cols), weight, scratch<double>(static_cast<std::size_t>(x.rows)), [&](Index i) {
-    T row_max, log_sum;
-    kernels<T>().softmax(x.data + i * x.row_stride, x.row_stride, 1, x.cols, y + i * x.cols, &row_max, &log_sum);
-    return loss(i, row_max, log_sum);
+  return sum_rows(x.rows, row_cost<T>(x.rows, x.cols), weight, [&](Index begin, Index end, double* losses) {
+    constexpr Index kTogether = 128;
+    T row_max[kTogether], log_sum[kTogether];
+    for (Index i = begin; i < end; i += kTogether) {
+      const Index n = end - i < kTogether ? end - i : kTogether;
+      kernels<T>().softmax(x.data + i * x.row_stride, x.row_stride, n, x.cols, y + i * x.cols, row_max, log_sum);
+      for (Index r = 0; r < n; ++r) *losses++ = loss(i + r, row_max[r], log_sum[r]);
+    }
   });
 }
 
@@ -44,9 +46,11 @@ template <class F>
 double mean_loss(Index rows, Index cols, double nanoseconds, const double* weight, F&& run) {
   constexpr Index kPiece = 4096;
   const Index n = rows * cols, length = weight ? cols : kPiece, runs = (n + length - 1) / length;
-  return sum_rows(runs, nanoseconds, weight, scratch<double>(static_cast<std::size_t>(runs)), [&](Index i) {
-    const Index begin = i * length;
-    return run(begin, n - begin < length ? n - begin : length) / static_cast<double>(cols);
+  return sum_rows(runs, nanoseconds, weight, [&](Index first, Index end, double* losses) {
+    for (Index i = first; i < end; ++i) {
+      const Index begin = i * length;
+      *losses++ = run(begin, n - begin < length ? n - begin : length) / static_cast<double>(cols);
+    }
   });
 }
 
@@ -100,9 +104,10 @@ double squared_error(const T* x, const T* t, const double* weight, Index rows, I
 
 template <class T>
 void weighted_difference(const T* y, const T* t, const double* weight, double scale, const Matrix<T>& dx) {
+  const bool around = cost::leaves_caches<T>(3 * dx.rows * dx.cols);
   each_row(dx, [&](Index i) {
     kernels<T>().scaled_difference(y + i * dx.cols, t + i * dx.cols, static_cast<T>(scale * weight_of(weight, i)), dx.cols,
-                                   dx.data + i * dx.row_stride);
+                                   dx.data + i * dx.row_stride, around);
   });
 }
 

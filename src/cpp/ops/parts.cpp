@@ -9,22 +9,22 @@ namespace fastnn::ops {
 
 template <class T>
 void activate(Activation kind, const T* x, T* y, Index n, T alpha) noexcept {
-  kernels<T>().activations[static_cast<int>(kind)].forward(x, y, n, alpha);
+  kernels<T>().activations[static_cast<int>(kind)].forward(x, y, n, alpha, false);
 }
 template <class T>
 void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, Index n, T alpha) noexcept {
-  kernels<T>().activations[static_cast<int>(kind)].backward(saved, saved, dy, dx, n, alpha);
+  kernels<T>().activations[static_cast<int>(kind)].backward(saved, saved, dy, dx, n, alpha, false);
 }
 
 template <class T>
 void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept {
   constexpr double kWords = 4294967296.0;
   const uint64_t threshold = static_cast<uint64_t>(std::fmin(std::nearbyint(ratio * kWords), kWords - 1));
-  kernels<T>().dropout_forward(stream, threshold, scale, first, n, x, y, keep);
+  kernels<T>().dropout_forward(stream, threshold, scale, first, n, x, y, keep, false);
 }
 template <class T>
 void drop_gradient(const uint8_t* keep, T scale, Index n, const T* dy, T* dx) noexcept {
-  kernels<T>().dropout_backward(keep, scale, n, dy, dx);
+  kernels<T>().dropout_backward(keep, scale, n, dy, dx, false);
 }
 template <class T>
 void scale_run(const T* x, T factor, Index n, T* y) noexcept {
@@ -45,23 +45,14 @@ double weight_of(const double* weight, Index i) { return weight ? weight[i] : 1.
 template <class T>
 void softmax_rows(const LossRows<T>& r) noexcept {
   const Kernels<T>& k = kernels<T>();
+  for (Index i = 0; i < r.rows; ++i) r.factors[i] = static_cast<T>(r.factor * weight_of(r.weight, i));
+  if (r.labels) return k.softmax_gradient(r.x, r.cols, r.rows, r.cols, r.labels, r.factors, r.y, r.dx, r.cols, r.losses);
   for (Index i = 0; i < r.rows; ++i) {
-    const T* x = r.x + i * r.cols;
-    T *y = r.y + i * r.cols, row_max, log_sum;
-    k.softmax(x, r.cols, 1, r.cols, y, &row_max, &log_sum);
-    const T factor = static_cast<T>(r.factor * weight_of(r.weight, i));
-    if (r.labels) {
-      const Index label = r.labels[i];
-      r.losses[i] = static_cast<double>(row_max) - static_cast<double>(x[label]) + static_cast<double>(log_sum);
-      if (!r.dx) continue;
-      T* dx = r.dx + i * r.cols;
-      k.scale(y, factor, r.cols, dx);
-      dx[label] = (y[label] - T(1)) * factor;
-    } else {
-      const T* t = r.dense + i * r.cols;
-      r.losses[i] = k.soft_label_loss(x, t, r.cols, row_max, log_sum);
-      if (r.dx) k.scaled_difference(y, t, factor, r.cols, r.dx + i * r.cols);
-    }
+    const Index at = i * r.cols;
+    T row_max, log_sum;
+    k.softmax(r.x + at, r.cols, 1, r.cols, r.y + at, &row_max, &log_sum);
+    r.losses[i] = k.soft_label_loss(r.x + at, r.dense + at, r.cols, row_max, log_sum);
+    k.scaled_difference(r.y + at, r.dense + at, r.factors[i], r.cols, r.dx + at, false);
   }
 }
 
@@ -75,7 +66,7 @@ void dense_rows(const LossRows<T>& r, F&& row) {
     T* y = r.y + i * r.cols;
     r.losses[i] = row(x, t, y) / static_cast<double>(r.cols);
     const T factor = static_cast<T>(r.factor * weight_of(r.weight, i));
-    if (r.dx) kernels<T>().scaled_difference(y, t, factor, r.cols, r.dx + i * r.cols);
+    kernels<T>().scaled_difference(y, t, factor, r.cols, r.dx + i * r.cols, false);
   }
 }
 
@@ -99,7 +90,7 @@ void normalize_by_batch(const NormColumns<T>& c, const T* gamma, const T* beta, 
   const Index j = c.begin, n = c.end - c.begin;
   k.batchnorm_statistics(c.x + j, c.x_row, c.rows, n, c.mean + j, c.var + j);
   for (Index i = j; i < c.end; ++i) c.rstd[i] = T(1) / std::sqrt(c.var[i] + c.eps);
-  k.batchnorm_forward({c.rows, n, c.x + j, c.x_row, c.mean + j, c.rstd + j}, gamma + j, beta + j, y + j, c.x_row);
+  k.batchnorm_forward({c.rows, n, c.x + j, c.x_row, c.mean + j, c.rstd + j}, gamma + j, beta + j, y + j, c.x_row, false);
 }
 template <class T>
 void update_running(const NormColumns<T>& c, double momentum, T* running_mean, T* running_var) noexcept {
@@ -113,7 +104,7 @@ template <class T>
 void normalize_by_running(Index rows, Index cols, const T* x, const T* gamma, const T* beta, const T* running_mean,
                           const T* running_var, T eps, T* rstd, T* y) noexcept {
   for (Index j = 0; j < cols; ++j) rstd[j] = T(1) / std::sqrt(running_var[j] + eps);
-  kernels<T>().batchnorm_forward({rows, cols, x, cols, running_mean, rstd}, gamma, beta, y, cols);
+  kernels<T>().batchnorm_forward({rows, cols, x, cols, running_mean, rstd}, gamma, beta, y, cols, false);
 }
 template <class T>
 void normalize_gradient(const NormColumns<T>& c, const T* gamma, const T* dy, T* dgamma, T* dbeta, T* dx) noexcept {
@@ -123,7 +114,7 @@ void normalize_gradient(const NormColumns<T>& c, const T* gamma, const T* dy, T*
   k.batchnorm_parameter_gradients(columns, dy + j, c.x_row, dgamma + j, dbeta + j);
   if (!dx) return;
   const T per_row = T(1) / static_cast<T>(c.rows);
-  k.batchnorm_input_gradient(columns, gamma + j, dgamma + j, dbeta + j, per_row, dy + j, c.x_row, dx + j, c.x_row);
+  k.batchnorm_input_gradient(columns, gamma + j, dgamma + j, dbeta + j, per_row, dy + j, c.x_row, dx + j, c.x_row, false);
 }
 
 template <class T>

@@ -24,7 +24,7 @@ void scale_run(const T* x, T factor, Index n, T* y) noexcept;
 template <class T>
 void sum_columns(const T* x, Index x_row, Index rows, Index cols, T* sums) noexcept;
 
-// Softmax cross-entropy of rows: y, their losses, and dx = factor*w_i*(y - label), where wanted. Labels are numbers of classes,
+// Softmax cross-entropy of rows: y, their losses, and dx = factor*w_i*(y - label). Labels are numbers of classes,
 // or rows of probabilities where `labels` is null.
 template <class T>
 struct LossRows {
@@ -36,6 +36,7 @@ struct LossRows {
   double factor;
   T *y, *dx;
   double* losses;
+  T* factors;  // room for one a row
 };
 template <class T>
 void softmax_rows(const LossRows<T>& r) noexcept;

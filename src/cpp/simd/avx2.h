@@ -29,6 +29,11 @@ FASTNN_INLINE void load_first(const double* p, int n, Reg<double>& to) { to = _m
 FASTNN_INLINE void store_first(float* p, Reg<float> v, int n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
 FASTNN_INLINE void store_first(double* p, Reg<double> v, int n) { _mm256_maskstore_pd(p, first_lanes(2 * n), v); }
 
+// Past the caches; p at a 64-byte boundary. Seen by other threads after stream_end.
+FASTNN_INLINE void stream(float* p, Reg<float> v) { _mm256_stream_ps(p, v); }
+FASTNN_INLINE void stream(double* p, Reg<double> v) { _mm256_stream_pd(p, v); }
+FASTNN_INLINE void stream_end() { _mm_sfence(); }
+
 FASTNN_INLINE unsigned mask_bits(RegMask<float> m) {
   return static_cast<unsigned>(_mm256_movemask_ps(reinterpret_cast<__m256>(m)));
 }
@@ -57,23 +62,21 @@ FASTNN_INLINE void transpose_strip(const double* from, Index from_stride, double
   for (int j = 0; j < 8; j += 2) transpose_block(from + j * from_stride, from_stride, to + j, 8);
 }
 
-// High and low halves of the 64-bit products of unsigned 32-bit lanes.
-FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
-  const __m256i x = reinterpret_cast<__m256i>(a), y = reinterpret_cast<__m256i>(b);
-  const __m256i even = _mm256_mul_epu32(x, y);
-  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), _mm256_srli_epi64(y, 32));
-  high = reinterpret_cast<Reg<uint32_t>>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa));
-  low = a * b;
+// The products of the low halves of lanes.
+FASTNN_INLINE Reg<uint64_t> multiply_low(Reg<uint64_t> a, Reg<uint64_t> b) {
+  return reinterpret_cast<Reg<uint64_t>>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
 }
 
-// The lanes of a vector folded into a quarter: (q0 + q2) + (q1 + q3).
-FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[2]) {
-  const __m256 half = r[0] + r[1];
-  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+// The lanes of a vector folded into a quarter by an operation: (q0 op q2) op (q1 op q3).
+template <class Op>
+FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[2], Op op) {
+  const __m256 half = op(r[0], r[1]);
+  return op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
-FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[2]) {
-  const __m256d half = r[0] + r[1];
-  return _mm256_castpd256_pd128(half) + _mm256_extractf128_pd(half, 1);
+template <class Op>
+FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[2], Op op) {
+  const __m256d half = op(r[0], r[1]);
+  return op(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
 }
 
 }}  // namespace fastnn::FASTNN_TARGET

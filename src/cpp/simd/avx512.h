@@ -42,6 +42,11 @@ FASTNN_INLINE void store_first(double* p, HalfReg<double> v, int n) {
   _mm256_mask_storeu_pd(p, static_cast<__mmask8>(first(n)), v);
 }
 
+// Past the caches; p at a 64-byte boundary. Seen by other threads after stream_end.
+FASTNN_INLINE void stream(float* p, Reg<float> v) { _mm512_stream_ps(p, v); }
+FASTNN_INLINE void stream(double* p, Reg<double> v) { _mm512_stream_pd(p, v); }
+FASTNN_INLINE void stream_end() { _mm_sfence(); }
+
 FASTNN_INLINE unsigned mask_bits(RegMask<float> m) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(m)); }
 FASTNN_INLINE unsigned mask_bits(RegMask<double> m) { return _mm512_movepi64_mask(reinterpret_cast<__m512i>(m)); }
 
@@ -75,23 +80,40 @@ FASTNN_INLINE void transpose_strip(const double* from, Index from_stride, double
   _mm512_storeu_pd(to + 8, _mm512_unpackhi_pd(a, b));
 }
 
-// High and low halves of the 64-bit products of unsigned 32-bit lanes.
-FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
-  const __m512i x = reinterpret_cast<__m512i>(a), y = reinterpret_cast<__m512i>(b);
-  const __m512i even = _mm512_mul_epu32(x, y);
-  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), _mm512_srli_epi64(y, 32));
-  high = reinterpret_cast<Reg<uint32_t>>(_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd));
-  low = a * b;
+// The products of the low halves of lanes.
+FASTNN_INLINE Reg<uint64_t> multiply_low(Reg<uint64_t> a, Reg<uint64_t> b) {
+  return reinterpret_cast<Reg<uint64_t>>(_mm512_mul_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
 }
 
-// The lanes of a vector folded into a quarter: (q0 + q2) + (q1 + q3).
-FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[1]) {
-  const __m256 half = _mm512_castps512_ps256(r[0]) + _mm512_extractf32x8_ps(r[0], 1);
-  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+// out[e] = the sum of the lanes of row[e], in the order of fold() and sum_rows(), for 16 rows at once: three shuffles a row
+// instead of five, of which half are of whole registers.
+FASTNN_INLINE void sum_lanes(const Reg<float> (&row)[16], float* out) {
+  __m512 folded[4];  // quarter q of folded[i] is that of row 4i + q
+  for (int i = 0; i < 4; ++i) {
+    const auto halves = [](__m512 a, __m512 b) { return _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xee); };
+    const __m512 ab = halves(row[4 * i], row[4 * i + 1]), cd = halves(row[4 * i + 2], row[4 * i + 3]);
+    folded[i] = _mm512_shuffle_f32x4(ab, cd, 0x88) + _mm512_shuffle_f32x4(ab, cd, 0xdd);
+  }
+  const auto pairs = [](__m512 a, __m512 b) {
+    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)) + _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+  };
+  const __m512 low = pairs(folded[0], folded[1]), high = pairs(folded[2], folded[3]);
+  const __m512 sums = _mm512_shuffle_ps(low, high, 0x88) + _mm512_shuffle_ps(low, high, 0xdd);  // lane 4q + i: row 4i + q
+  const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_ps(out, _mm512_permutexvar_ps(in_order, sums));
 }
-FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[1]) {
-  const __m256d half = _mm512_castpd512_pd256(r[0]) + _mm512_extractf64x4_pd(r[0], 1);
-  return _mm256_castpd256_pd128(half) + _mm256_extractf128_pd(half, 1);
+
+// The lanes of a vector folded into a quarter by an operation: (q0 op q2) op (q1 op q3).
+template <class Op>
+FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[1], Op op) {
+  const __m256 half = op(_mm512_castps512_ps256(r[0]), _mm512_extractf32x8_ps(r[0], 1));
+  return op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+template <class Op>
+FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[1], Op op) {
+  const __m256d half = op(_mm512_castpd512_pd256(r[0]), _mm512_extractf64x4_pd(r[0], 1));
+  return op(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
 }
 
 }}  // namespace fastnn::FASTNN_TARGET

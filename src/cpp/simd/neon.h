@@ -34,6 +34,13 @@ FASTNN_INLINE void store_first(T* p, R v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v[i];
 }
 
+// Past the caches, where intrinsics can say so: here a plain store.
+template <class T>
+FASTNN_INLINE void stream(T* p, Reg<T> v) {
+  __builtin_memcpy(p, &v, kRegisterBytes);
+}
+FASTNN_INLINE void stream_end() {}
+
 FASTNN_INLINE unsigned mask_bits(RegMask<float> m) {
   const uint32x4_t weights = {1, 2, 4, 8};
   return vaddvq_u32(vandq_u32((uint32x4_t)m, weights));
@@ -67,12 +74,9 @@ FASTNN_INLINE void transpose_strip(const T* from, Index from_stride, T* to) {
   for (int j = 0; j < L; j += S) transpose_block(from + j * from_stride, from_stride, to + j, L);
 }
 
-// High and low halves of the 64-bit products of unsigned 32-bit lanes.
-FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
-  const uint32x4_t x = (uint32x4_t)a, y = (uint32x4_t)b;
-  const uint64x2_t front = vmull_u32(vget_low_u32(x), vget_low_u32(y)), back = vmull_high_u32(x, y);
-  high = (Reg<uint32_t>)vuzp2q_u32(vreinterpretq_u32_u64(front), vreinterpretq_u32_u64(back));
-  low = a * b;
+// The products of the low halves of lanes.
+FASTNN_INLINE Reg<uint64_t> multiply_low(Reg<uint64_t> a, Reg<uint64_t> b) {
+  return (Reg<uint64_t>)(vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b)));
 }
 
 // Lane e of the result is the sum of row e's lanes, (0 + 2) + (1 + 3).
@@ -85,8 +89,14 @@ FASTNN_INLINE Quarter<double> sum_rows(const Quarter<double> (&row)[2]) {
   return (Quarter<double>)vpaddq_f64((float64x2_t)row[0], (float64x2_t)row[1]);
 }
 
-// The lanes of a vector folded into a quarter: (q0 + q2) + (q1 + q3).
-FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[4]) { return (r[0] + r[2]) + (r[1] + r[3]); }
-FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[4]) { return (r[0] + r[2]) + (r[1] + r[3]); }
+// The lanes of a vector folded into a quarter by an operation: (q0 op q2) op (q1 op q3).
+template <class Op>
+FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[4], Op op) {
+  return op(op(r[0], r[2]), op(r[1], r[3]));
+}
+template <class Op>
+FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[4], Op op) {
+  return op(op(r[0], r[2]), op(r[1], r[3]));
+}
 
 }}  // namespace fastnn::FASTNN_TARGET

@@ -1,6 +1,6 @@
 #pragma once
-// One vocabulary for every ISA. A vector is always 64 bytes: 16 floats, 8 doubles or 16 uint32, made of one, two or four
-// registers, so that a reduction has the same lanes in the same order everywhere and a kernel is written once.
+// One vocabulary for every ISA. A vector is always 64 bytes: 16 floats, 8 doubles, 16 uint32 or 8 uint64, made of one, two or
+// four registers, so that a reduction has the same lanes in the same order everywhere and a kernel is written once.
 //
 // A backend (avx512.h, avx2.h, neon.h, sse2.h) supplies what plain vector arithmetic cannot say: fma, max, min, sqrt, partial
 // loads and stores, mask bits, wide products. Everything here is internal to its translation unit (anonymous namespace) and
@@ -45,6 +45,11 @@ template <>
 struct RegOf<uint32_t> {
   typedef uint32_t type __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
   typedef int32_t mask __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
+};
+template <>
+struct RegOf<uint64_t> {
+  typedef uint64_t type __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
+  typedef int64_t mask __attribute__((vector_size(FASTNN_REGISTER_BYTES)));
 };
 template <class T>
 struct QuarterOf;
@@ -213,6 +218,13 @@ FASTNN_INLINE Vec<T> abs(Vec<T> a) {
   FASTNN_EACH_REG (i) v.r[i] = (Reg<T>)((RegMask<T>)a.r[i] & ~(RegMask<T>)(T(-0.0) - Reg<T>{}));
   return v;
 }
+// |magnitude| with the sign of x, for a magnitude that has none.
+template <class T>
+FASTNN_INLINE Vec<T> with_sign(Vec<T> magnitude, Vec<T> x) {
+  Vec<T> v;
+  FASTNN_EACH_REG (i) v.r[i] = (Reg<T>)((RegMask<T>)magnitude.r[i] | ((RegMask<T>)x.r[i] & (RegMask<T>)(T(-0.0) - Reg<T>{})));
+  return v;
+}
 template <class T>
 FASTNN_INLINE Mask<T> operator<(Vec<T> a, Vec<T> b) {
   Mask<T> m;
@@ -238,11 +250,6 @@ FASTNN_INLINE unsigned bits(Mask<T> m) {
   FASTNN_EACH_REG (i) all |= mask_bits(m.r[i]) << (i * kRegLanes<T>);
   return all;
 }
-// 0, 1, 2, ... in the lanes.
-FASTNN_INLINE Vec<uint32_t> lane_numbers() {
-  alignas(64) static constexpr uint32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return load(numbers);
-}
 template <class T>
 struct LaneBits;
 template <>
@@ -266,8 +273,22 @@ FASTNN_INLINE Mask<T> mask_from_bits(unsigned all) {
   }
   return m;
 }
-FASTNN_INLINE void multiply_wide(Vec<uint32_t> a, Vec<uint32_t> b, Vec<uint32_t>& high, Vec<uint32_t>& low) {
-  FASTNN_EACH_REG (i) multiply_wide(a.r[i], b.r[i], high.r[i], low.r[i]);
+// The products of the low halves of lanes, and the high halves moved low.
+FASTNN_INLINE Vec<uint64_t> multiply_low(Vec<uint64_t> a, Vec<uint64_t> b) {
+  Vec<uint64_t> v;
+  FASTNN_EACH_REG (i) v.r[i] = multiply_low(a.r[i], b.r[i]);
+  return v;
+}
+FASTNN_INLINE Vec<uint64_t> high_half(Vec<uint64_t> a) {
+  Vec<uint64_t> v;
+  FASTNN_EACH_REG (i) v.r[i] = a.r[i] >> 32;
+  return v;
+}
+// The low halves of both: even[0], odd[0], even[1], ...
+FASTNN_INLINE Vec<uint32_t> interleaved(Vec<uint64_t> even, Vec<uint64_t> odd) {
+  Vec<uint32_t> v;
+  FASTNN_EACH_REG (i) v.r[i] = (Reg<uint32_t>)((even.r[i] & uint64_t{0xffffffff}) | odd.r[i] << 32);
+  return v;
 }
 
 // v in the lanes accessed, other in the rest.
@@ -280,22 +301,29 @@ FASTNN_INLINE Vec<T> only(Vec<T> v, First lanes, T other) {
   return select(mask_from_bits<T>((1u << lanes.n) - 1u), v, set1(other));
 }
 
-// Combines the lanes pairwise: (l, l + n/2), then halves of halves. The order is the same on every ISA.
-template <class T, class Op>
-FASTNN_INLINE T reduce(Vec<T> v, Op op) {
-  alignas(64) T lane[kLanes<T>];
-  store(lane, v);
-  for (int n = kLanes<T> / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) lane[i] = op(lane[i], lane[i + n]);
-  return lane[0];
+// The sum of the quarters, as fold combines them.
+template <class R, int N>
+FASTNN_INLINE auto fold(const R (&r)[N]) {
+  return fold(r, [](auto a, auto b) FASTNN_LAMBDA { return a + b; });
 }
+
+// Combines the lanes pairwise: (l, l + n/2), then halves of halves. The order is the same on every ISA.
 template <class T>
 FASTNN_INLINE T reduce_sum(Vec<T> v) {
-  return reduce(v, [](T a, T b) { return a + b; });
+  const Quarter<T> q = fold(v.r);
+  if constexpr (kLanes<T> == 16)
+    return (q[0] + q[2]) + (q[1] + q[3]);
+  else
+    return q[0] + q[1];
 }
 template <class T>
 FASTNN_INLINE T reduce_max(Vec<T> v) {
-  return reduce(v, [](T a, T b) { return a > b ? a : b; });
+  const auto greater = [](auto a, auto b) FASTNN_LAMBDA { return a > b ? a : b; };
+  const Quarter<T> q = fold(v.r, greater);
+  if constexpr (kLanes<T> == 16)
+    return greater(greater(q[0], q[2]), greater(q[1], q[3]));
+  else
+    return greater(q[0], q[1]);
 }
 
 // Calls f(i, lanes) for i = 0, kLanes, 2*kLanes, ... below n: one body for the main loop and the tail.
@@ -304,6 +332,35 @@ FASTNN_INLINE void each_vector(Index n, F&& f) {
   Index i = 0;
   for (; i + kLanes<T> <= n; i += kLanes<T>) f(i, All{});
   if (i < n) f(i, First{static_cast<int>(n - i)});
+}
+
+// The same, split so that whole vectors of `to` are whole cache lines, but for a first part of fewer lanes: a line written in two
+// halves costs twice. Not for reductions, whose lanes must not depend on an address.
+template <class T, class F>
+FASTNN_INLINE void each_line(const T* to, Index n, F&& f) {
+  const Index ahead = static_cast<Index>((0 - reinterpret_cast<uintptr_t>(to)) % kVectorBytes / sizeof(T));
+  Index i = 0;
+  for (Index part = smaller(ahead, n);; part = n - i) {
+    if (part > 0) f(i, First{static_cast<int>(part)});
+    i += part;
+    for (; i + kLanes<T> <= n; i += kLanes<T>) f(i, All{});
+    if (i == n) return;
+  }
+}
+
+FASTNN_INLINE bool at_line(const void* p) { return reinterpret_cast<uintptr_t>(p) % kVectorBytes == 0; }
+
+// Stores at a line's beginning, past the caches where `around` says that the array is too large for them.
+template <class T>
+FASTNN_INLINE void store(T* p, Vec<T> v, All, bool around) {
+  if (around)
+    FASTNN_EACH_REG (i) stream(p + i * kRegLanes<T>, v.r[i]);
+  else
+    store(p, v);
+}
+template <class T>
+FASTNN_INLINE void store(T* p, Vec<T> v, First lanes, bool) {
+  store(p, v, lanes);
 }
 
 // The sum of f(i, lanes) over all lanes: vectors in T within a piece of 64, pieces in double, always in this order.

@@ -31,6 +31,11 @@ FASTNN_INLINE void store_first(T* p, R v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v[i];
 }
 
+// Past the caches; p at a 64-byte boundary. Seen by other threads after stream_end.
+FASTNN_INLINE void stream(float* p, Reg<float> v) { _mm_stream_ps(p, v); }
+FASTNN_INLINE void stream(double* p, Reg<double> v) { _mm_stream_pd(p, v); }
+FASTNN_INLINE void stream_end() { _mm_sfence(); }
+
 FASTNN_INLINE unsigned mask_bits(RegMask<float> m) { return static_cast<unsigned>(_mm_movemask_ps(reinterpret_cast<__m128>(m))); }
 FASTNN_INLINE unsigned mask_bits(RegMask<double> m) {
   return static_cast<unsigned>(_mm_movemask_pd(reinterpret_cast<__m128d>(m)));
@@ -43,18 +48,19 @@ FASTNN_INLINE void transpose_strip(const T* from, Index from_stride, T* to) {
   for (int j = 0; j < L; j += S) transpose_block(from + j * from_stride, from_stride, to + j, L);
 }
 
-// High and low halves of the 64-bit products of unsigned 32-bit lanes.
-FASTNN_INLINE void multiply_wide(Reg<uint32_t> a, Reg<uint32_t> b, Reg<uint32_t>& high, Reg<uint32_t>& low) {
-  const __m128i x = reinterpret_cast<__m128i>(a), y = reinterpret_cast<__m128i>(b);
-  const __m128i even = _mm_mul_epu32(x, y);
-  const __m128i odd = _mm_mul_epu32(_mm_srli_epi64(x, 32), _mm_srli_epi64(y, 32));
-  const __m128i keep = _mm_set1_epi64x(0xffffffff);
-  high = reinterpret_cast<Reg<uint32_t>>(_mm_or_si128(_mm_srli_epi64(even, 32), _mm_andnot_si128(keep, odd)));
-  low = reinterpret_cast<Reg<uint32_t>>(_mm_or_si128(_mm_and_si128(even, keep), _mm_slli_epi64(odd, 32)));
+// The products of the low halves of lanes.
+FASTNN_INLINE Reg<uint64_t> multiply_low(Reg<uint64_t> a, Reg<uint64_t> b) {
+  return reinterpret_cast<Reg<uint64_t>>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
 }
 
-// The lanes of a vector folded into a quarter: (q0 + q2) + (q1 + q3).
-FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[4]) { return (r[0] + r[2]) + (r[1] + r[3]); }
-FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[4]) { return (r[0] + r[2]) + (r[1] + r[3]); }
+// The lanes of a vector folded into a quarter by an operation: (q0 op q2) op (q1 op q3).
+template <class Op>
+FASTNN_INLINE Quarter<float> fold(const Reg<float> (&r)[4], Op op) {
+  return op(op(r[0], r[2]), op(r[1], r[3]));
+}
+template <class Op>
+FASTNN_INLINE Quarter<double> fold(const Reg<double> (&r)[4], Op op) {
+  return op(op(r[0], r[2]), op(r[1], r[3]));
+}
 
 }}  // namespace fastnn::FASTNN_TARGET
