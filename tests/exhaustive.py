@@ -15,7 +15,7 @@ baseline, which has no fused multiply-add, of a quarter of them.
                                                   of y            1.50      1.50      -3.5e-4
     Tanh          2.46      2.46       0.031      Tanh'           2.99      2.99       3.81
                                                   of y            1.50      1.50       0.0036
-    GELU          6.78      GBAS      -1.82       GELU'           5.22      5.15      -0.028
+    GELU          6.78      6.82      -1.82       GELU'           5.22      5.15      -0.028
     SiLU          2.87      2.86      -16.68      SiLU'           2.91      3.39      -10.03
 
 On AVX-512 Sigmoid falls between neighbours 885 times, by 1 ulp, and Tanh 1544388 times, by 2 ulp at most.

@@ -31,11 +31,13 @@ class CompiledNetwork:
         scale: float,
         rates: Array | None,
         seconds: float,
-    ) -> tuple[Array, int, int, float | None] | None:
-        """Do the steps of an epoch from number `step` on until time, rates or steps of a size are over.
+        losses: Array,
+    ) -> tuple[int, int, float | None] | None:
+        """Do the steps of an epoch from number `step` on, until time, rates or steps of this size are over.
 
-        Each takes `rows` rows; a last, smaller one is a call of its own. Returns the losses, how many of them
-        there are, the steps gone through, and the loss of the step that was refused. None: Python has to do it.
+        Each is of `rows` rows, but the last, smaller one. Writes the losses of the updates to `losses` and
+        returns how many of them there are, the steps gone through, and the loss of the step that was refused,
+        or None: Python has to do it.
         """
     def infer(self, x: Any, scale: float) -> Array | None:
         """Return the outputs without training for x * scale, or None."""

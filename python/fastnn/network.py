@@ -56,18 +56,24 @@ class Sequential(reference.Sequential):
         super().__init__(layers)
         self._in_use = _core.InUse()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__.pop("_compiled", None)  # which a change of `layers` or of a method may belie
+        super().__setattr__(name, value)
+
     @cached_property
     def _compiled(self) -> _core.CompiledNetwork | None:
         """What runs whole steps; None where Python must, for layers or networks of other classes."""
-        if type(self) is not Sequential or layers.Affine not in map(type, self.layers):
+        classes = list(map(type, self.layers))
+        replaced = self.__dict__.keys() & {"forward", "backward", "backward_params"}
+        if type(self) is not Sequential or replaced or not PLANNED.keys() >= set(classes):
             return None
-        planned = []
+        if layers.Affine not in classes or layers.Embedding in classes[1:]:
+            return None
+        parts = []
         for i, layer in enumerate(self.layers):
-            if type(layer) not in PLANNED:
-                return None
             kind, activation, weight, bias = PLANNED[type(layer)]
-            planned.append((kind, layer, activation, weight, bias, f"{i}."))
-        return _core.CompiledNetwork(self._in_use, planned)
+            parts.append((kind, layer, activation, weight, bias, f"{i}."))
+        return _core.CompiledNetwork(self._in_use, parts)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_compiled"}

@@ -31,6 +31,12 @@ class Trainer(reference.Trainer):
         name: getattr(losses, name) for name in reference.Trainer.loss_classes
     }
     optimizer_classes = optimizers.CLASSES
+    _steps_natively = True  # but in a subclass that does part of a step in its own way
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        parts = ("_loss", "_check_loss", "_clip")
+        cls._steps_natively = all(getattr(cls, part) is getattr(Trainer, part) for part in parts)
 
     def __init__(
         self,
@@ -47,7 +53,7 @@ class Trainer(reference.Trainer):
         self._in_use = getattr(net, "_in_use", None) or _core.InUse()
 
     def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        compiled = getattr(self.net, "_compiled", None)
+        compiled = getattr(self.net, "_compiled", None) if self._steps_natively else None
         loss: float | None = None if compiled is None else compiled.step(self, x, t, sample_weight)
         if loss is None:
             return self._step_by_layers(x, t, sample_weight)
@@ -63,17 +69,23 @@ class Trainer(reference.Trainer):
     def _run_epoch(
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
     ) -> Iterator[Sequence[float]]:
-        as_here = all(getattr(type(self), name) is getattr(Trainer, name) for name in STEPPING)
-        compiled = getattr(self.net, "_compiled", None) if as_here else None
+        plain = all(getattr(type(self), name) is getattr(Trainer, name) for name in STEPPING)
+        compiled = getattr(self.net, "_compiled", None) if plain and "step" not in self.__dict__ else None
+        batch_size = min(batch_size, len(x))
         steps, step = -(-len(x) // batch_size), 0
+        losses = np.empty(steps)
         while compiled is not None and step < steps:
-            rates = self._rates(steps - step)
-            result = compiled.train(
-                self, x, t, sample_weight, order, step, batch_size, scale, rates, SLICE_SECONDS
-            )
+            rates, before = self._rates(steps - step), self.steps
+            try:
+                result = compiled.train(
+                    self, x, t, sample_weight, order, step, batch_size, scale, rates, SLICE_SECONDS, losses
+                )
+            except KeyboardInterrupt:  # which comes when the call is over, its steps done
+                yield losses[: self.steps - before].tolist()
+                raise
             if result is None:
                 break
-            losses, updates, done, bad_loss = result
+            updates, done, bad_loss = result
             step += done
             yield losses[:updates].tolist()
             if bad_loss is not None:
@@ -86,12 +98,22 @@ class Trainer(reference.Trainer):
         return _core.permutation(n, self.seed, self.epochs)
 
     def _rates(self, steps: int) -> Any:
-        """Return the rates of the next steps, a few hundred at most; None where they do not change."""
+        """Return the rates of the next steps, a few hundred at most; None where they do not change.
+
+        Where one cannot be had the steps before it come first.
+        """
         lr = getattr(self.optimizer, "lr", None)
         if not callable(lr):
             return None
-        done = self.optimizer.step
-        return np.array([_checks.real_number("lr", lr(done + i), 0) for i in range(min(steps, RATES))])
+        done, rates = self.optimizer.step, []
+        for i in range(min(steps, RATES)):
+            try:
+                rates.append(_checks.real_number("lr", lr(done + i), 0))
+            except Exception:
+                if i == 0:
+                    raise
+                break
+        return np.array(rates)
 
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]

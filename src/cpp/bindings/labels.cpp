@@ -13,15 +13,23 @@ Weights weights_of(py::handle weight, Index n) {
   if (rank(real) != 1 || extent(real, 0) != n)
     refuse("sample_weight must have shape (" + std::to_string(n) + ",), one weight a row, got shape " + shape_of(real));
   w.array = real.attr("astype")(py::dtype::of<double>(), py::arg("order") = "C");
-  w.data = data_of<const double>(w.array);
+  double* data = data_of<double>(w.array);
+  w.data = data;
   w.sum = 0;
   for (Index i = 0; i < n; ++i) {
     if (!(w.data[i] >= 0) || std::isinf(w.data[i]))
       refuse("sample_weight must hold finite numbers >= 0, got " + std::string(py::str(py::float_(w.data[i]))) + " at position " +
              std::to_string(i));
+    w.subnormal = w.subnormal || std::fpclassify(w.data[i]) == FP_SUBNORMAL;
     w.sum += w.data[i];
   }
   if (!(w.sum > 0) || std::isinf(w.sum)) refuse("sample_weight must have a finite sum > 0, got " + std::to_string(w.sum));
+  constexpr double kSmall = 0x1p-900;  // only ratios count, and kernels flush subnormals
+  if (w.sum < kSmall) {
+    w.subnormal = false;
+    w.sum /= kSmall;
+    for (Index i = 0; i < n; ++i) data[i] /= kSmall;
+  }
   return w;
 }
 
@@ -42,7 +50,7 @@ void check_classes(py::handle labels, Index cols) {
 }  // namespace
 
 template <class T>
-Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy) {
+Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index first) {
   const auto wanted = [&] {
     const std::string n = std::to_string(rows);
     return "t must hold integer class labels of shape (" + n + ",) or rows of probabilities of shape (" + n + ", " +
@@ -78,12 +86,12 @@ Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy) {
       sum += static_cast<double>(v);
     }
     if (negative || !(std::abs(sum - 1) <= 1e-3))
-      refuse("t must hold rows of non-negative numbers that sum to 1, but row " + std::to_string(i) + " does not");
+      refuse("t must hold rows of non-negative numbers that sum to 1, but row " + std::to_string(first + i) + " does not");
   }
   return {std::move(labels), false};
 }
-template Labels softmax_labels<float>(py::handle, Index, Index, bool);
-template Labels softmax_labels<double>(py::handle, Index, Index, bool);
+template Labels softmax_labels<float>(py::handle, Index, Index, bool, Index);
+template Labels softmax_labels<double>(py::handle, Index, Index, bool, Index);
 
 namespace {
 
@@ -98,7 +106,7 @@ bool all_within_unit(const T* t, Index n) {
 }  // namespace
 
 template <class T>
-void check_targets(py::handle target, py::handle x, bool probabilities) {
+void check_targets(py::handle target, py::handle x, bool probabilities, Index first) {
   const bool column = rank(x) == 2 && extent(x, 1) == 1 && rank(target) == 1 && extent(target, 0) == extent(x, 0);
   if (!same_shape(target, x) && !column) refuse("t must have the shape of x, " + shape_of(x) + ", got shape " + shape_of(target));
   const T* labels = data_of<const T>(target);
@@ -106,9 +114,9 @@ void check_targets(py::handle target, py::handle x, bool probabilities) {
   for (Index i = 0; i < size_of(target); ++i)
     if (!(labels[i] >= 0 && labels[i] <= 1))
       refuse("t must hold numbers in [0, 1], got " + std::string(py::str(py::float_(static_cast<double>(labels[i])))) +
-             " at flat position " + std::to_string(i));
+             " at flat position " + std::to_string(first * (size_of(x) / extent(x, 0)) + i));
 }
-template void check_targets<float>(py::handle, py::handle, bool);
-template void check_targets<double>(py::handle, py::handle, bool);
+template void check_targets<float>(py::handle, py::handle, bool, Index);
+template void check_targets<double>(py::handle, py::handle, bool, Index);
 
 }  // namespace fastnn::bindings

@@ -9,21 +9,23 @@ struct Weights {
   py::object array = py::none();
   const double* data = nullptr;
   double sum = 0;
+  bool subnormal = false;  // whether one of them is
 };
 Weights weights_of(py::handle weight, Index n);
 
 // The labels of softmax cross-entropy for (rows, cols) outputs: classes as int64 (rows,), or rows of probabilities as T
-// (rows, cols). A copy if `copy`, which nobody can write to after they were checked.
+// (rows, cols). A copy if `copy`, which nobody can write to after they were checked. `first` is the number of the first row, for
+// messages.
 struct Labels {
   py::object array;
   bool classes;
 };
 template <class T>
-Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy);
+Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index first = 0);
 
 // Raises unless `target`, an array of T, has the shape of x (or (N,) for x (N, 1)) and, for probabilities, holds numbers in [0,
 // 1].
 template <class T>
-void check_targets(py::handle target, py::handle x, bool probabilities);
+void check_targets(py::handle target, py::handle x, bool probabilities, Index first = 0);
 
 }  // namespace fastnn::bindings

@@ -33,7 +33,8 @@ struct Names {
           running_mean = interned("running_mean"), running_var = interned("running_var"), optimizer = interned("optimizer"),
           loss = interned("loss"), clip_norm = interned("clip_norm"), nonfinite = interned("nonfinite"), lr = interned("lr"),
           weight_decay = interned("weight_decay"), state = interned("state"), y = interned("y"), kept = interned("_kept"),
-          forward = interned("forward"), backward = interned("backward"), update = interned("update");
+          forward = interned("forward"), backward = interned("backward"), backward_params = interned("backward_params"),
+          update = interned("update"), rate = interned("rate"), kind = interned("_kind"), betas = interned("_betas");
 };
 const Names& names() {
   static const Names* const all = new Names;  // outlives the interpreter's end
@@ -43,7 +44,10 @@ const Names& names() {
 double number(py::handle dict, py::handle name) {
   const py::handle value = find(dict, name);
   const double x = value ? PyFloat_AsDouble(value.ptr()) : 0;
-  if (x == -1 && PyErr_Occurred()) throw py::error_already_set();
+  if (x == -1 && PyErr_Occurred()) {
+    PyErr_Clear();
+    refuse_type(std::string(py::str(name)) + " must be a number, got " + describe(value));
+  }
   return x;
 }
 
@@ -62,13 +66,21 @@ struct Call {
   bool train = false, keep = false;
   int state_count = 0;
   py::object states[2];
-  py::handle seed;     // the trainer's
-  Index features = 0;  // of a row of the data
+  py::object optimizer, loss;  // their attributes
+  py::handle seed;             // the trainer's
+  Index features = 0;          // of a row of the data
+  Extent x{};                  // where the data lie, if a step reads them there
   std::vector<py::object> owned;
   std::vector<NewEntry> entries;
   std::vector<Extent> extents;
 
-  void clear() {
+  void clear() {  // but for room
+    train = keep = false;
+    state_count = 0;
+    for (py::object& state : states) state = py::object();
+    optimizer = loss = py::object();
+    seed = py::handle();
+    x = {};
     owned.clear();
     entries.clear();
     extents.clear();
@@ -104,16 +116,15 @@ struct LayerObject {
   LayerKind kind;
   py::dict attributes;
   Activation activation{};
-  Py_ssize_t plain_size = 0;  // of the attributes when last seen without a replaced pass
-  // What it has in this call, or null; borrowed until read() takes references.
-  py::handle parameters[2], grads;
+  Py_ssize_t plain_size = 0;         // of the attributes when last seen without a replaced pass
+  py::object parameters[2], grads;   // what it has in this call, or null
   py::str weight, bias;              // keys of params and grads
   py::str weight_entry, bias_entry;  // keys of the optimizer's state
 };
 
 class CompiledNetwork {
  public:
-  // layers: (kind, layer, activation, "W", "b", "0.") of each.
+  // layers: (kind, layer, activation, "W", "b", "0.") of each. An embedding comes first.
   CompiledNetwork(InUse& lock, const py::list& layers) : lock_(lock) {
     for (const py::handle entry : layers) {
       const auto [kind, layer, activation, weight, bias, prefix] =
@@ -132,31 +143,55 @@ class CompiledNetwork {
 
   // Trains on rows of a data set; the stub says what it takes and returns. None: Python has to do it.
   py::object train(py::handle trainer, py::handle x, py::handle t, py::handle weight, py::handle order, Index step, Index rows,
-                   double scale, py::handle rates, double seconds) {
-    const Hold hold(lock_);
-    try {
-      return with_type(
-          [&](auto& typed) { return train_as(typed, trainer, x, t, weight, order, step, rows, scale, rates, seconds); });
-    } catch (const Unsupported&) {
-      return py::none();
-    }
+                   double scale, py::handle rates, double seconds, py::handle losses) {
+    return alone(
+        [&](auto& typed) { return train_as(typed, trainer, x, t, weight, order, step, rows, scale, rates, seconds, losses); });
   }
 
   py::object step(py::handle trainer, py::handle x, py::handle t, py::handle weight) {
-    return train(trainer, x, t, weight, py::none(), 0, 0, 1, py::none(), std::numeric_limits<double>::infinity());
+    return train(trainer, x, t, weight, py::none(), 0, 0, 1, py::none(), std::numeric_limits<double>::infinity(), py::none());
   }
 
   // The outputs for rows x times scale, as without training, or None.
   py::object infer(py::handle x, double scale) {
+    return alone([&](auto& typed) { return infer_as(typed, x, scale); });
+  }
+
+  // For the garbage collector: attributes of layers may lead back to their network.
+  int traverse(visitproc visit, void* arg) const {
+    for (const LayerObject& l : layers_) Py_VISIT(l.attributes.ptr());
+    return 0;
+  }
+  void clear() { layers_.clear(); }
+
+ private:
+  // Forgets the objects of a call at its end, however it ends.
+  struct Calling {
+    explicit Calling(CompiledNetwork& network) : network(network) { network.calling_ = true; }
+    ~Calling() {
+      network.call_.clear();
+      for (LayerObject& l : network.layers_) l.parameters[0] = l.parameters[1] = l.grads = py::object();
+      network.calling_ = false;
+    }
+    Calling(const Calling&) = delete;
+    Calling& operator=(const Calling&) = delete;
+    CompiledNetwork& network;
+  };
+
+  // f(what belongs to the dtype), or None where Python has to do it: also within a call, from which a schedule may come back
+  // here, and in a child forked in the middle of one.
+  template <class F>
+  py::object alone(F&& f) {
     const Hold hold(lock_);
+    if (calling_) return py::none();
+    const Calling calling(*this);
     try {
-      return with_type([&](auto& typed) { return infer_as(typed, x, scale); });
+      return with_type(f);
     } catch (const Unsupported&) {
       return py::none();
     }
   }
 
- private:
   template <class T>
   struct Typed {
     using Number = T;
@@ -174,7 +209,7 @@ class CompiledNetwork {
     throw Unsupported{};
   }
 
-  // Finds the arrays of all layers.
+  // Finds the arrays of all layers, and holds them: a schedule, or another thread meanwhile, may replace them.
   void look_up() {
     const Names& name = names();
     for (LayerObject& l : layers_) {
@@ -182,14 +217,12 @@ class CompiledNetwork {
       if (!has_parameters(l)) continue;
       const py::handle params = find(l.attributes, name.params), grads = find(l.attributes, name.grads);
       if (!params || !PyDict_Check(params.ptr()) || !grads || !PyDict_Check(grads.ptr())) throw Unsupported{};
-      l.grads = grads;
-      l.parameters[0] = find(params, l.weight);
-      l.parameters[1] = l.kind == LayerKind::embedding ? nullptr : find(params, l.bias);
+      l.grads = py::reinterpret_borrow<py::object>(grads);
+      l.parameters[0] = py::reinterpret_borrow<py::object>(find(params, l.weight));
+      if (l.kind != LayerKind::embedding) l.parameters[1] = py::reinterpret_borrow<py::object>(find(params, l.bias));
     }
   }
-  static bool has_parameters(const LayerObject& l) {
-    return l.kind != LayerKind::activation && l.kind != LayerKind::dropout;
-  }
+  static bool has_parameters(const LayerObject& l) { return l.kind != LayerKind::activation && l.kind != LayerKind::dropout; }
   static py::handle parameter(const LayerObject& l, int which = 0) {
     if (!l.parameters[which] || !is_array(l.parameters[which])) throw Unsupported{};
     return l.parameters[which];
@@ -267,18 +300,27 @@ class CompiledNetwork {
     if (rank(array) != dimensions) throw Unsupported{};
     return extent(array, dimensions - 1);
   }
-  static bool is_true(py::handle value) { return value && PyObject_IsTrue(value.ptr()) == 1; }
+  static bool is_dict(py::handle value) { return value && PyDict_Check(value.ptr()); }
+  static bool is_true(py::handle value) {
+    if (!value || !PyBool_Check(value.ptr())) throw Unsupported{};
+    return value.ptr() == Py_True;
+  }
   static uint64_t unsigned_number(py::handle value) {
     if (!value || !PyLong_Check(value.ptr())) throw Unsupported{};
     const uint64_t n = PyLong_AsUnsignedLongLong(value.ptr());
-    if (PyErr_Occurred()) throw py::error_already_set();
+    if (n == static_cast<uint64_t>(-1) && PyErr_Occurred()) {
+      PyErr_Clear();
+      throw Unsupported{};
+    }
     return n;
   }
 
-  // Arrays that share memory are updated one after the other, which a plan does not do.
+  // Arrays that share memory are updated one after the other, which a plan does not do; and what it reads of the data must stay.
   void check_distinct() {
     const auto same = [](const Extent& a, const Extent& b) { return a.first == b.first && a.last == b.last; };
     const std::vector<Extent>& now = call_.extents;
+    for (const Extent& e : now)
+      if (e.meets(call_.x)) throw Unsupported{};
     if (now.size() == distinct_.size() && std::equal(now.begin(), now.end(), distinct_.begin(), same)) return;
     std::vector<Extent> sorted = now;
     std::sort(sorted.begin(), sorted.end(), [](const Extent& a, const Extent& b) { return a.first < b.first; });
@@ -290,32 +332,33 @@ class CompiledNetwork {
   // The rule of the trainer's optimizer, where that is one of fastnn's own classes itself.
   ops::UpdateRule read_optimizer(py::handle optimizer, bool rates_given) {
     const Names& name = names();
-    if (optimizer.ptr() != optimizer_.ptr()) {
-      const py::object own = py::type::of(optimizer).attr("__dict__");
-      if (!own.contains("_kind")) throw Unsupported{};
-      optimizer_attributes_ = attributes_of(optimizer);
-      optimizer_kind_ = own["_kind"].cast<int>();
+    const py::handle type = py::type::handle_of(optimizer);
+    if (!type.is(optimizer_type_)) {
+      const py::object own = type.attr("__dict__");
+      if (!own.contains(name.kind)) throw Unsupported{};
+      optimizer_kind_ = own[name.kind].cast<int>();
       betas_.clear();
-      for (const py::handle beta : optimizer.attr("_betas")) betas_.push_back(py::reinterpret_borrow<py::object>(beta));
-      optimizer_ = py::reinterpret_borrow<py::object>(optimizer);
+      for (const py::handle beta : type.attr(name.betas)) betas_.push_back(py::reinterpret_borrow<py::object>(beta));
+      optimizer_type_ = py::reinterpret_borrow<py::object>(type);
     }
-    if (find(optimizer_attributes_, name.update)) throw Unsupported{};
+    call_.optimizer = attributes_of(optimizer);
+    if (find(call_.optimizer, name.update) || find(call_.optimizer, name.rate)) throw Unsupported{};
     ops::UpdateRule rule{};
     rule.kind = static_cast<Optimizer>(optimizer_kind_);
-    const py::handle lr = find(optimizer_attributes_, name.lr);
-    if (lr && PyFloat_CheckExact(lr.ptr()) && PyFloat_AS_DOUBLE(lr.ptr()) >= 0)
+    const py::handle lr = find(call_.optimizer, name.lr);
+    if (lr && PyFloat_CheckExact(lr.ptr()) && PyFloat_AS_DOUBLE(lr.ptr()) >= 0 && std::isfinite(PyFloat_AS_DOUBLE(lr.ptr())))
       rule.lr = PyFloat_AS_DOUBLE(lr.ptr());
     else if (!rates_given)
       rule.lr = optimizer.attr("rate")().cast<double>();
-    rule.weight_decay = number(optimizer_attributes_, name.weight_decay);
-    rule.beta1 = betas_.empty() ? 0 : number(optimizer_attributes_, betas_[0]);
-    rule.beta2 = betas_.size() < 2 ? 0 : number(optimizer_attributes_, betas_[1]);
-    rule.eps = number(optimizer_attributes_, name.eps);
-    rule.step = static_cast<int64_t>(unsigned_number(find(optimizer_attributes_, name.step))) + 1;
+    rule.weight_decay = number(call_.optimizer, name.weight_decay);
+    rule.beta1 = betas_.empty() ? 0 : number(call_.optimizer, betas_[0]);
+    rule.beta2 = betas_.size() < 2 ? 0 : number(call_.optimizer, betas_[1]);
+    rule.eps = number(call_.optimizer, name.eps);
+    rule.step = static_cast<int64_t>(unsigned_number(find(call_.optimizer, name.step))) + 1;
     call_.state_count = states_of(rule.kind);
-    const py::handle state = find(optimizer_attributes_, name.state);
+    const py::handle state = find(call_.optimizer, name.state);
     int s = 0;
-    if (call_.state_count > 0)
+    if (call_.state_count > 0 && is_dict(state))
       for (const auto& [key, dict] : py::reinterpret_borrow<py::dict>(state))
         if (s < call_.state_count) call_.states[s++] = py::reinterpret_borrow<py::object>(dict);
     if (s != call_.state_count) throw Unsupported{};
@@ -323,21 +366,25 @@ class CompiledNetwork {
   }
 
   network::Loss read_loss(py::handle loss) {
-    if (loss.ptr() != loss_.ptr()) {
-      const py::object own = py::type::of(loss).attr("__dict__");
-      if (!own.contains("_kind")) throw Unsupported{};
-      loss_kind_ = own["_kind"].cast<int>();
-      loss_attributes_ = attributes_of(loss);
-      loss_ = py::reinterpret_borrow<py::object>(loss);
+    const py::handle type = py::type::handle_of(loss);
+    if (!type.is(loss_type_)) {
+      const py::object own = type.attr("__dict__");
+      if (!own.contains(names().kind)) throw Unsupported{};
+      loss_kind_ = own[names().kind].cast<int>();
+      loss_type_ = py::reinterpret_borrow<py::object>(type);
     }
-    check_methods(loss_attributes_, loss_size_);
+    call_.loss = attributes_of(loss);
+    Py_ssize_t never = -1;
+    check_methods(call_.loss, never);
     return static_cast<network::Loss>(loss_kind_);
   }
   // An object whose passes have been replaced is not what it seems.
   static void check_methods(py::handle attributes, Py_ssize_t& plain_size) {
     const Py_ssize_t size = PyDict_Size(attributes.ptr());
     if (size == plain_size) return;
-    if (find(attributes, names().forward) || find(attributes, names().backward)) throw Unsupported{};
+    const Names& name = names();
+    if (find(attributes, name.forward) || find(attributes, name.backward) || find(attributes, name.backward_params))
+      throw Unsupported{};
     plain_size = size;
   }
 
@@ -363,6 +410,10 @@ class CompiledNetwork {
   static py::handle sized() {
     static const py::handle array = new_vector<T>(0).release();
     return array;
+  }
+  template <class T>
+  static constexpr ops::Number number_of() {
+    return sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64;
   }
   static bool number_type(py::handle array, ops::Number& type) {
     static PyObject* const bytes = py::dtype::of<uint8_t>().release().ptr();
@@ -405,9 +456,8 @@ class CompiledNetwork {
 
   template <class T>
   py::object train_as(Typed<T>& typed, py::handle trainer, py::handle x, py::handle t, py::handle weight, py::handle order,
-                      Index step, Index rows, double scale, py::handle rates, double seconds) {
+                      Index step, Index rows, double scale, py::handle rates, double seconds, py::handle room) {
     const Names& name = names();
-    call_.clear();
     const bool single = rows == 0;  // all of x is one batch
     const py::dict attributes = attributes_of(trainer);
     const py::handle loss = find(attributes, name.loss), limit = find(attributes, name.clip_norm);
@@ -429,20 +479,26 @@ class CompiledNetwork {
     if (takes_indices() && data.x.type != ops::Number::i64) throw Unsupported{};
     call_.train = true;
     call_.features = data.x.cols;
+    if (data.x.type == number_of<T>()) {
+      const char* last = data.x.data + (n - 1) * data.x.row_bytes;
+      call_.x = {std::min(data.x.data, last), std::max(data.x.data, last) + data.x.cols * static_cast<Index>(sizeof(T))};
+    }
     call_.keep = clip || parameter_bytes() <= kKeepBytes;
     std::vector<Layer<T>>& layers = typed.layers;
     read(layers);
     if (takes_indices() && step == 0 && !in_range<T>(data.x, n, layers.front().vocabulary)) throw Unsupported{};
 
     const Index outputs = layers.back().out;
-    read_targets<T>(data, rule.loss, t, n, outputs, single || step == 0);
+    read_targets<T>(data, rule.loss, t, n, outputs, single ? n : step == 0 ? kCheckRows : 0);
     const Weights weights = weights_of(weight, n);
+    if (weights.subnormal) throw Unsupported{};  // they would be flushed
     data.weight = weights.data;
     if (!order.is_none()) data.order = vector<const int64_t>("order", order, n);
 
     network::Steps steps{};
     steps.rows = single ? n : rows;
     steps.first = step * steps.rows;
+    if (steps.first < 0 || steps.first >= n) throw Unsupported{};
     steps.count = (n - steps.first) / steps.rows;
     if (steps.count == 0) {  // what is left of the data is one smaller batch
       steps.rows = n - steps.first;
@@ -453,38 +509,54 @@ class CompiledNetwork {
       steps.rates = vector<const double>("rates", rates, extent(rates, 0));
     }
     steps.seconds = seconds;
-    py::object losses = single ? py::object() : new_vector<double>(steps.count);
     double one = 0;
-    steps.losses = single ? &one : data_of<double>(losses);
+    if (single) {
+      steps.losses = &one;
+    } else {
+      steps.losses = vector<double>("losses", room, extent(room, 0));
+      steps.count = std::min(steps.count, extent(room, 0));
+    }
 
+    typed.runner.prepare(layers, steps.rows, clip);
     const network::Done done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
-                                        [&] { return typed.runner.run(layers, data, steps, rule, clip); });
-    if (done.updates > 0) leave(typed, attributes, rule, done.updates, steps.rows);
-    call_.clear();
+                                        [&] { return typed.runner.run(layers, data, steps, rule); });
+    if (done.updates > 0) leave(typed, attributes, x, rule, done.updates, steps.rows);
     if (single) return py::float_(done.finite ? one : done.loss);
-    return py::make_tuple(losses, done.updates, done.steps, done.finite ? py::object(py::none()) : py::float_(done.loss));
+    return py::make_tuple(done.updates, done.steps, done.finite ? py::object(py::none()) : py::float_(done.loss));
   }
 
-  // Labels or targets for n rows of `outputs` numbers.
+  // Labels or targets for n rows of `outputs` numbers; labels are checked, and targets so many rows at a time.
   template <class T>
-  void read_targets(network::Data& data, network::Loss loss, py::handle t, Index n, Index outputs, bool check) {
-    if (loss == network::Loss::softmax) {
-      const bool classes = !is_array(t) || rank(t) != 2;
-      if (classes || check) {
-        Labels labels = softmax_labels<T>(t, n, outputs, false);
-        if (labels.classes) data.labels = data_of<const int64_t>(labels.array);
+  void read_targets(network::Data& data, network::Loss loss, py::handle t, Index n, Index outputs, Index check_rows) {
+    if (loss == network::Loss::softmax && (!is_array(t) || rank(t) != 2)) {
+      const Labels labels = softmax_labels<T>(t, n, outputs, false);
+      if (labels.classes) {
+        data.labels = data_of<const int64_t>(labels.array);
         call_.owned.push_back(labels.array);
-        if (labels.classes) return;
+        return;
       }
-    } else if (check) {
-      py::object targets = contiguous(as_real("t", t, sized<T>()));
-      const Index shape[] = {n, outputs};
-      const py::object like = new_array(py::dtype::of<T>(), 2, shape);
-      check_targets<T>(targets, like, loss == network::Loss::sigmoid);
     }
     const py::object targets = is_array(t) ? py::reinterpret_borrow<py::object>(t) : as_real("t", t, sized<T>());
+    if (check_rows == n)
+      check_dense<T>(loss, targets, 0, n, outputs);
+    else if (check_rows > 0)
+      for (Index first = 0; first < n; first += check_rows)
+        check_dense<T>(loss, targets[py::slice(first, std::min(first + check_rows, n), 1)], first,
+                       std::min(check_rows, n - first), outputs);
     data.dense = source<T>("t", targets, true);
-    if (data.dense.cols != outputs) throw Unsupported{};
+    if (data.dense.cols != outputs || extent(targets, 0) != n) throw Unsupported{};
+  }
+
+  // Rows [first, first + n) of the targets of a data set.
+  template <class T>
+  static void check_dense(network::Loss loss, const py::object& rows, Index first, Index n, Index outputs) {
+    if (loss == network::Loss::softmax) {
+      softmax_labels<T>(rows, n, outputs, false, first);
+      return;
+    }
+    const Index shape[] = {n, outputs};
+    check_targets<T>(contiguous(as_real("t", rows, sized<T>())), new_array(py::dtype::of<T>(), 2, shape),
+                     loss == network::Loss::sigmoid, first);
   }
 
   Index parameter_bytes() const {
@@ -494,15 +566,28 @@ class CompiledNetwork {
     return bytes;
   }
 
+  // The shape of what a layer takes: that of the data, with an embedding's dim, until an affine layer flattens it.
+  template <class T>
+  py::tuple shape_before(std::size_t i, py::handle x, Index rows, const std::vector<Layer<T>>& layers) const {
+    const auto first = layers.begin(),
+               affine = std::find_if(first, layers.end(), [](const Layer<T>& l) { return l.kind == LayerKind::affine; });
+    if (i > static_cast<std::size_t>(affine - first)) return py::make_tuple(rows, layers[i].in);
+    py::list shape;
+    shape.append(rows);
+    for (int axis = 1; axis < rank(x); ++axis) shape.append(extent(x, axis));
+    if (takes_indices()) shape.append(layers.front().dim);
+    return py::tuple(shape);
+  }
+
   // What a step in Python would have left in the objects.
   template <class T>
-  void leave(Typed<T>& typed, const py::dict& trainer, const network::Rule& rule, Index updates, Index rows) {
+  void leave(Typed<T>& typed, const py::dict& trainer, py::handle x, const network::Rule& rule, Index updates, Index rows) {
     const Names& name = names();
     for (const auto& [dict, key, array] : call_.entries) dict[key] = array;
     network::Plan<T>& plan = typed.runner.plan();
     const auto count = static_cast<uint64_t>(updates);
     trainer[name.steps] = py::int_(rule.step + count);
-    optimizer_attributes_[name.step] = py::int_(rule.update.step - 1 + updates);
+    call_.optimizer[name.step] = py::int_(rule.update.step - 1 + updates);
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const LayerObject& l = layers_[i];
       if (l.kind == LayerKind::dropout) {
@@ -512,35 +597,31 @@ class CompiledNetwork {
         const Index numbers = rows * typed.layers[i].out, bytes = (numbers + 7) / 8;
         py::object kept = new_array(py::dtype::of<uint8_t>(), 1, &bytes);
         std::copy_n(plan.kept(i), bytes, data_of<uint8_t>(kept));
-        l.attributes[name.kept] = py::make_tuple(std::move(kept), py::make_tuple(rows, typed.layers[i].out));
+        l.attributes[name.kept] = py::make_tuple(std::move(kept), shape_before(i, x, rows, typed.layers));
       } else if (l.kind == LayerKind::embedding) {
         const auto distinct = static_cast<Index>(plan.embedding_rows().size());
         py::object indices = new_vector<int64_t>(distinct), values = new_matrix<T>(distinct, typed.layers[i].dim);
         std::copy_n(plan.embedding_rows().data(), distinct, data_of<int64_t>(indices));
         std::copy_n(plan.embedding_values(), size_of(values), data_of<T>(values));
         const py::object sparse = py::module_::import("fastnn.sparse").attr("RowSparse");
-        py::reinterpret_borrow<py::dict>(l.grads)[l.weight] =
-            sparse.attr("trusted")(indices, values, parameter(l).attr("shape"));
+        py::reinterpret_borrow<py::dict>(l.grads)[l.weight] = sparse.attr("trusted")(indices, values, parameter(l).attr("shape"));
       } else if (l.kind != LayerKind::activation && !call_.keep) {
         PyDict_Clear(l.grads.ptr());
       }
     }
     py::object y = new_matrix<T>(rows, plan.outputs());
     std::copy_n(plan.predictions(), rows * plan.outputs(), data_of<T>(y));
-    loss_attributes_[name.y] = y;
+    call_.loss[name.y] = y;
   }
 
   template <class T>
   py::object infer_as(Typed<T>& typed, py::handle x, double scale) {
     constexpr Index kRows = 256;  // whose activations stay in the second-level cache
-    call_.clear();
-    call_.train = false;
-    call_.seed = py::handle();
     const bool indices = takes_indices();
     const ops::RowSource from = source<T>("x", x, !indices && is_array(x) && rank(x) > 0 && extent(x, 0) <= kRows);
     const Index n = extent(x, 0);
     const Index item = indices ? sizeof(int64_t) : sizeof(T);
-    const ops::Number type = indices ? ops::Number::i64 : sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64;
+    const ops::Number type = indices ? ops::Number::i64 : number_of<T>();
     const bool in_place = from.type == type && from.row_bytes == from.cols * item && scale == 1;
     if (n == 0 || (indices && !in_place)) throw Unsupported{};
     if (!in_place) typed.inputs.resize(static_cast<std::size_t>(std::min(n, kRows) * from.cols));
@@ -549,6 +630,7 @@ class CompiledNetwork {
     if (indices && !in_range<T>(from, n, typed.layers.front().vocabulary)) throw Unsupported{};
     py::object y = new_matrix<T>(n, typed.layers.back().out);
     T* out = data_of<T>(y);
+    network::members_of(typed.inference, typed.layers, std::min(kRows, n), false, false);  // for its cost
     unlocked(typed.inference.cost() * static_cast<double>(n) / static_cast<double>(kRows), [&] {
       for (Index first = 0; first < n; first += kRows) {
         network::Batch<T> batch{};
@@ -571,24 +653,22 @@ class CompiledNetwork {
         });
       }
     });
-    call_.clear();
     return y;
   }
 
   static constexpr Index kKeepBytes = 8 << 20;
+  static constexpr Index kCheckRows = 4096;  // of targets: they are converted to be checked, and no copy of all is to be made
 
   InUse& lock_;
   std::vector<LayerObject> layers_;
   Typed<float> f32_;
   Typed<double> f64_;
-  py::object optimizer_;  // that the next three were read from
-  py::dict optimizer_attributes_;
+  bool calling_ = false;
+  py::object optimizer_type_;  // that the next two were read from
   int optimizer_kind_ = 0;
-  py::object loss_;  // likewise
-  py::dict loss_attributes_;
-  int loss_kind_ = 0;
-  Py_ssize_t loss_size_ = 0;
   std::vector<py::object> betas_;
+  py::object loss_type_;  // likewise
+  int loss_kind_ = 0;
   Call call_;
   std::vector<Extent> distinct_;
 };
@@ -602,7 +682,19 @@ void bind_network(py::module_& m) {
     unlocked(cost::elements<double>(n, 10 * cost::kRandom), [&] { ops::permutation(seed, epoch, n, to); });
     return order;
   });
-  py::class_<CompiledNetwork>(m, "CompiledNetwork")
+  const auto collected = [](PyHeapTypeObject* heap_type) {
+    PyTypeObject& type = heap_type->ht_type;
+    type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+    type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+      Py_VISIT(Py_TYPE(self));
+      return py::detail::is_holder_constructed(self) ? py::cast<CompiledNetwork&>(py::handle(self)).traverse(visit, arg) : 0;
+    };
+    type.tp_clear = [](PyObject* self) {
+      if (py::detail::is_holder_constructed(self)) py::cast<CompiledNetwork&>(py::handle(self)).clear();
+      return 0;
+    };
+  };
+  py::class_<CompiledNetwork>(m, "CompiledNetwork", py::custom_type_setup(collected))
       .def(py::init<InUse&, const py::list&>(), py::keep_alive<1, 2>())
       .def("step", &CompiledNetwork::step)
       .def("train", &CompiledNetwork::train)

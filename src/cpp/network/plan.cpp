@@ -188,6 +188,7 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
     take(own_, own_size_ * members);
   });
 
+  if (train && layers.front().kind == LayerKind::embedding) occurrences_.reserve(rows * layers.front().in);
   for (const Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     const Index numbers = rows * layer.out;

@@ -24,8 +24,13 @@ int members_of(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, b
 }
 
 template <class T>
-Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule, bool clip) {
-  int members = members_of(plan_, layers, steps.rows, true, clip);
+void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip) {
+  members_of(plan_, layers, rows, true, clip);
+}
+
+template <class T>
+Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule) {
+  int members = plan_.members();
   const bool team = members > 1;
   if (team && pace_.one_is_better(steps.rows, plan_.cost())) members = 1;
   const bool indices = layers.front().kind == LayerKind::embedding;

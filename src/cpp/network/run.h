@@ -31,8 +31,10 @@ struct Done {
 template <class T>
 class Runner {
  public:
-  // Throws std::bad_alloc before anything has changed.
-  Done run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule, bool clip);
+  // For steps of so many rows. Throws std::bad_alloc.
+  void prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip);
+  // The steps that it is prepared for. Throws std::bad_alloc before anything has changed.
+  Done run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule);
   Plan<T>& plan() noexcept { return plan_; }
 
  private:

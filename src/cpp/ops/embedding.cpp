@@ -20,11 +20,16 @@ void gather_rows(const Matrix<const T>& w, const int64_t* index, Index n, T* y) 
   });
 }
 
+void Occurrences::reserve(Index n) {
+  rows.reserve(static_cast<std::size_t>(n));
+  starts.reserve(static_cast<std::size_t>(n) + 1);
+  positions.reserve(static_cast<std::size_t>(n));
+}
+
 void occurrences_of(const int64_t* index, Index n, Occurrences& o) {
+  o.reserve(n);
   o.rows.clear();
   o.starts.clear();
-  o.rows.reserve(static_cast<std::size_t>(n));
-  o.starts.reserve(static_cast<std::size_t>(n) + 1);
   o.positions.resize(static_cast<std::size_t>(n));
   std::iota(o.positions.begin(), o.positions.end(), Index{0});
   std::sort(o.positions.begin(), o.positions.end(),

@@ -15,8 +15,10 @@ void gather_rows(const Matrix<const T>& w, const int64_t* index, Index n, T* y);
 struct Occurrences {
   std::vector<int64_t> rows;
   std::vector<Index> positions, starts;
+
+  void reserve(Index n);  // for n positions
 };
-void occurrences_of(const int64_t* index, Index n, Occurrences& o);  // reuses what o has
+void occurrences_of(const int64_t* index, Index n, Occurrences& o);  // allocates nothing that is reserved
 
 // values[r] = the sum of dy over the positions of row r, in order of occurrence, for r in [begin, end).
 template <class T>
