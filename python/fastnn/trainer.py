@@ -21,7 +21,9 @@ __all__ = ["History", "Trainer"]
 
 SLICE_SECONDS = 0.05  # between looks at callbacks, the progress bar and Ctrl-C
 RATES = 256
-STEPPING = ("step", "_inputs", "_gather", "_clip")  # what a native epoch does without calling it
+# What a native step, and a native epoch besides, does without calling it.
+STEP_PARTS = ("_loss", "_check_loss", "_clip")
+EPOCH_PARTS = ("step", "_inputs", "_gather")
 
 
 @documented
@@ -31,12 +33,16 @@ class Trainer(reference.Trainer):
         name: getattr(losses, name) for name in reference.Trainer.loss_classes
     }
     optimizer_classes = optimizers.CLASSES
-    _steps_natively = True  # but in a subclass that does part of a step in its own way
+    _steps_natively = _runs_natively = True  # but in a subclass that does part of it in its own way
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        parts = ("_loss", "_check_loss", "_clip")
-        cls._steps_natively = all(getattr(cls, part) is getattr(Trainer, part) for part in parts)
+
+        def keeps(parts: tuple[str, ...]) -> bool:
+            return all(getattr(cls, part) is getattr(Trainer, part) for part in parts)
+
+        cls._steps_natively = keeps(STEP_PARTS)
+        cls._runs_natively = cls._steps_natively and keeps(EPOCH_PARTS)
 
     def __init__(
         self,
@@ -69,8 +75,8 @@ class Trainer(reference.Trainer):
     def _run_epoch(
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
     ) -> Iterator[Sequence[float]]:
-        plain = all(getattr(type(self), name) is getattr(Trainer, name) for name in STEPPING)
-        compiled = getattr(self.net, "_compiled", None) if plain and "step" not in self.__dict__ else None
+        natively = self._runs_natively and "step" not in self.__dict__
+        compiled = getattr(self.net, "_compiled", None) if natively else None
         batch_size = min(batch_size, len(x))
         steps, step = -(-len(x) // batch_size), 0
         losses = np.empty(steps)
