@@ -177,10 +177,6 @@ void gemm_block(const GemmBlock<T>& g) {
       const int nv = half && last ? 1 : static_cast<int>(smaller(widest, vectors - v - half));
       const bool end = v + nv == vectors;
       t.last = end ? tail : kLanes<T>;
-      for (int s = 0; s < 3 && g.touched[s]; ++s)
-        for (int r = 0; r < mr; ++r)
-          for (int line = 0; line < nv; ++line)
-            __builtin_prefetch(g.touched[s] + (i + r) * g.touched_row + (v + line) * kLanes<T>, 1);
       (half && last ? kTileKernels<T>.half[mr][mask] : kTileKernels<T>.at[mr][nv][end && mask])(t);
       v += nv;
       t.b += nv * g.b_vector;

@@ -23,10 +23,6 @@ struct GemmBlock {
   // cache.
   void (*finish)(const void* context, T* c, Index row, Index rows);
   const void* context;
-  // Arrays that `finish` writes beside C, element (i, j) at touched[s] + i*touched_row + j, as many as are not null from the first
-  // on: their lines are fetched while the tile that they belong to is computed.
-  T* touched[3];
-  Index touched_row;
   bool transient;  // C is tile_rows rows only, which every tile row writes anew: `finish` has seen them
 };
 

@@ -441,10 +441,7 @@ void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update)
       ops::Gemm<T> g = weight_gradient(node, input(node, batch), rows_);
       if (update) {
         g.context = &target;
-        T** touched = g.touched;
-        for (T* array : {layer.weight.p, layer.weight.s1, layer.weight.s2})
-          if (array) *touched++ = array;
-        g.touched_row = layer.out;
+        // (Fetching the weights and the optimizer's state while the tile of their gradient is computed changed nothing.)
         g.finish = [](const void* context, const ops::GemmPart<T>& part) {
           const Target& to = *static_cast<const Target*>(context);
           each_run(part, to.width, [&](const T* c, Index i, Index n) { to.update->run(to.weight, i, n, c); });

@@ -168,8 +168,6 @@ void tiles_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
       p += plan.depth;
       if (g.finish && p >= g.b.rows) {
         block.context = &columns;
-        block.touched_row = g.touched_row;
-        for (int s = 0; s < 3; ++s) block.touched[s] = g.touched[s] ? g.touched[s] + j : nullptr;
         block.finish = [](const void* context, T* c, Index row, Index rows) {
           const Columns& at = *static_cast<const Columns*>(context);
           finish(at.g, c, at.c_row, row, rows, at.col, at.cols);
@@ -217,8 +215,6 @@ Gemm<T> part_of(const Gemm<T>& g, Index row, Index row_end, Index col, Index col
   part.b.cols = part.c.cols = col_end - col;
   if (g.c.data) part.c.data += row * g.c.row_stride + col;
   if (g.bias) part.bias += col;
-  for (T*& touched : part.touched)
-    if (touched) touched += row * g.touched_row + col;
   part.row += row;
   part.col += col;
   return part;

@@ -19,8 +19,6 @@ struct Gemm {
   // Called, where not null, once for every part of C, by the member that has made it, while it is in cache.
   void (*finish)(const void* context, const GemmPart<T>& part) = nullptr;
   const void* context = nullptr;
-  T* touched[3] = {};  // arrays of C's shape, that `finish` writes, the null ones last
-  Index touched_row = 0;
   bool transient = false;  // nobody but `finish` wants C: c.data is null
   Index row = 0, col = 0;  // of c(0, 0), where this is part of a larger product
 };
