@@ -144,8 +144,7 @@ void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
     for (Index p = 0; p < g.k; ++p) {
       const T* from = a + p * g.a_col;
       __builtin_prefetch(from + 2 * rows);  // the next tile's rows, which no hardware foresees
-      each_vector<T>(rows,
-                     [&](Index j, auto lanes) FASTNN_LAMBDA { store(to + p * rows + j, load(from + j, lanes), lanes); });
+      each_vector<T>(rows, [&](Index j, auto lanes) FASTNN_LAMBDA { store(to + p * rows + j, load(from + j, lanes), lanes); });
     }
     return;
   }

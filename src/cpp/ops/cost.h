@@ -14,7 +14,7 @@ constexpr double kMove = 0.06;           // a number read, a little arithmetic, 
 constexpr double kTranscendental = 0.4;  // exp, tanh, erf, logarithm
 constexpr double kRandom = 0.25;         // a random word
 constexpr double kUpdate = 0.3;          // an optimizer's update of a parameter
-constexpr double kWeight = 0.1;          // a weight read from the third-level cache for a product of few rows
+constexpr double kWeight = 0.07;         // a weight read from the third-level cache for a product of few rows
 constexpr double kRow = 15.0;            // a row's reduction to one number
 
 // Whether an op that reads and writes so many numbers has its output leave the caches before anyone can read it: then stores had
