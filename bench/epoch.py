@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .shapes import Network
 
 TOLERANCE = 0.1  # of the mean loss of the first epoch, relative: each library shuffles in its own way
+# The same where rows come in the same order: what float32 rounds differently grows to a few percent of a step's loss within 100
+# steps, while in float64 the losses agree to 15 digits.
+SAME_ORDER = 0.02
 RATE = 1e-3
 DTYPES = ("float32", "uint8")
 BUDGET = 120.0  # seconds for all rounds of a comparison
@@ -61,7 +64,7 @@ def epoch(network: Network, rows: int, dtype: str) -> Case:
         calls["PyTorch DataLoader"] = partial(loader, *peers.owned("PyTorch", x, t))
     losses = {name: call() for name, call in calls.items()}
     agree(losses, losses["NumPy"], TOLERANCE, 0)
-    agree({"fastnn": losses["fastnn"]}, losses["NumPy"], 1e-3, 0)  # in the same order
+    agree({"fastnn": losses["fastnn"]}, losses["NumPy"], SAME_ORDER, 0)
     return Case(f"{rows} rows of {dtype}", calls)
 
 
