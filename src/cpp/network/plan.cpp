@@ -87,12 +87,27 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
     return;
   }
   rows_ = -1;  // until all is done
-  nodes_.resize(layers.size());
   members_ = members;
+  train_ = train;
+  clip_ = clip;
   outputs_ = layers.back().out;
+  connect(layers);
+  arena_.lay_out([&](auto&& take) {
+    own_size_ = 0;
+    place_activations(rows, take);
+    place_products(rows, take);
+    take(own_, own_size_ * members);
+  });
+  if (train && layers.front().kind == LayerKind::embedding) occurrences_.reserve(rows * layers.front().in);
+  cost_ = estimate(rows);
+  rows_ = rows;
+}
+
+// What each layer is to its neighbours.
+template <class T>
+void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
+  nodes_.resize(layers.size());
   grain_ = 1;
-  cost_ = 0;
-  const bool shared_rows = rows >= kRowsEach * members;
   bool trainable = false;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     Node& node = nodes_[i];
@@ -106,106 +121,115 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
     node.forward_fused = node.layer.kind == LayerKind::activation && after_affine;
     node.backward_fused = node.layer.kind == LayerKind::activation && before_affine;
   }
+}
 
-  arena_.lay_out([&](auto&& take) {
-    const auto matrix = [&](T*& place, Index cols) { take(place, rows * cols); };
-    enum class Needs { nothing, sign, value } needs = Needs::value;  // of the last output, by the backward of who made it
-    T* before = nullptr;
-    own_size_ = 0;
-    for (Node& node : nodes_) {
-      const Layer<T>& layer = node.layer;
-      const bool activation = layer.kind == LayerKind::activation, dropout = layer.kind == LayerKind::dropout;
-      const bool from_output = activation && activation_uses_output(layer.activation);
-      node.x = before;
-      const bool in_place = (from_output && needs == Needs::nothing) || (dropout && needs != Needs::value);
-      if (in_place)
-        node.y = before;
-      else
-        matrix(node.y, layer.out);
-      before = node.y;
-      if (from_output) {
-        const bool sign = layer.activation == Activation::relu || layer.activation == Activation::leaky_relu;
-        needs = sign ? Needs::sign : Needs::value;
-      } else if (!in_place) {
-        needs = Needs::nothing;
-      }
-      if (layer.kind == LayerKind::batchnorm) {
-        take(node.mean, layer.out);
-        take(node.rstd, layer.out);
-        take(node.var, layer.out);
-        own_size_ = std::max(own_size_, (layer.out + kColumns - 1) / kColumns * kColumns);
-        if (train && !layer.keeps_gradients) {
-          take(node.layer.weight.g, layer.out);
-          take(node.layer.bias.g, layer.out);
-        }
-      }
-      if (layer.kind == LayerKind::affine && train && !layer.keeps_gradients) take(node.layer.bias.g, layer.out);
-      if (dropout && train) take(node.keep, (rows * layer.out + 7) / 8 + kMaskGroup);
-      if (layer.kind == LayerKind::embedding && train) matrix(node.values, layer.out);
+// Places for what flows through the layers, forward and back; element-wise ops work in place where nobody needs what was there.
+template <class T>
+template <class Take>
+void Plan<T>::place_activations(Index rows, Take&& take) {
+  const auto matrix = [&](T*& place, Index cols) { take(place, rows * cols); };
+  enum class Needs { nothing, sign, value } needs = Needs::value;  // of the last output, by the backward of who made it
+  T* before = nullptr;
+  for (Node& node : nodes_) {
+    const Layer<T>& layer = node.layer;
+    const bool activation = layer.kind == LayerKind::activation, dropout = layer.kind == LayerKind::dropout;
+    const bool from_output = activation && activation_uses_output(layer.activation);
+    node.x = before;
+    const bool in_place = (from_output && needs == Needs::nothing) || (dropout && needs != Needs::value);
+    if (in_place)
+      node.y = before;
+    else
+      matrix(node.y, layer.out);
+    before = node.y;
+    if (from_output) {
+      const bool sign = layer.activation == Activation::relu || layer.activation == Activation::leaky_relu;
+      needs = sign ? Needs::sign : Needs::value;
+    } else if (!in_place) {
+      needs = Needs::nothing;
     }
-    matrix(predictions_, outputs_);
-    take(losses_, rows);
-    take(factors_, rows);
-    if (train) {
-      T* dy;
-      matrix(dy, outputs_);
-      for (std::size_t i = nodes_.size(); i-- > 0;) {
-        nodes_[i].dy = dy;
-        if (nodes_[i].layer.kind == LayerKind::affine && nodes_[i].wants_dx) matrix(dy, nodes_[i].layer.in);
+    if (layer.kind == LayerKind::batchnorm) {
+      take(node.mean, layer.out);
+      take(node.rstd, layer.out);
+      take(node.var, layer.out);
+      own_size_ = std::max(own_size_, (layer.out + kColumns - 1) / kColumns * kColumns);
+      if (train_ && !layer.keeps_gradients) {
+        take(node.layer.weight.g, layer.out);
+        take(node.layer.bias.g, layer.out);
       }
     }
-    Index norms = 0;
-    for (Node& node : nodes_) {
-      const Layer<T>& layer = node.layer;
-      norms += (layer.weight.size + layer.bias.size + rows * layer.out) / ops::kNormPiece + 3;
-      if (layer.kind != LayerKind::affine) continue;
-      const auto scratch = [&](const ops::Gemm<T>& g, ops::GemmPlan& plan) {
-        plan = ops::plan_gemm(g);
-        const ops::GemmScratch size = ops::gemm_scratch(g, plan);
-        own_size_ = std::max(own_size_, (size.own + kColumns - 1) / kColumns * kColumns);
-        return size.shared;
-      };
-      node.together = layer.weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
-      const Index share = shared_rows && !node.together ? (rows + members - 1) / members : rows;
-      const Matrix<const T> x{nullptr, share, layer.in, layer.in, 1}, dy{nullptr, share, layer.out, layer.out, 1};
-      const Matrix<const T> w{nullptr, layer.in, layer.out, layer.out, 1};
-      ops::Gemm<T> g{};
-      g.a = x;
-      g.b = w;
-      g.c = {nullptr, share, layer.out, layer.out, 1};
-      g.bias = layer.bias.p;
-      take(node.shared_forward, scratch(g, node.forward));
-      if (!train) continue;
-      g.bias = nullptr;
-      g.a = dy;
-      g.b = w.transposed();
-      g.c = {nullptr, share, layer.in, layer.in, 1};
-      take(node.shared_dx, scratch(g, node.for_dx));
-      g = weight_gradient(node, nullptr, rows);
-      take(node.shared_dw, scratch(g, node.for_dw));
+    if (layer.kind == LayerKind::affine && train_ && !layer.keeps_gradients) take(node.layer.bias.g, layer.out);
+    if (dropout && train_) take(node.keep, (rows * layer.out + 7) / 8 + kMaskGroup);
+    if (layer.kind == LayerKind::embedding && train_) matrix(node.values, layer.out);
+  }
+  matrix(predictions_, outputs_);
+  take(losses_, rows);
+  take(factors_, rows);
+  if (train_) {
+    T* dy;
+    matrix(dy, outputs_);
+    for (std::size_t i = nodes_.size(); i-- > 0;) {
+      nodes_[i].dy = dy;
+      if (nodes_[i].layer.kind == LayerKind::affine && nodes_[i].wants_dx) matrix(dy, nodes_[i].layer.in);
     }
-    if (clip) take(norms_, norms);
-    take(own_, own_size_ * members);
-  });
+  }
+}
 
-  if (train && layers.front().kind == LayerKind::embedding) occurrences_.reserve(rows * layers.front().in);
+// Plans of the products and places for their scratch.
+template <class T>
+template <class Take>
+void Plan<T>::place_products(Index rows, Take&& take) {
+  const bool by_rows = rows >= kRowsEach * members_;
+  Index norms = 0;
+  for (Node& node : nodes_) {
+    const Layer<T>& layer = node.layer;
+    norms += (layer.weight.size + layer.bias.size + rows * layer.out) / ops::kNormPiece + 3;
+    if (layer.kind != LayerKind::affine) continue;
+    const auto scratch = [&](const ops::Gemm<T>& g, ops::GemmPlan& plan) {
+      plan = ops::plan_gemm(g);
+      const ops::GemmScratch size = ops::gemm_scratch(g, plan);
+      own_size_ = std::max(own_size_, (size.own + kColumns - 1) / kColumns * kColumns);
+      return size.shared;
+    };
+    node.together = layer.weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
+    const Index share = by_rows && !node.together ? (rows + members_ - 1) / members_ : rows;
+    const Matrix<const T> x{nullptr, share, layer.in, layer.in, 1}, dy{nullptr, share, layer.out, layer.out, 1};
+    const Matrix<const T> w{nullptr, layer.in, layer.out, layer.out, 1};
+    ops::Gemm<T> g{};
+    g.a = x;
+    g.b = w;
+    g.c = {nullptr, share, layer.out, layer.out, 1};
+    g.bias = layer.bias.p;
+    take(node.shared_forward, scratch(g, node.forward));
+    if (!train_) continue;
+    g.bias = nullptr;
+    g.a = dy;
+    g.b = w.transposed();
+    g.c = {nullptr, share, layer.in, layer.in, 1};
+    take(node.shared_dx, scratch(g, node.for_dx));
+    g = weight_gradient(node, nullptr, rows);
+    take(node.shared_dw, scratch(g, node.for_dw));
+  }
+  if (clip_) take(norms_, norms);
+}
+
+// What one thread takes, in nanoseconds.
+template <class T>
+double Plan<T>::estimate(Index rows) const {
+  double cost = cost::elements<T>(rows * outputs_, cost::kTranscendental) + static_cast<double>(rows) * cost::kRow;
   for (const Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     const Index numbers = rows * layer.out;
     if (layer.kind == LayerKind::affine) {
       const double product = cost::gemm<T>(rows, layer.out, layer.in);
-      cost_ += std::max(product * (train ? 2 + node.wants_dx : 1), cost::elements<T>(layer.weight.size, cost::kWeight));
-      if (train) cost_ += cost::elements<T>(layer.weight.size, cost::kUpdate);
+      cost += std::max(product * (train_ ? 2 + node.wants_dx : 1), cost::elements<T>(layer.weight.size, cost::kWeight));
+      if (train_) cost += cost::elements<T>(layer.weight.size, cost::kUpdate);
     } else if (layer.kind == LayerKind::dropout) {
-      cost_ += cost::elements<T>(numbers, train ? cost::kRandom : cost::kMove);
+      cost += cost::elements<T>(numbers, train_ ? cost::kRandom : cost::kMove);
     } else {
-      cost_ += cost::elements<T>(numbers, train ? 4 * cost::kMove : cost::kMove);
+      cost += cost::elements<T>(numbers, train_ ? 4 * cost::kMove : cost::kMove);
     }
   }
-  cost_ += cost::elements<T>(rows * outputs_, cost::kTranscendental) + static_cast<double>(rows) * cost::kRow;
-  train_ = train;
-  clip_ = clip;
-  rows_ = rows;
+  return cost;
 }
 
 template <class T>

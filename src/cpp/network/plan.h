@@ -64,6 +64,13 @@ class Plan {
   struct Part;
   struct Update;
 
+  void connect(const std::vector<Layer<T>>& layers);
+  template <class Take>
+  void place_activations(Index rows, Take&& take);
+  template <class Take>
+  void place_products(Index rows, Take&& take);
+  double estimate(Index rows) const;
+
   Range run_of(const Team& team, Index width) const noexcept;
   void meet(Team& team) const noexcept;
 
