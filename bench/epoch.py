@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .shapes import Network
 
 TOLERANCE = 0.1  # of the mean loss of the first epoch, relative: each library shuffles in its own way
-# The same where rows come in the same order: what float32 rounds differently grows to a few percent of a step's loss within 100
-# steps, while in float64 the losses agree to 15 digits.
+# The same where rows come in the same order: what float32 rounds differently grows to a few percent of a
+# step's loss within 100 steps, while in float64 the losses agree to 15 digits.
 SAME_ORDER = 0.02
 RATE = 1e-3
 DTYPES = ("float32", "uint8")

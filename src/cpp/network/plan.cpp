@@ -205,6 +205,7 @@ void Plan<T>::place_products(Index rows, Take&& take) {
     g.a = dy;
     g.b = w.transposed();
     g.c = {nullptr, share, layer.in, layer.in, 1};
+    g.by_batch = true;
     take(node.shared_dx, scratch(g, node.for_dx));
     g = weight_gradient(node, nullptr, rows);
     take(node.shared_dw, scratch(g, node.for_dw));
@@ -421,6 +422,7 @@ void Plan<T>::backward(Team& team, const Batch<T>& batch) noexcept {
         g.a = {node.dy, rows_, layer.out, layer.out, 1};
         g.b = Matrix<const T>{layer.weight.p, layer.in, layer.out, layer.out, 1}.transposed();
         g.c = {nodes_[i - 1].dy, rows_, layer.in, layer.in, 1};
+        g.by_batch = true;
         Part part{};
         if (const Node& before = nodes_[i - 1]; before.backward_fused) {
           part = {before.layer.activation, before.layer.alpha, layer.in, nullptr, saved(before, batch)};

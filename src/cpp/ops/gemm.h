@@ -19,11 +19,12 @@ struct Gemm {
   // Called, where not null, once for every part of C, by the member that has made it, while it is in cache.
   void (*finish)(const void* context, const GemmPart<T>& part) = nullptr;
   const void* context = nullptr;
+  bool by_batch = false;   // the bits of a row may depend on how many rows there are
   bool transient = false;  // nobody but `finish` wants C: c.data is null
   Index row = 0, col = 0;  // of c(0, 0), where this is part of a larger product
 };
 
-// How the product is computed. Which form it is, and so the bits, does not depend on the number of rows.
+// How the product is computed. Which form it is, and so the bits, does not depend on the number of rows, unless by_batch.
 enum class GemmForm {
   tiles,   // vectors run along the columns of C
   turned,  // tiles of C^T = B^T A^T, turned after: C has at most one and a half vectors of columns, and A is column-major
