@@ -197,7 +197,8 @@ class CompiledNetwork {
     using Number = T;
     network::Runner<T> runner;
     network::Plan<T> inference;
-    std::vector<T> inputs;  // of inference, converted
+    std::vector<T> inputs;         // of inference, converted
+    std::vector<int64_t> indices;  // of inference, as they were when they were found to be in range
     std::vector<Layer<T>> layers;
   };
 
@@ -624,7 +625,11 @@ class CompiledNetwork {
     const ops::Number type = indices ? ops::Number::i64 : number_of<T>();
     const bool in_place = from.type == type && from.row_bytes == from.cols * item && scale == 1;
     if (n == 0 || (indices && !in_place)) throw Unsupported{};
-    if (!in_place) typed.inputs.resize(static_cast<std::size_t>(std::min(n, kRows) * from.cols));
+    const auto chunk = static_cast<std::size_t>(std::min(n, kRows) * from.cols);
+    if (indices)
+      typed.indices.resize(chunk);
+    else if (!in_place)
+      typed.inputs.resize(chunk);
     call_.features = from.cols;
     read(typed.layers);
     if (indices && !in_range<T>(from, n, typed.layers.front().vocabulary)) throw Unsupported{};
@@ -636,10 +641,14 @@ class CompiledNetwork {
         network::Batch<T> batch{};
         batch.rows = std::min(kRows, n - first);
         const char* at = from.data + first * from.row_bytes;
-        if (indices)
-          batch.indices = reinterpret_cast<const int64_t*>(at);
-        else
+        if (indices) {
+          const auto* given = reinterpret_cast<const int64_t*>(at);
+          std::transform(given, given + batch.rows * from.cols, typed.indices.begin(),
+                         [&](int64_t i) { return network::within(i, typed.layers.front().vocabulary); });
+          batch.indices = typed.indices.data();
+        } else {
           batch.x = in_place ? reinterpret_cast<const T*>(at) : typed.inputs.data();
+        }
         network::Plan<T>& plan = typed.inference;
         const int members = network::members_of(plan, typed.layers, batch.rows, false, false);
         run_team(members, [&](Team& team) {

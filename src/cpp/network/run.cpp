@@ -11,8 +11,6 @@ using Clock = std::chrono::steady_clock;
 template <class T>
 constexpr ops::Number kNumber = sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64;
 
-int64_t within(int64_t i, Index n) { return i < 0 || i >= n ? 0 : i; }
-
 }  // namespace
 
 template <class T>
@@ -75,7 +73,6 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         if (!in_place && !indices)
           ops::gather(data.x, data.order, first + begin, end - begin, static_cast<T>(data.scale), x_ + begin * cols);
         for (Index i = begin; i < end; ++i) {
-          // They were in range when the call began; somebody may have written to them since.
           if (indices) {
             const auto* from = reinterpret_cast<const int64_t*>(data.x.data + row(first + i) * data.x.row_bytes);
             for (Index j = 0; j < cols; ++j) indices_[i * cols + j] = within(from[j], layers.front().vocabulary);
