@@ -4,11 +4,10 @@
 #include "core/team.h"
 #include "dispatch/dispatch.h"
 #include "ops/cost.h"
+#include "ops/parts.h"
 
 namespace fastnn::ops {
 namespace {
-
-double weight_of(const double* weight, Index i) { return weight ? weight[i] : 1.0; }
 
 // Calls rows(begin, end, losses of these) for pieces of n rows on a team and returns the weighted sum, in the order of the rows.
 template <class F>

@@ -36,12 +36,6 @@ void sum_columns(const T* x, Index x_row, Index rows, Index cols, T* sums) noexc
   kernels<T>().column_sums(x, x_row, rows, cols, sums);
 }
 
-namespace {
-
-double weight_of(const double* weight, Index i) { return weight ? weight[i] : 1.0; }
-
-}  // namespace
-
 template <class T>
 void softmax_rows(const LossRows<T>& r) noexcept {
   const Kernels<T>& k = kernels<T>();

@@ -24,6 +24,9 @@ void scale_run(const T* x, T factor, Index n, T* y) noexcept;
 template <class T>
 void sum_columns(const T* x, Index x_row, Index rows, Index cols, T* sums) noexcept;
 
+// Of row i, where weights may be null.
+inline double weight_of(const double* weight, Index i) { return weight ? weight[i] : 1.0; }
+
 // Softmax cross-entropy of rows: y, their losses, and dx = factor*w_i*(y - label). Labels are numbers of classes,
 // or rows of probabilities where `labels` is null.
 template <class T>
