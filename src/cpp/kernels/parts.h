@@ -11,6 +11,8 @@ void fill_convert(Kernels<T>&);
 template <class T>
 void fill_dots(Kernels<T>&);
 template <class T>
+void fill_few_rows(Kernels<T>&);
+template <class T>
 void fill_activations(Kernels<T>&);
 template <class T>
 void fill_batchnorm(Kernels<T>&);

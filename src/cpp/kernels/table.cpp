@@ -23,6 +23,7 @@ void fill(Kernels<T>& table) {
   fill_gemm(table);
   fill_convert(table);
   fill_dots(table);
+  fill_few_rows(table);
   fill_activations(table);
   fill_batchnorm(table);
   fill_dropout(table);

@@ -83,6 +83,7 @@ template <class T>
 struct Kernels {
   int tile_rows, lanes;
   void (*gemm_block)(const GemmBlock<T>&);
+  void (*few_rows)(const GemmBlock<T>&);  // the same, for a B whose rows or columns are contiguous and which is not packed
   void (*pack_columns)(const Matrix<const T>& b, T* to);  // panels one vector wide, zero beyond the last column
 
   void (*dot_rows)(const DotRows<T>&);

@@ -14,9 +14,8 @@ namespace {
 // that fits the second level packs A four times as often: 2048^3 fell from 91 % to 86 %.
 constexpr Index kDepth = 512;
 constexpr Index kWidthBytes = 8192;
-// The fewest rows read B once, and where it lies, a few of its rows at a time along all columns: down the columns 1x2048x2048
-// took 2.5 times NumPy's time, so 1.2. Prefetching the next few rows made it worse: 1x512x784 fell from 24 % of the peak to 17 %.
-constexpr Index kRunningRows = 4, kRunningDepth = 8;
+// The fewest rows read B once, and where it lies.
+constexpr Index kMostFewRows = 4, kFewRowsDepth = 8;
 // Few rows use a packed block up at once: it is made small enough to be in the first-level cache still.
 constexpr Index kBriefRows = 28, kBriefDepth = 128, kBriefWidthBytes = 256;
 // So few rows times a transposed B, where bits may depend on their number, are dot products along B's own rows: a step of
@@ -104,6 +103,7 @@ template <class T>
 OwnScratch own_scratch(const Gemm<T>& g, const GemmPlan& plan) {
   if (plan.form == GemmForm::dots) return {g.b.row_stride == 1 ? 0 : whole_lines(g.b.rows * g.b.cols), 0, 0};
   const Index tile = kernels<T>().tile_rows, width = round_up<T>(plan.width);
+  if (plan.few_rows) return {0, 0, g.transient ? g.c.rows * width : 0};
   return {plan.pack_b ? plan.depth * width : 0, plan.pack_a ? whole_lines(plan.depth * tile) : 0,
           keeps_tile(g, plan) ? tile * width : 0};
 }
@@ -138,6 +138,23 @@ void tiles_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
     const Gemm<T>& g;
     Index c_row, col, cols;
   };
+  if (plan.few_rows) {
+    GemmBlock<T> block{};
+    block.m = g.c.rows;
+    block.n = g.c.cols;
+    block.k = g.b.rows;
+    block.a = g.a.data;
+    block.a_row = g.a.row_stride;
+    block.a_col = g.a.col_stride;
+    block.b = g.b.data;
+    block.b_row = g.b.row_stride;
+    block.b_vector = lanes * g.b.col_stride;
+    block.c = own.c ? tile_c : g.c.data;
+    block.c_row = own.c ? g.c.cols : g.c.row_stride;
+    block.bias = g.bias;
+    k.few_rows(block);
+    return finish(g, block.c, block.c_row, 0, block.m, 0, block.n);
+  }
   for (Index j = 0; j < g.c.cols; j += plan.width) {
     const Index width = std::min(plan.width, g.c.cols - j);
     const Columns columns{g, own.c ? width : g.c.row_stride, j, width};
@@ -280,12 +297,13 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
   plan.piece = pieces ? std::max(kPiece, (k / kMostPieces + 63) / 64 * 64) : k;
   const Gemm<T> g = plan.form == GemmForm::turned ? turned(given) : given;
   const Index n = g.b.cols;
-  plan.pack_b = (g.b.col_stride != 1 && n > 1) || (plan.piece * n * size > kUnpackedBytes && g.c.rows >= 16);
+  plan.few_rows = plan.form == GemmForm::tiles && !pieces && g.c.rows <= kMostFewRows && k >= kFewRowsDepth &&
+                  (g.b.col_stride == 1 || g.b.row_stride == 1);
+  plan.pack_b = !plan.few_rows && ((g.b.col_stride != 1 && n > 1) || (plan.piece * n * size > kUnpackedBytes && g.c.rows >= 16));
   const bool conflict = g.a.row_stride == 1 ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
   plan.pack_a = conflict && n * size >= kSetBytes / 2 && k > 16;
   const bool brief = plan.pack_b && g.c.rows <= kBriefRows;
   plan.depth = std::min(plan.piece, brief ? kBriefDepth : kDepth);
-  if (!plan.pack_b && g.c.rows <= kRunningRows && plan.piece * n * size > kUnpackedBytes) plan.depth = std::min(k, kRunningDepth);
   plan.width = plan.pack_b ? std::min<Index>(round_up<T>(n), (brief ? kBriefWidthBytes : kWidthBytes) / size) : n;
   if (given.transient && plan.form == GemmForm::tiles && !pieces) {  // a tile's rows of C are made at once
     plan.depth = k;
@@ -307,8 +325,8 @@ void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T*
   T *turned = scratch + shared.c, *pieces = turned + shared.t;
   if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
   if (shared.pieces) return compute_pieces(team, g, plan, own, turned, pieces);
-  const bool few = plan.form == GemmForm::dots && g.c.rows <= kDotRows;
-  const Grid grid = plan.form == GemmForm::tiles ? grid_of(g, plan, team.size) : few ? Grid{1, team.size} : Grid{team.size, 1};
+  const bool few = plan.few_rows || (plan.form == GemmForm::dots && g.c.rows <= kDotRows);
+  const Grid grid = few ? Grid{1, team.size} : plan.form == GemmForm::tiles ? grid_of(g, plan, team.size) : Grid{team.size, 1};
   const Team rows(team.rank / grid.columns, grid.rows, nullptr), columns(team.rank % grid.columns, grid.columns, nullptr);
   rows.share(g.c.rows, 1, [&](Index row, Index row_end) {
     columns.share(g.c.cols, kernels<T>().lanes, [&](Index col, Index col_end) {

@@ -41,6 +41,37 @@ FASTNN_INLINE unsigned mask_bits(RegMask<double> m) {
   return static_cast<unsigned>(_mm256_movemask_pd(reinterpret_cast<__m256d>(m)));
 }
 
+// A square of registers, row by row, becomes its columns.
+FASTNN_INLINE void turn(Reg<float> (&r)[8]) {
+  __m256 t[8];
+  const auto low = [](__m256 a, __m256 b) {
+    return _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+  };
+  const auto high = [](__m256 a, __m256 b) {
+    return _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+  };
+  for (int i = 0; i < 8; i += 4) {  // half h of t[i + s] is column 4h + s of rows i to i + 3
+    const __m256 a = _mm256_unpacklo_ps(r[i], r[i + 1]), b = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    const __m256 c = _mm256_unpacklo_ps(r[i + 2], r[i + 3]), d = _mm256_unpackhi_ps(r[i + 2], r[i + 3]);
+    t[i] = low(a, c);
+    t[i + 1] = high(a, c);
+    t[i + 2] = low(b, d);
+    t[i + 3] = high(b, d);
+  }
+  for (int s = 0; s < 4; ++s) {
+    r[s] = _mm256_permute2f128_ps(t[s], t[4 + s], 0x20);
+    r[4 + s] = _mm256_permute2f128_ps(t[s], t[4 + s], 0x31);
+  }
+}
+FASTNN_INLINE void turn(Reg<double> (&r)[4]) {
+  const __m256d a = _mm256_unpacklo_pd(r[0], r[1]), b = _mm256_unpackhi_pd(r[0], r[1]);
+  const __m256d c = _mm256_unpacklo_pd(r[2], r[3]), d = _mm256_unpackhi_pd(r[2], r[3]);
+  r[0] = _mm256_permute2f128_pd(a, c, 0x20);
+  r[1] = _mm256_permute2f128_pd(b, d, 0x20);
+  r[2] = _mm256_permute2f128_pd(a, c, 0x31);
+  r[3] = _mm256_permute2f128_pd(b, d, 0x31);
+}
+
 // to[p*16 + j] = from[j*from_stride + p] for j < 16, p < 4: halves of registers are gathered by load, then transposed in place.
 FASTNN_INLINE __m256 halves(const float* p, Index stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1);

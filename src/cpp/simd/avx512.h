@@ -50,6 +50,48 @@ FASTNN_INLINE void stream_end() { _mm_sfence(); }
 FASTNN_INLINE unsigned mask_bits(RegMask<float> m) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(m)); }
 FASTNN_INLINE unsigned mask_bits(RegMask<double> m) { return _mm512_movepi64_mask(reinterpret_cast<__m512i>(m)); }
 
+// A square of registers, row by row, becomes its columns.
+FASTNN_INLINE void turn(Reg<float> (&r)[16]) {
+  __m512 t[16];
+  const auto low = [](__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  };
+  const auto high = [](__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  };
+  for (int i = 0; i < 16; i += 4) {  // quarter q of r[i + s] becomes column 4q + s of rows i to i + 3
+    const __m512 a = _mm512_unpacklo_ps(r[i], r[i + 1]), b = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    const __m512 c = _mm512_unpacklo_ps(r[i + 2], r[i + 3]), d = _mm512_unpackhi_ps(r[i + 2], r[i + 3]);
+    t[i] = low(a, c);
+    t[i + 1] = high(a, c);
+    t[i + 2] = low(b, d);
+    t[i + 3] = high(b, d);
+  }
+  for (int s = 0; s < 4; ++s) {
+    const __m512 a = _mm512_shuffle_f32x4(t[s], t[4 + s], 0x44), b = _mm512_shuffle_f32x4(t[s], t[4 + s], 0xee);
+    const __m512 c = _mm512_shuffle_f32x4(t[8 + s], t[12 + s], 0x44), d = _mm512_shuffle_f32x4(t[8 + s], t[12 + s], 0xee);
+    r[s] = _mm512_shuffle_f32x4(a, c, 0x88);
+    r[4 + s] = _mm512_shuffle_f32x4(a, c, 0xdd);
+    r[8 + s] = _mm512_shuffle_f32x4(b, d, 0x88);
+    r[12 + s] = _mm512_shuffle_f32x4(b, d, 0xdd);
+  }
+}
+FASTNN_INLINE void turn(Reg<double> (&r)[8]) {
+  __m512d t[8];
+  for (int i = 0; i < 8; i += 2) {  // quarter q of t[i + s] is column 2q + s of rows i and i + 1
+    t[i] = _mm512_unpacklo_pd(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
+  }
+  for (int s = 0; s < 2; ++s) {
+    const __m512d a = _mm512_shuffle_f64x2(t[s], t[2 + s], 0x44), b = _mm512_shuffle_f64x2(t[s], t[2 + s], 0xee);
+    const __m512d c = _mm512_shuffle_f64x2(t[4 + s], t[6 + s], 0x44), d = _mm512_shuffle_f64x2(t[4 + s], t[6 + s], 0xee);
+    r[s] = _mm512_shuffle_f64x2(a, c, 0x88);
+    r[2 + s] = _mm512_shuffle_f64x2(a, c, 0xdd);
+    r[4 + s] = _mm512_shuffle_f64x2(b, d, 0x88);
+    r[6 + s] = _mm512_shuffle_f64x2(b, d, 0xdd);
+  }
+}
+
 // to[p*16 + j] = from[j*from_stride + p] for j < 16, p < 4: quarters of registers are gathered by load, then transposed in place.
 FASTNN_INLINE __m512 quarters(const float* p, Index stride) {
   __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));

@@ -67,6 +67,20 @@ FASTNN_INLINE void transpose_block(const double* from, Index from_stride, double
   vst1q_f64(to + to_stride, vzip2q_f64(a, b));
 }
 
+// A square of registers, row by row, becomes its columns.
+FASTNN_INLINE void turn(Reg<float> (&r)[4]) {
+  const float32x4x2_t ab = vtrnq_f32((float32x4_t)r[0], (float32x4_t)r[1]), cd = vtrnq_f32((float32x4_t)r[2], (float32x4_t)r[3]);
+  r[0] = (Reg<float>)vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
+  r[1] = (Reg<float>)vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
+  r[2] = (Reg<float>)vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
+  r[3] = (Reg<float>)vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
+}
+FASTNN_INLINE void turn(Reg<double> (&r)[2]) {
+  const float64x2_t a = (float64x2_t)r[0], b = (float64x2_t)r[1];
+  r[0] = (Reg<double>)vzip1q_f64(a, b);
+  r[1] = (Reg<double>)vzip2q_f64(a, b);
+}
+
 // to[p*kLanes + j] = from[j*from_stride + p] for the kLanes rows of a vector and p < kTransposeBlock.
 template <class T>
 FASTNN_INLINE void transpose_strip(const T* from, Index from_stride, T* to) {

@@ -41,6 +41,14 @@ FASTNN_INLINE unsigned mask_bits(RegMask<double> m) {
   return static_cast<unsigned>(_mm_movemask_pd(reinterpret_cast<__m128d>(m)));
 }
 
+// A square of registers, row by row, becomes its columns.
+FASTNN_INLINE void turn(Reg<float> (&r)[4]) { _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]); }
+FASTNN_INLINE void turn(Reg<double> (&r)[2]) {
+  const __m128d low = _mm_unpacklo_pd(r[0], r[1]), high = _mm_unpackhi_pd(r[0], r[1]);
+  r[0] = low;
+  r[1] = high;
+}
+
 // to[p*kLanes + j] = from[j*from_stride + p] for the kLanes rows of a vector and p < kTransposeBlock.
 template <class T>
 FASTNN_INLINE void transpose_strip(const T* from, Index from_stride, T* to) {
