@@ -23,6 +23,8 @@ constexpr int kTileRows = tallest_tile();  // 14 on AVX-512, 6 on AVX2 and NEON,
 // Half a vector has a tile of its own from so many rows on: with fewer, chains of fma wait for one another.
 constexpr int kHalfRows = kTileRows / 2 + 1;
 
+constexpr Index kShallow = 8, kShallowRows = 4;
+
 template <class T>
 struct Tile {
   const T* a;
@@ -61,6 +63,7 @@ void tile_kernel(const Tile<T>& t) {
   }
   // The next tile of C: where C leaves the cache, 2048^3 rose from 84 % of the peak to 88 %. Prefetching B as well changed
   // nothing.
+  if (t.k > kShallow)
   FASTNN_EACH (i, MR)
     FASTNN_EACH (v, NV) __builtin_prefetch(t.c + i * t.c_row + (NV + v) * L, 1);
   // Rows of A are addressed as four base pointers plus 0..3 strides; the asm keeps the compiler from making MR pointers of them,
@@ -154,7 +157,8 @@ void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
 
 template <class T>
 void gemm_block(const GemmBlock<T>& g) {
-  const Index panels = (g.m + kTileRows - 1) / kTileRows;
+  const Index tallest = g.k <= kShallow && g.n > 4 * kLanes<T> ? kShallowRows : kTileRows;
+  const Index panels = (g.m + tallest - 1) / tallest;
   const Index vectors = (g.n + kLanes<T> - 1) / kLanes<T>;
   const int tail = static_cast<int>(g.n - (vectors - 1) * kLanes<T>);
   const bool mask = !g.b_packed && tail != kLanes<T>, narrow = 2 * tail <= kLanes<T>;
