@@ -53,13 +53,11 @@ void dot_tile(const DotRows<T>& d, Index row, Index column) {
   });
   T sums[R * C + 16];
   reduce_all(acc, sums);
-  const First all{C};
-  const Vec<T> bias = d.bias ? load(d.bias + column, all) : set1(T(0));
-  FASTNN_EACH (i, R) {
-    T* c = d.c + (row + i) * d.c_row + column;
-    const Vec<T> sum = load(sums + i * C, all);
-    store(c, d.bias ? bias + sum : sum, all);
-  }
+  if (d.bias)
+    FASTNN_EACH (i, R)
+      FASTNN_EACH (j, C) sums[i * C + j] = d.bias[column + j] + sums[i * C + j];
+  // By bytes: a vector read from an odd place of those just written waits until they have left the store buffer.
+  FASTNN_EACH (i, R) __builtin_memcpy(d.c + (row + i) * d.c_row + column, sums + i * C, C * sizeof(T));
 }
 
 // All rows for C columns: tiles of the most rows that fit, then of one.

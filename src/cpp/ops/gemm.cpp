@@ -297,8 +297,8 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
   plan.piece = pieces ? std::max(kPiece, (k / kMostPieces + 63) / 64 * 64) : k;
   const Gemm<T> g = plan.form == GemmForm::turned ? turned(given) : given;
   const Index n = g.b.cols;
-  plan.few_rows = plan.form == GemmForm::tiles && !pieces && g.c.rows <= kMostFewRows && k >= kFewRowsDepth &&
-                  (g.b.col_stride == 1 || g.b.row_stride == 1);
+  plan.few_rows = plan.form == GemmForm::tiles && !pieces && g.c.rows <= kMostFewRows &&
+                  ((g.b.col_stride == 1 && k >= kFewRowsDepth) || (g.b.row_stride == 1 && k > 0));
   plan.pack_b = !plan.few_rows && ((g.b.col_stride != 1 && n > 1) || (plan.piece * n * size > kUnpackedBytes && g.c.rows >= 16));
   const bool conflict = g.a.row_stride == 1 ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
   plan.pack_a = conflict && n * size >= kSetBytes / 2 && k > 16;
@@ -337,11 +337,14 @@ void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T*
 
 template <class T>
 void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c) {
-  const bool column_major = c.col_stride != 1 && c.cols > 1;  // C^T = B^T A^T is then row-major
+  // C^T = B^T A^T is row-major where C is column-major; and a column that is too shallow for dot products is a row that is not.
+  const bool column = c.cols == 1 && c.row_stride == 1 && a.cols < kFewRowsDepth;
+  const bool turn = (c.col_stride != 1 && c.cols > 1) || column;
   Gemm<T> g{};
-  g.a = column_major ? b.transposed() : a;
-  g.b = column_major ? a.transposed() : b;
-  g.c = column_major ? c.transposed() : c;
+  g.a = turn ? b.transposed() : a;
+  g.b = turn ? a.transposed() : b;
+  g.c = turn ? c.transposed() : c;
+  g.c.col_stride = 1;
   const int members = members_for(cost::gemm<T>(c.rows, c.cols, a.cols));
   const GemmPlan plan = plan_gemm(g);
   T* room = scratch<T>(gemm_scratch(g, plan).of_team(members));
