@@ -14,8 +14,11 @@ namespace {
 // that fits the second level packs A four times as often: 2048^3 fell from 91 % to 86 %.
 constexpr Index kDepth = 512;
 constexpr Index kWidthBytes = 8192;
-// The fewest rows read B once, and where it lies.
-constexpr Index kMostFewRows = 4, kFewRowsDepth = 8;
+// The fewest rows read a large B once, a few of its whole rows at a time: tiles go down its columns, and took up to 1.2 times as
+// long beyond the second-level cache, but 0.6 to 1.0 within it. Nor do they pack a B whose columns are contiguous.
+constexpr Index kFewRows = 4, kLongRowBytes = 1024;
+// A matrix-vector product too shallow for dot products is one row times a B whose columns are contiguous.
+constexpr Index kShallow = 8;
 // Few rows use a packed block up at once: it is made small enough to be in the first-level cache still.
 constexpr Index kBriefRows = 28, kBriefDepth = 128, kBriefWidthBytes = 256;
 // So few rows times a transposed B, where bits may depend on their number, are dot products along B's own rows: a step of
@@ -215,8 +218,8 @@ void dots_part(const Gemm<T>& g, T* scratch) noexcept {
   DotRows<T> d{g.c.rows, g.c.cols,       g.b.rows, g.a.data,       g.a.row_stride,
                g.b.data, g.b.col_stride, g.c.data, g.c.row_stride, g.bias};
   if (g.b.row_stride == 1) return k.dot_rows(d);
-  constexpr Index kFewRows = 8;
-  if (g.c.rows <= kFewRows && g.b.col_stride == 1) {
+  constexpr Index kAcrossRows = 8;
+  if (g.c.rows <= kAcrossRows && g.b.col_stride == 1) {
     d.y_row = g.b.row_stride;
     return k.dot_across(d);
   }
@@ -297,9 +300,10 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
   plan.piece = pieces ? std::max(kPiece, (k / kMostPieces + 63) / 64 * 64) : k;
   const Gemm<T> g = plan.form == GemmForm::turned ? turned(given) : given;
   const Index n = g.b.cols;
-  plan.few_rows = plan.form == GemmForm::tiles && !pieces && g.c.rows <= kMostFewRows &&
-                  ((g.b.col_stride == 1 && k >= kFewRowsDepth) || (g.b.row_stride == 1 && k > 0));
-  plan.pack_b = !plan.few_rows && ((g.b.col_stride != 1 && n > 1) || (plan.piece * n * size > kUnpackedBytes && g.c.rows >= 16));
+  const bool large = plan.piece * n * size > kUnpackedBytes;
+  plan.few_rows = plan.form == GemmForm::tiles && !pieces && g.c.rows <= kFewRows && k > 0 &&
+                  (g.b.col_stride == 1 ? large && n * size >= kLongRowBytes : g.b.row_stride == 1);
+  plan.pack_b = !plan.few_rows && ((g.b.col_stride != 1 && n > 1) || (large && g.c.rows >= 16));
   const bool conflict = g.a.row_stride == 1 ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
   plan.pack_a = conflict && n * size >= kSetBytes / 2 && k > 16;
   const bool brief = plan.pack_b && g.c.rows <= kBriefRows;
@@ -338,7 +342,7 @@ void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T*
 template <class T>
 void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c) {
   // C^T = B^T A^T is row-major where C is column-major; and a column that is too shallow for dot products is a row that is not.
-  const bool column = c.cols == 1 && c.row_stride == 1 && a.cols < kFewRowsDepth;
+  const bool column = c.cols == 1 && c.row_stride == 1 && a.cols < kShallow;
   const bool turn = (c.col_stride != 1 && c.cols > 1) || column;
   Gemm<T> g{};
   g.a = turn ? b.transposed() : a;
