@@ -34,6 +34,9 @@ SHAPES = [  # m, k, n
     (29, 40, 100),  # a last half vector
     (10, 2100, 13),  # pieces of the inner dimension, where A is transposed
     (3, 4099, 70),
+    (3, 483, 301),  # few rows, a large B
+    (39, 5, 85),  # so shallow that whole rows of C are written
+    (33, 3, 1),  # and turned
 ]
 BIG = [(40, 300, 700), (18, 1100, 515), (131, 64, 530), (16, 513, 257)]  # B is packed, cut in depth and width
 
@@ -133,11 +136,16 @@ def test_same_bits_on_every_isa_that_fuses(dtype, shape):
         assert_same_bits(product, products[0])
 
 
-@pytest.mark.parametrize("shape", [(17, 33, 65), (29, 600, 18), (40, 300, 700)], ids=name)
-def test_a_row_does_not_depend_on_the_others(isa, dtype, shape):
+@pytest.mark.parametrize("transposes", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize(
+    "shape", [(17, 33, 65), (29, 600, 18), (40, 300, 700), (20, 5, 90), (20, 3, 1)], ids=name
+)
+def test_a_row_does_not_depend_on_the_others(isa, dtype, shape, transposes):
     a, b = operands(shape, dtype)
+    a = np.asfortranarray(a) if transposes[0] == "t" else a
+    b = np.asfortranarray(b) if transposes[1] == "t" else b
     whole = fastnn.matmul(a, b)
-    for rows in (slice(0, 1), slice(5, 6), slice(3, 10), slice(11, None)):
+    for rows in (slice(0, 1), slice(5, 7), slice(4, 7), slice(8, 12), slice(3, 10), slice(11, None)):
         assert_same_bits(fastnn.matmul(a[rows], b), whole[rows])
 
 

@@ -1,12 +1,12 @@
-// C = A B (+ bias) for a few rows of A, at the speed at which B can be read: once, where it lies. An element is the same
-// chain of fma as in gemm.cpp.
+// C = A B (+ bias) for a few rows of A, or of B, at the speed at which B can be read, or C written: once, row by row. An element
+// is the same chain of fma as in gemm.cpp.
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
 namespace fastnn::FASTNN_TARGET {
 namespace {
 
-constexpr int kRows = 4;  // of A, in one reading of B
+constexpr int kRows = 4;  // of A, at most
 // Rows of B added to C at a time: their factors stay in registers.
 constexpr int depth_of(int rows) {
   const int all = (kRegisters - 2 - kRegs * (rows + 1)) / rows;
@@ -18,10 +18,10 @@ constexpr Index kAhead = 512;
 
 // The product of columns [p, p + R) of A and those rows of B, which are contiguous, joins C.
 template <int M, int R, class T>
-void add_rows(const GemmBlock<T>& g, const T* a, T* c, Index p) {
+void add_rows(const GemmBlock<T>& g, Index p) {
   Vec<T> x[M][R];
   FASTNN_EACH (i, M)
-    FASTNN_EACH (r, R) x[i][r] = set1(a[i * g.a_row + (p + r) * g.a_col]);
+    FASTNN_EACH (r, R) x[i][r] = set1(g.a[i * g.a_row + (p + r) * g.a_col]);
   const T* b = g.b + p * g.b_row;
   each_vector<T>(g.n, [&](Index j, auto lanes) FASTNN_LAMBDA {
     Vec<T> acc[M];
@@ -29,7 +29,7 @@ void add_rows(const GemmBlock<T>& g, const T* a, T* c, Index p) {
       const Vec<T> bias = g.bias ? load(g.bias + j, lanes) : set1(T(0));
       FASTNN_EACH (i, M) acc[i] = bias;
     } else {
-      FASTNN_EACH (i, M) acc[i] = load(c + i * g.c_row + j, lanes);
+      FASTNN_EACH (i, M) acc[i] = load(g.c + i * g.c_row + j, lanes);
     }
     FASTNN_EACH (r, R) {
       const T* from = b + r * g.b_row + j;
@@ -37,15 +37,14 @@ void add_rows(const GemmBlock<T>& g, const T* a, T* c, Index p) {
       const Vec<T> row = load(from, lanes);
       FASTNN_EACH (i, M) acc[i] = fma(x[i][r], row, acc[i]);
     }
-    FASTNN_EACH (i, M) store(c + i * g.c_row + j, acc[i], lanes);
+    FASTNN_EACH (i, M) store(g.c + i * g.c_row + j, acc[i], lanes);
   });
 }
-template <int M, class T>
-void along_rows(const GemmBlock<T>& g, const T* a, T* c) {
-  constexpr int R = depth_of(M);
-  Index p = 0;
-  for (; p + R <= g.k; p += R) add_rows<M, R>(g, a, c, p);
-  for (; p < g.k; ++p) add_rows<M, 1>(g, a, c, p);
+template <int M, int R, class T>
+void along_rows(const GemmBlock<T>& g, Index p) {
+  for (; p + R <= g.k; p += R) add_rows<M, R>(g, p);
+  if constexpr (R > 1)
+    if (p < g.k) along_rows<M, R - 1>(g, p);
 }
 
 // acc += x times a square of B, `width` columns of `depth` numbers: all there are, or fewer.
@@ -76,7 +75,7 @@ void add_part_of_square(const T* b, Index column, int width, int depth, const T*
 // other's lines: 2048x2048 took 1.7 times as long. Two or four chains at a time: 0 to 3 % faster in the first-level cache, slower
 // beyond.)
 template <int M, class T>
-void down_columns(const GemmBlock<T>& g, const T* a, T* c) {
+void down_columns(const GemmBlock<T>& g) {
   constexpr int L = kLanes<T>, S = kRegLanes<T>;
   const Index column = g.b_vector / L;
   for (Index next = 0; next < g.n; next += L) {
@@ -92,36 +91,34 @@ void down_columns(const GemmBlock<T>& g, const T* a, T* c) {
     Index p = 0;
     if (whole)
       for (; p + S <= g.k; p += S)
-        FASTNN_EACH_REG (v) add_square(b + v * S * column + p, column, a + p * g.a_col, g.a_row, g.a_col, acc[v]);
+        FASTNN_EACH_REG (v) add_square(b + v * S * column + p, column, g.a + p * g.a_col, g.a_row, g.a_col, acc[v]);
     for (; p < g.k; p += S)
       for (int v = 0; v < kRegs && v * S < width; ++v)
-        add_part_of_square(b + v * S * column + p, column, width - v * S, static_cast<int>(smaller(S, g.k - p)), a + p * g.a_col,
-                           g.a_row, g.a_col, acc[v]);
+        add_part_of_square(b + v * S * column + p, column, width - v * S, static_cast<int>(smaller(S, g.k - p)),
+                           g.a + p * g.a_col, g.a_row, g.a_col, acc[v]);
     FASTNN_EACH (i, M) {
       FASTNN_EACH_REG (v) row.r[v] = acc[v][i];
-      whole ? store(c + i * g.c_row + j, row) : store(c + i * g.c_row + j, row, lanes);
+      whole ? store(g.c + i * g.c_row + j, row) : store(g.c + i * g.c_row + j, row, lanes);
     }
   }
 }
 
 template <int M, class T>
-void rows(const GemmBlock<T>& g, Index i) {
-  const T* a = g.a + i * g.a_row;
-  T* c = g.c + i * g.c_row;
-  g.b_vector == kLanes<T> ? along_rows<M>(g, a, c) : down_columns<M>(g, a, c);
+void rows(const GemmBlock<T>& g) {
+  g.b_vector == kLanes<T> ? along_rows<M, depth_of(M)>(g, 0) : down_columns<M>(g);
 }
 
 template <class T>
 void few_rows(const GemmBlock<T>& g) {
-  Index i = 0;
-  for (; i + kRows <= g.m; i += kRows) rows<kRows>(g, i);
-  switch (g.m - i) {
-    case 3:
-      return rows<3>(g, i);
-    case 2:
-      return rows<2>(g, i);
+  switch (g.m) {
     case 1:
-      return rows<1>(g, i);
+      return rows<1>(g);
+    case 2:
+      return rows<2>(g);
+    case 3:
+      return rows<3>(g);
+    case kRows:
+      return rows<kRows>(g);
   }
 }
 
@@ -130,6 +127,8 @@ void few_rows(const GemmBlock<T>& g) {
 template <class T>
 void fill_few_rows(Kernels<T>& table) {
   table.few_rows = few_rows<T>;
+  table.few = kRows;
+  table.shallow = depth_of(kRows);
 }
 template void fill_few_rows(Kernels<float>&);
 template void fill_few_rows(Kernels<double>&);

@@ -83,7 +83,10 @@ template <class T>
 struct Kernels {
   int tile_rows, lanes;
   void (*gemm_block)(const GemmBlock<T>&);
-  void (*few_rows)(const GemmBlock<T>&);  // the same, for a B whose rows or columns are contiguous and which is not packed
+  // The same for at most `few` rows of A and a B that is not packed and whose rows or columns are contiguous. Up to `shallow`
+  // rows of B take one pass over C.
+  void (*few_rows)(const GemmBlock<T>&);
+  int few, shallow;
   void (*pack_columns)(const Matrix<const T>& b, T* to);  // panels one vector wide, zero beyond the last column
 
   void (*dot_rows)(const DotRows<T>&);

@@ -16,9 +16,11 @@ constexpr Index kDepth = 512;
 constexpr Index kWidthBytes = 8192;
 // The fewest rows read a large B once, a few of its whole rows at a time: tiles go down its columns, and took up to 1.2 times as
 // long beyond the second-level cache, but 0.6 to 1.0 within it. Nor do they pack a B whose columns are contiguous.
-constexpr Index kFewRows = 4, kLongRowBytes = 1024;
+constexpr Index kLongRowBytes = 1024;
+// Where the inner dimension is shallow, storing C is what costs: in whole rows 292x662x3 took 0.83 of the tiles' time.
+constexpr Index kShallowRowBytes = 256;
 // A matrix-vector product too shallow for dot products is one row times a B whose columns are contiguous.
-constexpr Index kShallow = 8;
+constexpr Index kDotDepth = 8;
 // Few rows use a packed block up at once: it is made small enough to be in the first-level cache still.
 constexpr Index kBriefRows = 28, kBriefDepth = 128, kBriefWidthBytes = 256;
 // So few rows times a transposed B, where bits may depend on their number, are dot products along B's own rows: a step of
@@ -106,7 +108,7 @@ template <class T>
 OwnScratch own_scratch(const Gemm<T>& g, const GemmPlan& plan) {
   if (plan.form == GemmForm::dots) return {g.b.row_stride == 1 ? 0 : whole_lines(g.b.rows * g.b.cols), 0, 0};
   const Index tile = kernels<T>().tile_rows, width = round_up<T>(plan.width);
-  if (plan.few_rows) return {0, 0, g.transient ? g.c.rows * width : 0};
+  if (plan.few_rows) return {0, 0, g.transient ? kernels<T>().few * width : 0};
   return {plan.pack_b ? plan.depth * width : 0, plan.pack_a ? whole_lines(plan.depth * tile) : 0,
           keeps_tile(g, plan) ? tile * width : 0};
 }
@@ -131,33 +133,40 @@ void finish(const Gemm<T>& g, T* c, Index c_row, Index row, Index rows, Index co
   if (g.finish) g.finish(g.context, {c, c_row, g.row + row, rows, g.col + col, cols});
 }
 
+// A few rows of C at a time.
+template <class T>
+void few_rows_part(const Gemm<T>& g, T* rows_of_c) noexcept {
+  const Kernels<T>& k = kernels<T>();
+  GemmBlock<T> block{};
+  block.n = g.c.cols;
+  block.k = g.b.rows;
+  block.a_row = g.a.row_stride;
+  block.a_col = g.a.col_stride;
+  block.b = g.b.data;
+  block.b_row = g.b.row_stride;
+  block.b_vector = k.lanes * g.b.col_stride;
+  block.c_row = g.transient ? g.c.cols : g.c.row_stride;
+  block.bias = g.bias;
+  for (Index i = 0; i < g.c.rows; i += k.few) {
+    block.m = std::min<Index>(k.few, g.c.rows - i);
+    block.a = g.a.data + i * g.a.row_stride;
+    block.c = g.transient ? rows_of_c : g.c.data + i * g.c.row_stride;
+    k.few_rows(block);
+    finish(g, block.c, block.c_row, i, block.m, 0, block.n);
+  }
+}
+
 template <class T>
 void tiles_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
   const Kernels<T>& k = kernels<T>();
   const Index lanes = k.lanes;
   const OwnScratch own = own_scratch(g, plan);
+  if (plan.few_rows) return few_rows_part(g, scratch);
   T *packed_b = scratch, *packed_a = packed_b + own.b, *tile_c = packed_a + own.a;
   struct Columns {
     const Gemm<T>& g;
     Index c_row, col, cols;
   };
-  if (plan.few_rows) {
-    GemmBlock<T> block{};
-    block.m = g.c.rows;
-    block.n = g.c.cols;
-    block.k = g.b.rows;
-    block.a = g.a.data;
-    block.a_row = g.a.row_stride;
-    block.a_col = g.a.col_stride;
-    block.b = g.b.data;
-    block.b_row = g.b.row_stride;
-    block.b_vector = lanes * g.b.col_stride;
-    block.c = own.c ? tile_c : g.c.data;
-    block.c_row = own.c ? g.c.cols : g.c.row_stride;
-    block.bias = g.bias;
-    k.few_rows(block);
-    return finish(g, block.c, block.c_row, 0, block.m, 0, block.n);
-  }
   for (Index j = 0; j < g.c.cols; j += plan.width) {
     const Index width = std::min(plan.width, g.c.cols - j);
     const Columns columns{g, own.c ? width : g.c.row_stride, j, width};
@@ -301,8 +310,9 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
   const Gemm<T> g = plan.form == GemmForm::turned ? turned(given) : given;
   const Index n = g.b.cols;
   const bool large = plan.piece * n * size > kUnpackedBytes;
-  plan.few_rows = plan.form == GemmForm::tiles && !pieces && g.c.rows <= kFewRows && k > 0 &&
-                  (g.b.col_stride == 1 ? large && n * size >= kLongRowBytes : g.b.row_stride == 1);
+  const bool few = g.c.rows <= kernels<T>().few, shallow = k <= kernels<T>().shallow && n * size >= kShallowRowBytes;
+  plan.few_rows = plan.form == GemmForm::tiles && !pieces && k > 0 &&
+                  (g.b.col_stride == 1 ? (few && large && n * size >= kLongRowBytes) || shallow : few && g.b.row_stride == 1);
   plan.pack_b = !plan.few_rows && ((g.b.col_stride != 1 && n > 1) || (large && g.c.rows >= 16));
   const bool conflict = g.a.row_stride == 1 ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
   plan.pack_a = conflict && n * size >= kSetBytes / 2 && k > 16;
@@ -329,7 +339,7 @@ void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T*
   T *turned = scratch + shared.c, *pieces = turned + shared.t;
   if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
   if (shared.pieces) return compute_pieces(team, g, plan, own, turned, pieces);
-  const bool few = plan.few_rows || (plan.form == GemmForm::dots && g.c.rows <= kDotRows);
+  const bool few = (plan.few_rows && g.c.rows <= kernels<T>().few) || (plan.form == GemmForm::dots && g.c.rows <= kDotRows);
   const Grid grid = few ? Grid{1, team.size} : plan.form == GemmForm::tiles ? grid_of(g, plan, team.size) : Grid{team.size, 1};
   const Team rows(team.rank / grid.columns, grid.rows, nullptr), columns(team.rank % grid.columns, grid.columns, nullptr);
   rows.share(g.c.rows, 1, [&](Index row, Index row_end) {
@@ -342,7 +352,7 @@ void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T*
 template <class T>
 void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c) {
   // C^T = B^T A^T is row-major where C is column-major; and a column that is too shallow for dot products is a row that is not.
-  const bool column = c.cols == 1 && c.row_stride == 1 && a.cols < kShallow;
+  const bool column = c.cols == 1 && c.row_stride == 1 && a.cols < kDotDepth;
   const bool turn = (c.col_stride != 1 && c.cols > 1) || column;
   Gemm<T> g{};
   g.a = turn ? b.transposed() : a;
