@@ -19,7 +19,16 @@ from layouts import (
 from native import on_each_fusing_isa
 from tolerances import assert_same_bits, assert_within, exact
 
-BATCHES = [(0, 3, 4), (1, 1, 1), (17, 33, 65), (128, 100, 7), (3, 513, 40), (33, 18, 530)]  # N, n_in, n_out
+BATCHES = [  # N, n_in, n_out
+    (0, 3, 4),
+    (1, 1, 1),
+    (17, 33, 65),
+    (128, 100, 7),
+    (3, 513, 40),
+    (33, 18, 530),
+    (3, 517, 258),  # a few rows times a large matrix
+    (20, 5, 90),  # a shallow product
+]
 ROWS = [(1, 5), (2, 1), (7, 16), (33, 17), (64, 70), (1000, 37)]  # N, D
 SIZES = [0, 1, 15, 16, 63, 64, 65, 1000]
 ACTIVATIONS = ["ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU"]
@@ -90,13 +99,14 @@ def test_the_passes_of_affine_do_not_share_scratch(team):
         assert_same_bits(layer.grads, alone.grads)
 
 
+@pytest.mark.parametrize("n", [19, 3])
 @pytest.mark.parametrize("view", VIEWS + CONSTANT_VIEWS)
-def test_affine_of_any_strides(isa, team, dtype, view):
+def test_affine_of_any_strides(isa, team, dtype, view, n):
     x, W, b, dout = (
-        normal((19, 33), dtype),
-        normal((33, 21), dtype, 1),
-        normal(21, dtype, 2),
-        normal((19, 21), dtype, 3),
+        normal((n, 33), dtype),
+        normal((33, 29), dtype, 1),
+        normal(29, dtype, 2),
+        normal((n, 29), dtype, 3),
     )
     check_affine(view(x), W, b, dout)
     check_affine(x, W, b, view(dout))
