@@ -26,8 +26,32 @@ FASTNN_INLINE __m256i first_lanes(int words) {
 }
 FASTNN_INLINE void load_first(const float* p, int n, Reg<float>& to) { to = _mm256_maskload_ps(p, first_lanes(n)); }
 FASTNN_INLINE void load_first(const double* p, int n, Reg<double>& to) { to = _mm256_maskload_pd(p, first_lanes(2 * n)); }
-FASTNN_INLINE void store_first(float* p, Reg<float> v, int n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
-FASTNN_INLINE void store_first(double* p, Reg<double> v, int n) { _mm256_maskstore_pd(p, first_lanes(2 * n), v); }
+// In pieces: a masked store takes 12 cycles on Zen 4, a plain one takes one.
+FASTNN_INLINE void store_first(float* p, Reg<float> v, int n) {
+  if (n == 8) return _mm256_storeu_ps(p, v);
+  __m128 part = _mm256_castps256_ps128(v);
+  if (n & 4) {
+    _mm_storeu_ps(p, part);
+    part = _mm256_extractf128_ps(v, 1);
+    p += 4;
+  }
+  if (n & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), part);
+    part = _mm_movehl_ps(part, part);
+    p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, part);
+}
+FASTNN_INLINE void store_first(double* p, Reg<double> v, int n) {
+  if (n == 4) return _mm256_storeu_pd(p, v);
+  __m128d part = _mm256_castpd256_pd128(v);
+  if (n & 2) {
+    _mm_storeu_pd(p, part);
+    part = _mm256_extractf128_pd(v, 1);
+    p += 2;
+  }
+  if (n & 1) _mm_store_sd(p, part);
+}
 
 // Past the caches; p at a 64-byte boundary. Seen by other threads after stream_end.
 FASTNN_INLINE void stream(float* p, Reg<float> v) { _mm256_stream_ps(p, v); }
