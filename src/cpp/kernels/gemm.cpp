@@ -132,6 +132,57 @@ struct TileKernels {
 template <class T>
 constexpr TileKernels<T> kTileKernels{};
 
+// Rows of A that are packed at once, panel by panel of a tile's rows: a transposed A gives up whole lines, of which 6 rows use 24
+// bytes.
+constexpr Index kPackedPanels = 56 / kTileRows;
+
+// Rows of the next panel where m rows are left for `panels` of them.
+FASTNN_INLINE int panel_rows(Index m, Index panels) { return static_cast<int>((m + panels - 1) / panels); }
+
+// Rows of the next `count` panels.
+FASTNN_INLINE Index rows_of(Index m, Index panels, Index count) {
+  Index left = m;
+  for (Index panel = 0; panel < count && panel < panels; ++panel) left -= panel_rows(left, panels - panel);
+  return m - left;
+}
+
+// to[p*R + i] = from[p*column + i]: what R rows of a column-major matrix have of k columns.
+template <int R, class T>
+void copy_rows(const T* from, Index column, Index k, T* to) {
+  for (Index p = 0; p < k; ++p) __builtin_memcpy(to + p * R, from + p * column, R * sizeof(T));
+}
+template <class T>
+using CopyRows = void (*)(const T* from, Index column, Index k, T* to);
+template <class T>
+struct RowCopies {
+  CopyRows<T> of[kTileRows + 1] = {};
+  template <int R>
+  constexpr void fill() {
+    of[R] = copy_rows<R>;
+    if constexpr (R > 1) fill<R - 1>();
+  }
+  constexpr RowCopies() { fill<kTileRows>(); }
+};
+template <class T>
+constexpr RowCopies<T> kRowCopies{};
+
+// Panels of the m rows of A: to[p*rows + i] = a(i, p) in each, so that a step of k reads one line; kTileRows*k numbers a panel.
+// Lines stay in the first-level cache from panel to panel.
+template <class T>
+void pack_lines(const GemmBlock<T>& g, const T* a, Index m, Index panels, T* to) {
+  constexpr Index kColumns = 32;
+  for (Index p = 0; p < g.k; p += kColumns) {
+    const T* from = a + p * g.a_col;
+    Index left = m;
+    for (Index panel = 0; panel < panels; ++panel) {
+      const int rows = panel_rows(left, panels - panel);
+      kRowCopies<T>.of[rows](from, g.a_col, smaller(kColumns, g.k - p), to + panel * kTileRows * g.k + p * rows);
+      from += rows;
+      left -= rows;
+    }
+  }
+}
+
 // to[p*MR + i] = a(i, p): the rows of one tile, so that a step of k reads one line.
 template <class T>
 void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
@@ -144,14 +195,6 @@ void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
       for (; p < g.k; ++p)
         for (int s = 0; s < S; ++s) to[p * rows + i + s] = a[(i + s) * g.a_row + p];
     }
-  if (g.a_row == 1) {
-    for (Index p = 0; p < g.k; ++p) {
-      const T* from = a + p * g.a_col;
-      __builtin_prefetch(from + 2 * rows);  // the next tile's rows, which no hardware foresees
-      each_vector<T>(rows, [&](Index j, auto lanes) FASTNN_LAMBDA { store(to + p * rows + j, load(from + j, lanes), lanes); });
-    }
-    return;
-  }
   for (; i < rows; ++i)
     for (Index p = 0; p < g.k; ++p) to[p * rows + i] = a[i * g.a_row + p * g.a_col];
 }
@@ -165,12 +208,17 @@ void gemm_block(const GemmBlock<T>& g) {
   const bool mask = !g.b_packed && tail != kLanes<T>, narrow = 2 * tail <= kLanes<T>;
   Index i = 0;
   for (Index panel = 0; panel < panels; ++panel) {
-    const int mr = static_cast<int>((g.m - i + panels - panel - 1) / (panels - panel));
+    const int mr = panel_rows(g.m - i, panels - panel);
     T* c = g.transient ? g.c : g.c + i * g.c_row;
     Tile<T> t{g.a + i * g.a_row, g.a_row, g.a_col, g.b, g.b_row, g.b_vector, g.k, c, g.c_row, g.bias, g.accumulate, kLanes<T>};
     if (g.row_scratch) {
-      pack_rows(g, t.a, mr, g.row_scratch);
-      t.a = g.row_scratch;
+      const Index at = panel % kPackedPanels;
+      T* packed = g.row_scratch + at * kTileRows * g.k;
+      if (g.a_row != 1)
+        pack_rows(g, t.a, mr, packed);
+      else if (at == 0)
+        pack_lines(g, t.a, rows_of(g.m - i, panels - panel, kPackedPanels), smaller(panels - panel, kPackedPanels), packed);
+      t.a = packed;
       t.a_row = 1;
       t.a_col = mr;
     }
@@ -261,6 +309,7 @@ void transpose(const Matrix<const T>& from, T* to, Index to_row) {
 template <class T>
 void fill_gemm(Kernels<T>& table) {
   table.tile_rows = kTileRows;
+  table.packed_rows = kPackedPanels * kTileRows;
   table.lanes = kLanes<T>;
   table.gemm_block = gemm_block<T>;
   table.pack_columns = pack_columns<T>;

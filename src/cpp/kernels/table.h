@@ -18,7 +18,7 @@ struct GemmBlock {
   Index c_row;
   const T* bias;  // (n,), or null
   bool accumulate;
-  T* row_scratch;  // tile_rows*k numbers to pack rows of A into, or null: A is read where it lies
+  T* row_scratch;  // packed_rows*k numbers to pack rows of A into, or null: A is read where it lies
   // Called, where not null, with `rows` rows of C from `row` on as soon as they are done, while they are in the first-level
   // cache.
   void (*finish)(const void* context, T* c, Index row, Index rows);
@@ -81,7 +81,7 @@ struct OptimizerStep {
 
 template <class T>
 struct Kernels {
-  int tile_rows, lanes;
+  int tile_rows, packed_rows, lanes;
   void (*gemm_block)(const GemmBlock<T>&);
   // The same for at most `few` rows of A and a B that is not packed and whose rows or columns are contiguous. Up to `shallow`
   // rows of B take one pass over C.
