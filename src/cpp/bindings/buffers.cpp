@@ -4,16 +4,14 @@
 #include <mutex>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "core/memory.h"
 
 namespace fastnn::bindings {
 namespace {
 
 namespace py = pybind11;
 
-constexpr std::size_t kLine = 64, kHugePage = std::size_t{1} << 21;
+constexpr std::size_t kLine = 64;
 // The C library gives larger blocks back to the system and asks for them again: clearing the pages of 16 MiB takes 600 us, and
 // ReLU's pass over them 750 us.
 constexpr std::size_t kKeep = std::size_t{1} << 20;
@@ -60,14 +58,9 @@ Shelf& shelf() {
   return *only;
 }
 
-Block* allocate(std::size_t bytes) {
-  const bool huge = bytes >= 2 * kHugePage;
-  const std::size_t align = huge ? kHugePage : kLine;
-  void* memory = std::aligned_alloc(align, (bytes + sizeof(Block) + align - 1) / align * align);
+Block* new_block(std::size_t bytes) {
+  void* memory = allocate(sizeof(Block) + bytes);
   if (!memory) throw std::bad_alloc();
-#if defined(__linux__)
-  if (huge) madvise(memory, bytes + sizeof(Block), MADV_HUGEPAGE);
-#endif
   return new (memory) Block{bytes};
 }
 
@@ -83,7 +76,7 @@ void release(PyObject* capsule) {
 
 Buffer new_buffer(std::size_t bytes) {
   Block* block = bytes < kKeep ? nullptr : shelf().take(bytes);
-  if (!block) block = allocate(bytes);
+  if (!block) block = new_block(bytes);
   PyObject* owner = PyCapsule_New(block, nullptr, release);
   if (!owner) {
     std::free(block);

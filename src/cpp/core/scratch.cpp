@@ -4,6 +4,8 @@
 #include <memory>
 #include <new>
 
+#include "core/memory.h"
+
 namespace fastnn {
 namespace {
 
@@ -17,13 +19,11 @@ thread_local std::size_t capacity = 0;
 
 void* scratch_bytes(std::size_t bytes) {
   if (bytes > capacity) {
-    if (bytes > PTRDIFF_MAX - 64) throw std::bad_alloc();
-    const std::size_t rounded = (bytes + 63) / 64 * 64;
     buffer.reset();
     capacity = 0;
-    buffer.reset(std::aligned_alloc(64, rounded));
+    buffer.reset(allocate(bytes));
     if (!buffer) throw std::bad_alloc();
-    capacity = rounded;
+    capacity = bytes;
   }
   return buffer.get();
 }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "core/memory.h"
 #include "core/types.h"
 
 namespace fastnn::network {
@@ -26,7 +27,7 @@ class Arena {
       size += bytes(count, sizeof *place);
     });
     if (size > capacity_) {
-      void* block = std::aligned_alloc(kLine, size);
+      void* block = allocate(size);
       if (!block) throw std::bad_alloc();
       std::free(block_);
       block_ = block;
