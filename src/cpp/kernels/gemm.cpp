@@ -256,26 +256,31 @@ void pack_rest(const T* from, Index column, int width, Index rows, T* to) {
     }
 }
 
-// Panels one vector wide: to[(j / kLanes) * k * kLanes + p*kLanes + j % kLanes] = b(p, j), zero beyond the last column.
+// Panels one vector wide, `panel` numbers apart: to[(j / kLanes) * panel + p*kLanes + j % kLanes] = b(p, j), zero beyond the last
+// column.
 template <class T>
-void pack_columns(const Matrix<const T>& b, T* to) {
+void pack_columns(const Matrix<const T>& b, T* to, Index panel) {
   constexpr int L = kLanes<T>, S = kTransposeBlock<T>;
-  constexpr int kTogether = 4;  // panels, so that a row gives up several lines at a time
-  Index j = 0;
-  if (b.col_stride == 1)
-    for (; j + kTogether * L <= b.cols; j += kTogether * L, to += kTogether * b.rows * L)
-      for (Index p = 0; p < b.rows; ++p)
-        FASTNN_EACH (v, kTogether) store(to + (v * b.rows + p) * L, load(b.data + p * b.row_stride + j + v * L));
-  for (; j < b.cols; j += L, to += b.rows * L) {
+  if (b.col_stride == 1) {
+    // A few whole rows at a time, which the hardware foresees: 39 GB/s where strips of four panels down the rows had 15.
+    constexpr int kRows = 8;
+    for (Index p = 0; p < b.rows; p += kRows) {
+      const T* from = b.data + p * b.row_stride;
+      T* out = to + p * L;
+      const Index rows = smaller(kRows, b.rows - p);
+      each_vector<T>(b.cols, [&](Index j, auto lanes) FASTNN_LAMBDA {
+        if (rows == kRows)
+          FASTNN_EACH (r, kRows) store(out + r * L, load(from + r * b.row_stride + j, lanes));
+        else
+          for (Index r = 0; r < rows; ++r) store(out + r * L, load(from + r * b.row_stride + j, lanes));
+        out += panel;
+      });
+    }
+    return;
+  }
+  for (Index j = 0; j < b.cols; j += L, to += panel) {
     const int width = static_cast<int>(smaller(L, b.cols - j));
     const T* from = b.data + j * b.col_stride;
-    if (b.col_stride == 1) {
-      if (width == L)
-        for (Index p = 0; p < b.rows; ++p) store(to + p * L, load(from + p * b.row_stride));
-      else
-        for (Index p = 0; p < b.rows; ++p) store(to + p * L, load(from + p * b.row_stride, First{width}));
-      continue;
-    }
     if (b.row_stride != 1) {
       for (Index p = 0; p < b.rows; ++p)
         for (int c = 0; c < L; ++c) to[p * L + c] = c < width ? from[c * b.col_stride + p * b.row_stride] : T(0);

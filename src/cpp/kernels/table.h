@@ -87,7 +87,8 @@ struct Kernels {
   // rows of B take one pass over C.
   void (*few_rows)(const GemmBlock<T>&);
   int few, shallow;
-  void (*pack_columns)(const Matrix<const T>& b, T* to);  // panels one vector wide, zero beyond the last column
+  // Panels one vector wide, `panel` numbers apart, zero beyond the last column.
+  void (*pack_columns)(const Matrix<const T>& b, T* to, Index panel);
 
   void (*dot_rows)(const DotRows<T>&);
   void (*dot_across)(const DotRows<T>&);                                // the same for Y^T: y(j, p) = y[p*y_row + j]

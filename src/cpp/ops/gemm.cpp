@@ -21,14 +21,16 @@ constexpr Index kLongRowBytes = 1024;
 constexpr Index kShallowRowBytes = 256;
 // A matrix-vector product too shallow for dot products is one row times a B whose columns are contiguous.
 constexpr Index kDotDepth = 8;
-// Few rows use a packed block up at once: it is made small enough to be in the first-level cache still.
-constexpr Index kBriefRows = 28, kBriefDepth = 128, kBriefWidthBytes = 256;
+// Few rows use a packed block up at once: it is made small enough to be in the second-level cache still. 16x2048x2048 rises from
+// 44 to 56 % of the peak, 32x2048x2048 falls from 69 to 65.
+constexpr Index kBriefRows = 28, kBriefDepth = 128;
 // So few rows times a transposed B, where bits may depend on their number, are dot products along B's own rows: a step of
 // 1024-2048-2048-1000 on one row fell from 7.2 ms to 5.9.
 constexpr Index kDotRows = 8;
-// B is read where it lies while it fits the second-level cache beside the rest.
-constexpr Index kUnpackedBytes = 512 * 1024;
-// Rows of A that lie a multiple of this apart fall into one set of the first-level cache and evict each other, and so do the
+// B is read where it lies while it fits the second-level cache beside the rest, and where it is larger, once for a tile's rows,
+// or twice: 16x1000x1000 reaches 90 % of the peak so, 68 if packed; but 16x3000x1000 12 to 37, and 51.
+constexpr Index kUnpackedBytes = 512 * 1024, kTwiceBytes = 6 << 20;
+// Rows that lie a multiple of this apart fall into one set of the first-level cache and evict each other, and so do the
 // columns of a transposed A that lie pages apart: they are packed where enough columns of C pay for it.
 constexpr Index kSetBytes = 4096;
 // Tiles of so few rows, all but AVX-512's, read B so often and use so little of each line of a transposed A that packing pays
@@ -101,6 +103,10 @@ Grid grid_of(const Gemm<T>& g, const GemmPlan& plan, int members) {
   return best;
 }
 
+// Numbers of a panel of packed B, `lanes` wide. Panels pages apart would write to one set of the first-level cache: 64x2048 are
+// packed in 0.83 of the time.
+Index packed_panel(Index depth, Index lanes) { return (depth + 1) * lanes; }
+
 Index whole_lines(Index n) { return (n + 15) / 16 * 16; }
 
 // Numbers of the parts of a member's own scratch: a block of B, a tile's rows of A, a tile's rows of C that nobody keeps.
@@ -113,7 +119,7 @@ OwnScratch own_scratch(const Gemm<T>& g, const GemmPlan& plan) {
   if (plan.form == GemmForm::dots) return {g.b.row_stride == 1 ? 0 : whole_lines(g.b.rows * g.b.cols), 0, 0};
   const Index tile = kernels<T>().tile_rows, width = round_up<T>(plan.width);
   if (plan.few_rows) return {0, 0, g.transient ? kernels<T>().few * width : 0};
-  return {plan.pack_b ? plan.depth * width : 0, plan.pack_a ? whole_lines(plan.depth * kernels<T>().packed_rows) : 0,
+  return {plan.pack_b ? packed_panel(plan.depth, width) : 0, plan.pack_a ? whole_lines(plan.depth * kernels<T>().packed_rows) : 0,
           keeps_tile(g, plan) ? tile * width : 0};
 }
 
@@ -187,10 +193,10 @@ void tiles_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
       block.a_col = g.a.col_stride;
       block.b_packed = plan.pack_b;
       if (plan.pack_b) {
-        k.pack_columns({b, depth, width, g.b.row_stride, g.b.col_stride}, packed_b);
+        block.b_vector = packed_panel(depth, lanes);
+        k.pack_columns({b, depth, width, g.b.row_stride, g.b.col_stride}, packed_b, block.b_vector);
         block.b = packed_b;
         block.b_row = lanes;
-        block.b_vector = depth * lanes;
       } else {
         block.b = b;
         block.b_row = g.b.row_stride;
@@ -317,15 +323,18 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
   const bool few = g.c.rows <= kernels<T>().few, shallow = k <= kernels<T>().shallow && n * size >= kShallowRowBytes;
   plan.few_rows = plan.form == GemmForm::tiles && !pieces && k > 0 &&
                   (g.b.col_stride == 1 ? (few && large && n * size >= kLongRowBytes) || shallow : few && g.b.row_stride == 1);
-  const bool low = kernels<T>().tile_rows <= kLowTile;
-  plan.pack_b = !plan.few_rows && ((g.b.col_stride != 1 && n > 1) || (large && g.c.rows >= 16) ||
+  const Index tile = kernels<T>().tile_rows;
+  const bool again = g.c.rows > 2 * tile || (g.c.rows > tile && plan.piece * n * size > kTwiceBytes);
+  const bool one_set = g.b.row_stride * size % kSetBytes == 0;  // 8x2048x2048: 14 % of the peak, packed 42
+  const bool low = tile <= kLowTile;
+  plan.pack_b = !plan.few_rows && ((g.b.col_stride != 1 && n > 1) || (large && (again || one_set)) ||
                                    (low && g.c.rows >= kLowPackRows && k >= kLowPackDepth));
   const bool across = g.a.row_stride == 1;
   const bool conflict = across ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
   plan.pack_a = (conflict && n * size >= kSetBytes / 2 && k > 16) || (low && across && n >= kLowPackRows && k >= 64);
   const bool brief = plan.pack_b && g.c.rows <= kBriefRows;
   plan.depth = std::min(plan.piece, brief ? kBriefDepth : kDepth);
-  plan.width = plan.pack_b ? std::min<Index>(round_up<T>(n), (brief ? kBriefWidthBytes : kWidthBytes) / size) : n;
+  plan.width = plan.pack_b ? std::min<Index>(round_up<T>(n), kWidthBytes / size) : n;
   if (given.transient && plan.form == GemmForm::tiles && !pieces) {  // a tile's rows of C are made at once
     plan.depth = k;
     if (plan.pack_b) plan.width = std::min(plan.width, round_up<T>(kDepth * kWidthBytes / size / std::max<Index>(k, 1)));
