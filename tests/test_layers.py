@@ -505,6 +505,29 @@ def test_embedding_sums_many_repeats_in_order(isa, team, dtype):
     assert_same_bits(layer.dW.values, oracle.dW.values)
 
 
+@pytest.mark.parametrize(("vocab", "count"), [(100_000, 3), (100_000, 700), (2**20, 5000), (5000, 100_000)])
+def test_embedding_sorts_the_indices_of_a_large_table(vocab, count):
+    x = np.random.default_rng(0).integers(0, vocab, count)
+    dout = normal((count, 1), np.float32)
+    layer, oracle = (m.Embedding(np.zeros((vocab, 1), np.float32)) for m in (fastnn, ref))
+    for embedding in (layer, oracle):
+        embedding.forward(x)
+        embedding.backward(dout)
+    assert_same_bits(layer.dW.rows, oracle.dW.rows)
+    assert_same_bits(layer.dW.values, oracle.dW.values)
+
+
+def test_embedding_of_rows_around_the_caches(isa, team):
+    n, dim = TOO_LARGE[0], TOO_LARGE[1] + 1  # rows that do not begin at a line
+    W, dout = normal((n, dim), np.float32), normal((n, dim), np.float32, 2)
+    x = np.random.default_rng(1).integers(0, n, n)  # that occur once, twice, more often
+    layer, oracle = fastnn.Embedding(W), ref.Embedding(W)
+    assert_same_bits(layer.forward(x), oracle.forward(x))
+    layer.backward(dout)
+    oracle.backward(dout)
+    assert_same_bits(layer.dW.values, oracle.dW.values)
+
+
 @pytest.mark.parametrize("view", [fortran, every_other_row, every_other_column, in_a_wider_array])
 def test_embedding_of_any_strides(isa, dtype, view):
     W, x, dout = normal((20, 6), dtype), np.arange(12).reshape(3, 4), normal((3, 4, 6), dtype)

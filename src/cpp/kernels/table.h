@@ -126,6 +126,11 @@ struct Kernels {
   double (*squared_error)(const T* x, const T* t, Index n);
   void (*scaled_difference)(const T* a, const T* b, T scale, Index n, T* y, bool around);  // y = (a - b)*scale
 
+  // y[i] = w[index[i]] for n rows of `cols` numbers, those of w w_row apart
+  void (*gather_rows)(const T* w, Index w_row, const int64_t* index, Index n, Index cols, T* y, bool around);
+  // y[r] = the sum of the rows x[positions[p]], starts[r] <= p < starts[r + 1], in this order, for n rows, n > 0; none is empty
+  void (*sum_rows)(const T* x, const Index* positions, const Index* starts, Index n, Index cols, T* y, bool around);
+
   void (*scale)(const T* x, T scale, Index n, T* y);                // y may alias x
   void (*add)(const T* x, Index n, T* y);                           // y += x
   void (*convert_f32)(const float* from, T scale, Index n, T* to);  // to = from*scale; neither overlaps the other

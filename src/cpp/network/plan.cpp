@@ -343,9 +343,9 @@ void Plan<T>::forward(Team& team, const Batch<T>& batch, bool train, uint64_t st
         continue;
       case LayerKind::embedding: {
         const Range rows = rows_of(team);
-        for (Index at = rows.begin * layer.in; at < rows.end * layer.in; ++at)
-          std::memcpy(node.y + at * layer.dim, layer.weight.p + batch.indices[at] * layer.dim,
-                      static_cast<std::size_t>(layer.dim) * sizeof(T));
+        const Index at = rows.begin * layer.in, n = rows.end * layer.in - at;
+        const Matrix<const T> table{layer.weight.p, layer.vocabulary, layer.dim, layer.dim, 1};
+        ops::copy_rows(table, batch.indices + at, n, node.y + at * layer.dim, false);
         break;
       }
     }
@@ -486,7 +486,7 @@ void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update)
     });
     if (layer.kind == LayerKind::embedding)
       team.share(static_cast<Index>(occurrences_.rows.size()), 1, [&](Index begin, Index end) {
-        ops::sum_rows(occurrences_, begin, end, node.dy, layer.dim, node.values);
+        ops::sum_rows(occurrences_, begin, end, node.dy, layer.dim, node.values, false);
         if (update) update_rows(node, begin, end, *update);
       });
   }
