@@ -136,6 +136,7 @@ struct Kernels {
   void (*convert_f32)(const float* from, T scale, Index n, T* to);  // to = from*scale; neither overlaps the other
   void (*convert_f64)(const double* from, T scale, Index n, T* to);
   void (*convert_u8)(const uint8_t* from, T scale, Index n, T* to);
+  void (*convert_i32)(const int32_t* from, T scale, Index n, T* to);
   void (*convert_i64)(const int64_t* from, T scale, Index n, T* to);
   double (*sum_of_squares)(const T* x, Index n);
   double (*fma_chains)(Index rounds, T* sink);  // the flops done in `rounds` of the fastest code there can be; writes one vector

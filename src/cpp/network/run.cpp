@@ -72,12 +72,10 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         const auto [begin, end] = plan_.rows_of(team);
         if (!in_place && !indices)
           ops::gather(data.x, data.order, first + begin, end - begin, static_cast<T>(data.scale), x_ + begin * cols);
+        if (indices)
+          ops::gather_indices(data.x, data.order, first + begin, end - begin, layers.front().vocabulary, indices_ + begin * cols);
         for (Index i = begin; i < end; ++i) {
-          if (indices) {
-            const auto* from = reinterpret_cast<const int64_t*>(data.x.data + row(first + i) * data.x.row_bytes);
-            for (Index j = 0; j < cols; ++j) indices_[i * cols + j] = within(from[j], layers.front().vocabulary);
-          }
-          if (data.labels) labels_[i] = within(data.labels[row(first + i)], outputs);
+          if (data.labels) labels_[i] = ops::within(data.labels[row(first + i)], outputs);
           if (data.weight) weight_[i] = data.weight[row(first + i)];
         }
         if (!data.labels) ops::gather(data.dense, data.order, first + begin, end - begin, T(1), dense_ + begin * outputs);

@@ -1,5 +1,6 @@
 #include "ops/parts.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -136,11 +137,44 @@ void gather(const RowSource& from, const int64_t* rows, Index first, Index count
       case Number::u8:
         k.convert_u8(reinterpret_cast<const uint8_t*>(row), scale, from.cols, to);
         break;
+      case Number::i32:
+        k.convert_i32(reinterpret_cast<const int32_t*>(row), scale, from.cols, to);
+        break;
       case Number::i64:
         k.convert_i64(reinterpret_cast<const int64_t*>(row), scale, from.cols, to);
         break;
     }
   }
+}
+
+namespace {
+
+// f(a number of the type of a source of integers)
+template <class F>
+auto by_integer(Number type, F&& f) {
+  return type == Number::u8 ? f(uint8_t{}) : type == Number::i32 ? f(int32_t{}) : f(int64_t{});
+}
+
+}  // namespace
+
+void gather_indices(const RowSource& from, const int64_t* rows, Index first, Index count, Index n, int64_t* to) noexcept {
+  by_integer(from.type, [&](auto type) {
+    for (Index i = first; i < first + count; ++i) {
+      const auto* row = reinterpret_cast<const decltype(type)*>(from.data + (rows ? rows[i] : i) * from.row_bytes);
+      for (Index j = 0; j < from.cols; ++j) *to++ = within(row[j], n);
+    }
+  });
+}
+
+bool in_range(const RowSource& from, Index count, Index n) noexcept {
+  return by_integer(from.type, [&](auto type) {
+    uint64_t highest = 0;  // a negative number is a large one
+    for (Index i = 0; i < count; ++i) {
+      const auto* row = reinterpret_cast<const decltype(type)*>(from.data + i * from.row_bytes);
+      for (Index j = 0; j < from.cols; ++j) highest = std::max(highest, static_cast<uint64_t>(row[j]));
+    }
+    return highest < static_cast<uint64_t>(n);
+  });
 }
 
 #define FASTNN_INSTANTIATE(T)                                                                                             \
