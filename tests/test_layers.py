@@ -476,6 +476,16 @@ def test_leaky_relu(isa, dtype, alpha):
     np.testing.assert_array_equal(layer.backward(dout), oracle.backward(dout))
 
 
+@pytest.mark.parametrize("ratio", [-0.5, 2.0, float("nan")])
+def test_a_ratio_set_out_of_range_is_refused(ratio):
+    layer = fastnn.Dropout(seed=0)
+    layer.ratio = ratio
+    with pytest.raises(ValueError, match=r"ratio must be a number in \[0, 1\)"):
+        layer.forward(np.ones(4, np.float32))
+    assert layer.step == 0
+    assert layer.mask is None
+
+
 # Embedding
 
 

@@ -46,7 +46,9 @@ bool same_shape(py::handle a, py::handle b) noexcept;
 // real numbers.
 py::object as_real(const char* name, py::handle x, py::handle like);
 
-// A copy of x as a C-contiguous array of int64, for a table's row numbers; TypeError where it holds no integers.
+// A copy of an array of numbers as a C-contiguous one of int64.
+py::object copied_as_i64(py::handle array);
+// The same of x, for a table's row numbers; TypeError where it holds no integers.
 py::object row_numbers(py::handle x);
 
 // x as an array of whatever real type it has; TypeError where it holds no real numbers.

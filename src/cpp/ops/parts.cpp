@@ -17,11 +17,13 @@ void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, In
   kernels<T>().activations[static_cast<int>(kind)].backward(saved, saved, dy, dx, n, alpha, false);
 }
 
+uint64_t drop_threshold(double ratio) noexcept {
+  constexpr double kWords = 4294967296.0;
+  return static_cast<uint64_t>(std::fmin(std::nearbyint(ratio * kWords), kWords - 1));
+}
 template <class T>
 void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept {
-  constexpr double kWords = 4294967296.0;
-  const uint64_t threshold = static_cast<uint64_t>(std::fmin(std::nearbyint(ratio * kWords), kWords - 1));
-  kernels<T>().dropout_forward(stream, threshold, scale, first, n, x, y, keep, false);
+  kernels<T>().dropout_forward(stream, drop_threshold(ratio), scale, first, n, x, y, keep, false);
 }
 template <class T>
 void drop_gradient(const uint8_t* keep, T scale, Index n, const T* dy, T* dx) noexcept {
