@@ -512,8 +512,10 @@ class CompiledNetwork {
     const network::Done done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
                                         [&] { return typed.runner.run(layers, data, steps, rule); });
     if (done.updates > 0) leave(typed, attributes, x, rule, done.updates, steps.rows);
+    const bool bad_loss = !done.finite && !std::isfinite(done.loss), bad_norm = !done.finite && !bad_loss;
+    if (bad_norm && done.steps == 0) return py::none();  // the step in Python tells of it
     if (single) return py::float_(done.finite ? one : done.loss);
-    return py::make_tuple(done.updates, done.steps, done.finite ? py::object(py::none()) : py::float_(done.loss));
+    return py::make_tuple(done.updates, done.steps, bad_loss ? py::object(py::float_(done.loss)) : py::none());
   }
 
   // Labels or targets for n rows of `outputs` numbers; labels are checked, and targets so many rows at a time.

@@ -67,7 +67,7 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         for (Index i = 0; i < rows; ++i) weight += data.weight[row(first + i)];
       }
       if (team.rank == 0) enough[s & 1] = Clock::now() >= deadline;
-      double loss = 0;
+      typename Plan<T>::Outcome outcome{0, true};
       if (weight > 0) {
         const auto [begin, end] = plan_.rows_of(team);
         if (!in_place && !indices)
@@ -85,22 +85,21 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         now.step += static_cast<uint64_t>(updates);
         now.update.step += updates;
         if (steps.rates) now.update.lr = steps.rates[updates];
-        loss = plan_.step(team, mine, now);
+        outcome = plan_.step(team, mine, now);
       } else {
         team.barrier();
       }
-      const bool stopped = weight > 0 && rule.stop_at_nonfinite && !std::isfinite(loss);
       if (team.rank == 0) {
-        if (stopped) {
+        if (!outcome.updated) {
           done.finite = false;
-          done.loss = loss;
+          done.loss = outcome.loss;
         } else {
           done.steps = s + 1;
-          if (weight > 0) steps.losses[updates] = loss;
+          if (weight > 0) steps.losses[updates] = outcome.loss;
           done.updates = updates + (weight > 0);
         }
       }
-      if (stopped) return;
+      if (!outcome.updated) return;
       updates += weight > 0;
       if (enough[s & 1]) return;
     }

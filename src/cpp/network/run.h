@@ -24,8 +24,8 @@ struct Steps {
 };
 struct Done {
   Index steps, updates;  // steps are gone through; those whose rows weigh nothing update nothing
-  bool finite;           // if not, the step after the last did not update either: `loss` was not finite
-  double loss;
+  bool finite;           // if not, the step after the last did not update either: its loss, or the norm to be clipped, was not
+  double loss;           // of that step
 };
 
 template <class T>
