@@ -9,7 +9,7 @@ import os
 import platform
 import threading
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
@@ -118,14 +118,14 @@ def fma_peak(threads: int = 1, single: bool = True) -> float:
     return threads * flops / side_by_side([lambda: _core.fma_chains(single, rounds)] * threads)
 
 
-@cache
 def streaming(size: int, reads: int, writes: int, threads: int = 1, in_place: bool = False) -> float:
     """Return the seconds that NumPy's plainest passes take to read and write so many arrays of float32.
 
     The passes are sums of two arrays (two reads, one write), copies (one and one) and dot products (two and
     none); in place, sums and copies go to an array that they read, as an optimizer's do. Each thread has
     arrays of its own, of its share of `size`: what is measured is the bandwidth of the cache, or of the
-    memory, that arrays of this size live in. For small arrays it includes what a call of NumPy costs.
+    memory, that arrays of this size live in. For small arrays it includes what a call of NumPy costs. On a
+    machine that is shared it changes within a run: measure it beside what is compared with it.
 
     Where all arrays fit a core's own cache, one thread streams, and the figure is divided by `threads`: calls
     so short would only wait for Python's lock.

@@ -432,13 +432,13 @@ def test_what_is_too_large_for_the_caches_gets_the_bits_of_its_pieces(isa, team,
         assert_same_bits(actual, expected)
 
 
-@pytest.mark.parametrize("size", [1024, 2**18, 2**21])
+@pytest.mark.parametrize("size", [1024, 2**15 - 1, 2**15, 2**18, 2**21])
 def test_results_lie_at_cache_lines_and_do_not_share_memory(size):
     layer, x = fastnn.ReLU(), np.ones(size, np.float32)
     for _ in range(3):
         results = [layer.forward(x * i) for i in range(4)]
         for i, y in enumerate(results):
-            assert y.ctypes.data % 64 == 0
+            assert y.ctypes.data % (4096 if y.nbytes >= 2**17 else 64) == 0
             assert (y == i).all()
         assert len({y.ctypes.data for y in results}) == 4
 
@@ -476,6 +476,16 @@ def test_leaky_relu(isa, dtype, alpha):
     np.testing.assert_array_equal(layer.backward(dout), oracle.backward(dout))
 
 
+@pytest.mark.parametrize("ratio", [-0.5, 2.0, float("nan")])
+def test_a_ratio_set_out_of_range_is_refused(ratio):
+    layer = fastnn.Dropout(seed=0)
+    layer.ratio = ratio
+    with pytest.raises(ValueError, match=r"ratio must be a number in \[0, 1\)"):
+        layer.forward(np.ones(4, np.float32))
+    assert layer.step == 0
+    assert layer.mask is None
+
+
 # Embedding
 
 
@@ -502,6 +512,29 @@ def test_embedding_sums_many_repeats_in_order(isa, team, dtype):
         embedding.forward(x)
         embedding.backward(dout)
     assert_same_bits(layer.dW.rows, np.arange(5))
+    assert_same_bits(layer.dW.values, oracle.dW.values)
+
+
+@pytest.mark.parametrize(("vocab", "count"), [(100_000, 3), (100_000, 700), (2**20, 5000), (5000, 100_000)])
+def test_embedding_sorts_the_indices_of_a_large_table(vocab, count):
+    x = np.random.default_rng(0).integers(0, vocab, count)
+    dout = normal((count, 1), np.float32)
+    layer, oracle = (m.Embedding(np.zeros((vocab, 1), np.float32)) for m in (fastnn, ref))
+    for embedding in (layer, oracle):
+        embedding.forward(x)
+        embedding.backward(dout)
+    assert_same_bits(layer.dW.rows, oracle.dW.rows)
+    assert_same_bits(layer.dW.values, oracle.dW.values)
+
+
+def test_embedding_of_rows_around_the_caches(isa, team):
+    n, dim = TOO_LARGE[0], TOO_LARGE[1] + 1  # rows that do not begin at a line
+    W, dout = normal((n, dim), np.float32), normal((n, dim), np.float32, 2)
+    x = np.random.default_rng(1).integers(0, n, n)  # that occur once, twice, more often
+    layer, oracle = fastnn.Embedding(W), ref.Embedding(W)
+    assert_same_bits(layer.forward(x), oracle.forward(x))
+    layer.backward(dout)
+    oracle.backward(dout)
     assert_same_bits(layer.dW.values, oracle.dW.values)
 
 

@@ -733,6 +733,40 @@ def test_an_infinite_loss_is_not_finite_either(module):
 
 
 @BOTH
+@pytest.mark.parametrize("way", ["step", "fit", "step by layers"])
+def test_a_norm_that_is_not_finite_ends_the_step_and_changes_nothing(module, way):
+    """A huge input times a tiny weight gives a finite loss, and a gradient whose square is infinite."""
+    x, t = data_set()
+    x[:BATCH, 0] = 0  # so that the first step leaves that weight as it is
+    x[BATCH + 1, 0] = 1e200
+    W = np.random.default_rng(0).normal(size=(12, 5))
+    W[0] = 1e-200
+
+    def trainer_for(**options):
+        layers = [module.Affine(W.copy(), np.zeros(5)), module.BatchNorm.create(5, dtype=np.float64)]
+        return module.Trainer(
+            module.Sequential(layers), module.SoftmaxCrossEntropy(), module.Adam(), clip_norm=1.0, **options
+        )
+
+    trainer, untouched, ignoring = trainer_for(), trainer_for(), trainer_for(nonfinite="ignore")
+    trainer._steps_natively = way != "step by layers"
+    parts = [slice(BATCH), slice(BATCH, 2 * BATCH)]
+
+    def train(trainer):
+        if way == "fit":
+            return trainer.fit(x, t, batch_size=BATCH, shuffle=False)
+        return [trainer.step(x[part], t[part]) for part in parts]
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        with pytest.raises(FloatingPointError, match=r"^the norm of the gradients of step 1 is inf: "):
+            train(trainer)
+        train(ignoring)
+    untouched.step(x[parts[0]], t[parts[0]])
+    assert_same_bits(state(trainer), state(untouched))
+    assert ignoring.steps >= 2
+
+
+@BOTH
 def test_a_loss_that_is_not_finite_may_be_ignored(module, tmp_path):
     x, t = data_set()
     net = module.mlp([12, 5], seed=0)

@@ -1136,6 +1136,78 @@ def test_data_however_they_lie(team, dtype, layout, given, shuffle, tmp_path):
     )
 
 
+@pytest.fixture
+def in_place(natively, monkeypatch):
+    """Fail where a step is done in Python, or rows are gathered or predicted there."""
+
+    def refuse(*_):
+        raise AssertionError("rows went through Python")
+
+    monkeypatch.setattr(ref.Trainer, "_run_epoch", refuse)
+    monkeypatch.setattr(fastnn.Sequential, "_predict", refuse)
+
+
+WHOLE_ROWS = ["as it is", "memory map", "first columns", "every other row", "backwards", "read-only"]
+
+
+@pytest.mark.parametrize("layout", WHOLE_ROWS)
+@pytest.mark.parametrize(
+    ("net", "given"),
+    [("norm", given) for given in ("u1", "i4", "i8", "f4", "f8")]
+    + [("embedding, norm", given) for given in ("u1", "i4", "i8")],
+)
+def test_whole_rows_are_read_where_they_lie(in_place, net, given, layout, tmp_path):
+    """Whatever lies between them."""
+    shape = (600, 3 if "embedding" in net else 12)
+    x, t = np.random.default_rng(0).integers(0, 30, shape), np.arange(600) % 5
+    dressed = LAYOUTS[layout](x.astype(given), tmp_path)
+    plain, other = build(net=net), build(net=net)
+    losses = [plain.fit(x, t, 2, BATCH).loss, other.fit(dressed, t, 2, BATCH).loss]
+    assert_same_bits(*losses)
+    assert_same_bits(state(other), state(plain))
+    assert plain.step(x, t) == other.step(dressed, t)
+    assert_same_bits(other.net.predict(dressed), plain.net.predict(x))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("given", ["u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4"])
+def test_indices_however_they_lie(natively, monkeypatch, layout, given, tmp_path):
+    """A batch of any integers, with gaps or not, is one native step."""
+    shape = (ROWS, 12 if layout == "deep" else 3)
+    x, t = np.random.default_rng(0).integers(0, 30, shape), np.arange(ROWS) % 5
+
+    def trainer_for(m):
+        layers = [m.Embedding.create(30, 4, rng=3), affine(m, 4 * shape[1], 5, np.float32)]
+        return trainer_of(m, layers, m.Adam())
+
+    dressed = LAYOUTS[layout](x.astype(given), tmp_path)
+    plain, other, oracle = trainer_for(fastnn), trainer_for(fastnn), trainer_for(ref)
+    assert plain.step(x, t) == other.step(dressed, t) == pytest.approx(oracle.step(dressed, t), rel=1e-5)
+    assert_same_bits(plain.fit(x, t, 2, BATCH).loss, other.fit(dressed, t, 2, BATCH).loss)
+    assert_same_bits(state(other), state(plain))
+    expected = other.net._predict(dressed)
+    monkeypatch.setattr(fastnn.Sequential, "_predict", None)  # which is not called
+    y = other.net.predict(dressed)
+    assert_same_bits(y, plain.net.predict(x))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", ["i4", "u4", "i8"])
+@pytest.mark.parametrize("layout", ["as it is", "first columns", "Fortran"])
+@pytest.mark.parametrize("index", [-1, 30, 2**31 - 1])
+def test_indices_of_any_type_out_of_the_table_are_refused(given, layout, index, tmp_path):
+    x, t = data_set("embedding")
+    trainer = build(net="embedding, norm")
+    trainer.step(x, t)
+    before = state(trainer)
+    x[70, 2] = index
+    dressed = LAYOUTS[layout](x.astype(given), tmp_path)
+    for call in (lambda: trainer.step(dressed, t), lambda: trainer.net.predict(dressed)):
+        with pytest.raises(ValueError, match="x must hold"):
+            call()
+        assert_same_bits(state(trainer), before)
+
+
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "deep"])
 @pytest.mark.parametrize("given", ["u1", "f4", "f8", "i4"])
 @pytest.mark.parametrize("loss", ["SoftmaxCrossEntropy", "SigmoidCrossEntropy", "MeanSquaredError"])

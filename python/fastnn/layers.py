@@ -127,17 +127,16 @@ class BatchNorm(reference.BatchNorm):
 class Dropout(reference.Dropout):
     def forward(self, x: Any, train: bool = True) -> Array:
         x = _core.as_real("x", x, None)
-        kept = None
+        shape, ratio, kept = x.shape, self.ratio, None
         if train:
-            scale = 1 / (1 - self.ratio) if self.inverted else 1.0
-            threshold = reference.dropout_threshold(self.ratio)
-            y, kept = _core.dropout_forward(x, self.seed, self.step, self.stream, threshold, scale)
-            self._kept = kept, x.shape
+            scale = 1 / (1 - ratio) if self.inverted else 1.0
+            y, kept = _core.dropout_forward(x, self.seed, self.step, self.stream, ratio, scale)
+            self._kept = kept, shape
             self.step += 1
         else:
-            scale = 1.0 if self.inverted else 1 - self.ratio
+            scale = 1.0 if self.inverted else 1 - ratio
             y = _core.scaled(x, scale)
-        self._saved = x.shape, x.dtype, kept, scale
+        self._saved = shape, x.dtype, kept, scale
         return y
 
     def backward(self, dout: Any) -> Array:

@@ -22,7 +22,7 @@ __all__ = ["History", "Trainer"]
 SLICE_SECONDS = 0.05  # between looks at callbacks, the progress bar and Ctrl-C
 RATES = 256
 # What a native step, and a native epoch besides, does without calling it.
-STEP_PARTS = ("_loss", "_check_loss", "_clip")
+STEP_PARTS = ("_loss", "_check_loss", "_check_finite", "_clip")
 EPOCH_PARTS = ("step", "_inputs", "_gather")
 
 
@@ -124,6 +124,7 @@ class Trainer(reference.Trainer):
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
         norm = math.sqrt(_core.sum_of_squares(arrays))
+        self._check_finite("norm of the gradients", norm)
         if norm > limit:
             for a in arrays:
                 if a.flags.c_contiguous:

@@ -48,8 +48,8 @@ class Trainer:
         Governs the order of the rows in `fit` and the masks of every Dropout that was made without a seed of
         its own.
     nonfinite : "raise" or "ignore"
-        What a step does whose loss is infinite or NaN: raise FloatingPointError and leave everything as the
-        step before has left it, or go on.
+        What a step does whose loss, or with `clip_norm` the norm of whose gradients, is infinite or NaN:
+        raise FloatingPointError and leave everything as the step before has left it, or go on.
 
     Attributes
     ----------
@@ -127,7 +127,8 @@ class Trainer:
             If an argument does not fit; then parameters, statistics, counters and the optimizer are as they
             were.
         FloatingPointError
-            If the loss is infinite or NaN, unless `nonfinite` is "ignore"; then likewise.
+            If the loss, or the norm that `clip_norm` limits, is infinite or NaN, unless `nonfinite` is
+            "ignore"; then likewise.
         """
         undo = self._snapshot()
         try:
@@ -163,9 +164,12 @@ class Trainer:
 
     def _check_loss(self, loss: float) -> None:
         """Raise FloatingPointError, unless that is to be ignored, if the loss of this step is not finite."""
-        if self.nonfinite == "raise" and not math.isfinite(loss):
+        self._check_finite("loss", loss)
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if self.nonfinite == "raise" and not math.isfinite(value):
             raise FloatingPointError(
-                f"the loss of step {self.steps} is {loss}: parameters and optimizer are as before it; "
+                f"the {what} of step {self.steps} is {value}: parameters and optimizer are as before it; "
                 'a trainer with nonfinite="ignore" goes on'
             )
 
@@ -186,6 +190,7 @@ class Trainer:
         """Scale all gradients by limit / norm, in place, where their common L2 norm exceeds the limit."""
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
         norm = math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
+        self._check_finite("norm of the gradients", norm)
         if norm > limit:
             for a in arrays:
                 a *= limit / norm

@@ -1,5 +1,6 @@
 #include "bindings/arrays.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "bindings/buffers.h"
@@ -19,6 +20,13 @@ bool has_type(py::handle array, int type_number, PyObject* common) noexcept {
   return dtype.num() == type_number && (dtype.byteorder() == '=' || dtype.byteorder() == '|');
 }
 
+template <class T>
+bool is_integer(py::handle array) noexcept {
+  static PyObject* const common = py::dtype::of<T>().release().ptr();
+  static const int number = py::dtype::of<T>().num();
+  return has_type(array, number, common);
+}
+
 }  // namespace
 
 void refuse(const std::string& message) { throw py::value_error(message); }
@@ -35,10 +43,9 @@ bool is_f64(py::handle array) noexcept {
   return has_type(array, npy_api::NPY_DOUBLE_, common);
 }
 
-bool is_i64(py::handle array) noexcept {
-  static PyObject* const common = py::dtype::of<int64_t>().release().ptr();
-  return has_type(array, py::dtype::of<int64_t>().num(), common);
-}
+bool is_i64(py::handle array) noexcept { return is_integer<int64_t>(array); }
+bool is_i32(py::handle array) noexcept { return is_integer<int32_t>(array); }
+bool is_u8(py::handle array) noexcept { return is_integer<uint8_t>(array); }
 
 std::string shape_of(py::handle array) { return py::str(array.attr("shape")); }
 
@@ -64,6 +71,27 @@ py::array real_array(const char* name, py::handle x) {
   if (kind != 'f' && kind != 'i' && kind != 'u' && kind != 'b')
     refuse_type(std::string(name) + " must hold real numbers, got " + describe(array));
   return array;
+}
+
+py::object copied_as_i64(py::handle array) {
+  if (!is_i64(array) || !is_contiguous(array)) return array.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
+  py::object copy = new_like(array);  // NumPy takes 0.7 us for it
+  std::copy_n(data_of<const int64_t>(array), size_of(array), data_of<int64_t>(copy));
+  return copy;
+}
+
+py::object row_numbers(py::handle x) {
+  const py::array array = py::array::ensure(x);
+  if (!array) {
+    PyErr_Clear();
+    refuse_type("x must be an array of integers, got " + describe(x));
+  }
+  const char kind = array.dtype().kind();
+  if (kind != 'i' && kind != 'u') {
+    // NumPy makes float64 of an empty list
+    if (array.size() != 0) refuse_type("x must hold integer row numbers, got " + describe(array));
+  }
+  return copied_as_i64(array);
 }
 
 py::object as_real(const char* name, py::handle x, py::handle like) {

@@ -20,6 +20,8 @@ bool is_array(py::handle h) noexcept;
 bool is_f32(py::handle array) noexcept;  // of the machine's own float32
 bool is_f64(py::handle array) noexcept;
 bool is_i64(py::handle array) noexcept;
+bool is_i32(py::handle array) noexcept;
+bool is_u8(py::handle array) noexcept;
 template <class T>
 bool is_dtype(py::handle array) noexcept;
 template <>
@@ -43,6 +45,11 @@ bool same_shape(py::handle a, py::handle b) noexcept;
 // `like` is an array whose type is wanted, or None for float32/float64 as x is and float32 otherwise. TypeError where x holds no
 // real numbers.
 py::object as_real(const char* name, py::handle x, py::handle like);
+
+// A copy of an array of numbers as a C-contiguous one of int64.
+py::object copied_as_i64(py::handle array);
+// The same of x, for a table's row numbers; TypeError where it holds no integers.
+py::object row_numbers(py::handle x);
 
 // x as an array of whatever real type it has; TypeError where it holds no real numbers.
 py::array real_array(const char* name, py::handle x);

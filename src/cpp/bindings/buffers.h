@@ -9,7 +9,8 @@ namespace fastnn::bindings {
 // Below this, NumPy's own memory is as good.
 constexpr std::size_t kOwnBuffer = 4096;
 
-// `bytes` bytes at a 64-byte boundary, and the object that gives them back when it dies. MemoryError where there are none.
+// `bytes` bytes at a 64-byte boundary, or where they are many at a page, and the object that gives them back when it dies.
+// MemoryError where there are none.
 struct Buffer {
   pybind11::object owner;
   void* data;

@@ -49,7 +49,8 @@ py::object activation_backward(int kind, py::handle saved, py::handle dout, doub
 }
 
 template <class T>
-py::tuple dropout_forward(py::handle x, const RandomStream& stream, uint64_t threshold, double scale) {
+py::tuple dropout_forward(py::handle x, const RandomStream& stream, double ratio, double scale) {
+  if (!(ratio >= 0 && ratio < 1)) refuse("ratio must be a number in [0, 1), got " + std::string(py::str(py::float_(ratio))));
   const py::object input = contiguous(x);
   const Index n = size_of(input);
   if (n > (Index{1} << 34)) refuse("x must have at most 2**34 elements, got shape " + shape_of(x));
@@ -58,8 +59,7 @@ py::tuple dropout_forward(py::handle x, const RandomStream& stream, uint64_t thr
   const T* from = data_of<T>(input);
   T* to = data_of<T>(y);
   uint8_t* bits = data_of<uint8_t>(keep);
-  unlocked(elements<T>(n, cost::kRandom),
-           [&] { ops::dropout_forward(stream, threshold, static_cast<T>(scale), from, to, bits, n); });
+  unlocked(elements<T>(n, cost::kRandom), [&] { ops::dropout_forward(stream, ratio, static_cast<T>(scale), from, to, bits, n); });
   return py::make_tuple(std::move(y), std::move(keep));
 }
 
@@ -105,9 +105,8 @@ void bind_elementwise(py::module_& m) {
   m.def("activation_backward", [](int kind, py::handle saved, py::handle dout, double alpha) {
     return by_dtype("saved", saved, [&](auto type) { return activation_backward<decltype(type)>(kind, saved, dout, alpha); });
   });
-  m.def("dropout_forward", [](py::handle x, uint64_t seed, uint64_t step, uint32_t stream, uint64_t threshold, double scale) {
-    return by_dtype("x", x,
-                    [&](auto type) { return dropout_forward<decltype(type)>(x, {seed, step, stream}, threshold, scale); });
+  m.def("dropout_forward", [](py::handle x, uint64_t seed, uint64_t step, uint32_t stream, double ratio, double scale) {
+    return by_dtype("x", x, [&](auto type) { return dropout_forward<decltype(type)>(x, {seed, step, stream}, ratio, scale); });
   });
   m.def("dropout_backward", [](py::handle keep, double scale, py::handle dout) {
     return by_dtype("dout", dout, [&](auto type) { return dropout_backward<decltype(type)>(keep, scale, dout); });

@@ -9,20 +9,9 @@
 namespace fastnn::bindings {
 namespace {
 
-// Indices as a contiguous int64 array, each within [0, vocabulary).
+// Indices as a contiguous int64 array, each within [0, vocabulary): a copy, as the caller's array may change once it is checked.
 py::object indices(py::handle x, Index vocabulary) {
-  const py::array array = py::array::ensure(x);
-  if (!array) {
-    PyErr_Clear();
-    refuse_type("x must be an array of integers, got " + describe(x));
-  }
-  const char kind = array.dtype().kind();
-  if (kind != 'i' && kind != 'u') {
-    // NumPy makes float64 of an empty list
-    if (array.size() != 0) refuse_type("x must hold integer row numbers, got " + describe(array));
-  }
-  // A copy: the caller's array may change once it is checked.
-  py::object numbers = array.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
+  py::object numbers = row_numbers(x);
   const int64_t* p = data_of<const int64_t>(numbers);
   for (Index i = 0, n = size_of(numbers); i < n; ++i)
     if (p[i] < 0 || p[i] >= vocabulary)

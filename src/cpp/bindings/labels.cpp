@@ -56,9 +56,10 @@ Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index fir
     return "t must hold integer class labels of shape (" + n + ",) or rows of probabilities of shape (" + n + ", " +
            std::to_string(cols) + ")";
   };
-  if (!copy && is_array(t) && is_i64(t) && rank(t) == 1 && extent(t, 0) == rows && is_contiguous(t)) {
-    check_classes(t, cols);
-    return {py::reinterpret_borrow<py::object>(t), true};
+  if (is_array(t) && is_i64(t) && rank(t) == 1 && extent(t, 0) == rows && is_contiguous(t)) {
+    py::object labels = copy ? copied_as_i64(t) : py::reinterpret_borrow<py::object>(t);
+    check_classes(labels, cols);
+    return {std::move(labels), true};
   }
   const py::array given = py::array::ensure(t);
   if (!given) {
@@ -71,7 +72,7 @@ Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index fir
   if (given.ndim() < 1 || given.ndim() > 2 || extent(given, 0) != rows || (given.ndim() == 2 && extent(given, 1) != cols))
     refuse(wanted() + ", got shape " + shape_of(given));
   if (given.ndim() == 1) {
-    py::object labels = given.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
+    py::object labels = copied_as_i64(given);
     check_classes(labels, cols);
     return {std::move(labels), true};
   }

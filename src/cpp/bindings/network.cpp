@@ -389,16 +389,17 @@ class CompiledNetwork {
     plain_size = size;
   }
 
-  // Rows of an array as they lie there; none of the types a plan reads, or rows with gaps, are converted if they may be.
+  // Rows of numbers, or of indices, as they lie there; of other types, or with gaps within rows, they are converted if they may
+  // be.
   template <class T>
-  ops::RowSource source(const char* name, py::handle array, bool may_convert) {
+  ops::RowSource source(const char* name, py::handle array, bool may_convert, bool indices = false) {
     py::object rows = py::reinterpret_borrow<py::object>(array);
     if (!is_array(rows) || rank(rows) < 1) throw Unsupported{};
     ops::RowSource from{};
-    const bool as_it_is = number_type(rows, from.type) && has_whole_rows(rows);
-    if (!as_it_is) {
+    const bool readable = number_type(rows, from.type) && (!indices || ops::is_integer(from.type));
+    if (!readable || !has_whole_rows(rows)) {
       if (!may_convert) throw Unsupported{};
-      rows = contiguous(as_real(name, rows, sized<T>()));
+      rows = indices ? row_numbers(rows) : contiguous(as_real(name, rows, sized<T>()));
       number_type(rows, from.type);
     }
     from.data = data_of<const char>(rows);
@@ -417,13 +418,14 @@ class CompiledNetwork {
     return sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64;
   }
   static bool number_type(py::handle array, ops::Number& type) {
-    static PyObject* const bytes = py::dtype::of<uint8_t>().release().ptr();
     if (is_f32(array))
       type = ops::Number::f32;
     else if (is_f64(array))
       type = ops::Number::f64;
-    else if (py::detail::array_proxy(array.ptr())->descr == bytes)
+    else if (is_u8(array))
       type = ops::Number::u8;
+    else if (is_i32(array))
+      type = ops::Number::i32;
     else if (is_i64(array))
       type = ops::Number::i64;
     else
@@ -438,17 +440,6 @@ class CompiledNetwork {
     for (int i = p->nd - 1; i > 0; --i) {
       if (p->dimensions[i] != 1 && p->strides[i] != expected) return false;
       expected *= p->dimensions[i];
-    }
-    return true;
-  }
-
-  // Whether the first layer's indices are all in its table.
-  template <class T>
-  static bool in_range(const ops::RowSource& x, Index rows, Index vocabulary) {
-    for (Index i = 0; i < rows; ++i) {
-      const auto* row = reinterpret_cast<const int64_t*>(x.data + i * x.row_bytes);
-      for (Index j = 0; j < x.cols; ++j)
-        if (row[j] < 0 || row[j] >= vocabulary) return false;
     }
     return true;
   }
@@ -473,11 +464,10 @@ class CompiledNetwork {
     call_.seed = find(attributes, name.seed);
 
     network::Data data{};
-    data.x = source<T>("x", x, single && !takes_indices());
+    data.x = source<T>("x", x, single, takes_indices());
     data.scale = scale;
     const Index n = extent(x, 0);
     if (n == 0) throw Unsupported{};
-    if (takes_indices() && data.x.type != ops::Number::i64) throw Unsupported{};
     call_.train = true;
     call_.features = data.x.cols;
     if (data.x.type == number_of<T>()) {
@@ -487,7 +477,7 @@ class CompiledNetwork {
     call_.keep = clip || parameter_bytes() <= kKeepBytes;
     std::vector<Layer<T>>& layers = typed.layers;
     read(layers);
-    if (takes_indices() && step == 0 && !in_range<T>(data.x, n, layers.front().vocabulary)) throw Unsupported{};
+    if (takes_indices() && step == 0 && !ops::in_range(data.x, n, layers.front().vocabulary)) throw Unsupported{};
 
     const Index outputs = layers.back().out;
     read_targets<T>(data, rule.loss, t, n, outputs, single ? n : step == 0 ? kCheckRows : 0);
@@ -522,8 +512,10 @@ class CompiledNetwork {
     const network::Done done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
                                         [&] { return typed.runner.run(layers, data, steps, rule); });
     if (done.updates > 0) leave(typed, attributes, x, rule, done.updates, steps.rows);
+    const bool bad_loss = !done.finite && !std::isfinite(done.loss), bad_norm = !done.finite && !bad_loss;
+    if (bad_norm && done.steps == 0) return py::none();  // the step in Python tells of it
     if (single) return py::float_(done.finite ? one : done.loss);
-    return py::make_tuple(done.updates, done.steps, done.finite ? py::object(py::none()) : py::float_(done.loss));
+    return py::make_tuple(done.updates, done.steps, bad_loss ? py::object(py::float_(done.loss)) : py::none());
   }
 
   // Labels or targets for n rows of `outputs` numbers; labels are checked, and targets so many rows at a time.
@@ -619,12 +611,11 @@ class CompiledNetwork {
   py::object infer_as(Typed<T>& typed, py::handle x, double scale) {
     constexpr Index kRows = 256;  // whose activations stay in the second-level cache
     const bool indices = takes_indices();
-    const ops::RowSource from = source<T>("x", x, !indices && is_array(x) && rank(x) > 0 && extent(x, 0) <= kRows);
+    const ops::RowSource from = source<T>("x", x, is_array(x) && rank(x) > 0 && extent(x, 0) <= kRows, indices);
     const Index n = extent(x, 0);
-    const Index item = indices ? sizeof(int64_t) : sizeof(T);
-    const ops::Number type = indices ? ops::Number::i64 : number_of<T>();
-    const bool in_place = from.type == type && from.row_bytes == from.cols * item && scale == 1;
-    if (n == 0 || (indices && !in_place)) throw Unsupported{};
+    const bool dense = from.type == number_of<T>() && from.row_bytes == from.cols * static_cast<Index>(sizeof(T));
+    const bool in_place = dense && scale == 1;
+    if (n == 0 || (indices && scale != 1)) throw Unsupported{};
     const auto chunk = static_cast<std::size_t>(std::min(n, kRows) * from.cols);
     if (indices)
       typed.indices.resize(chunk);
@@ -632,7 +623,7 @@ class CompiledNetwork {
       typed.inputs.resize(chunk);
     call_.features = from.cols;
     read(typed.layers);
-    if (indices && !in_range<T>(from, n, typed.layers.front().vocabulary)) throw Unsupported{};
+    if (indices && !ops::in_range(from, n, typed.layers.front().vocabulary)) throw Unsupported{};
     py::object y = new_matrix<T>(n, typed.layers.back().out);
     T* out = data_of<T>(y);
     network::members_of(typed.inference, typed.layers, std::min(kRows, n), false, false);  // for its cost
@@ -642,9 +633,7 @@ class CompiledNetwork {
         batch.rows = std::min(kRows, n - first);
         const char* at = from.data + first * from.row_bytes;
         if (indices) {
-          const auto* given = reinterpret_cast<const int64_t*>(at);
-          std::transform(given, given + batch.rows * from.cols, typed.indices.begin(),
-                         [&](int64_t i) { return network::within(i, typed.layers.front().vocabulary); });
+          ops::gather_indices(from, nullptr, first, batch.rows, typed.layers.front().vocabulary, typed.indices.data());
           batch.indices = typed.indices.data();
         } else {
           batch.x = in_place ? reinterpret_cast<const T*>(at) : typed.inputs.data();
@@ -652,7 +641,7 @@ class CompiledNetwork {
         network::Plan<T>& plan = typed.inference;
         const int members = network::members_of(plan, typed.layers, batch.rows, false, false);
         run_team(members, [&](Team& team) {
-          if (!in_place) {
+          if (!in_place && !indices) {
             const auto [begin, end] = plan.rows_of(team);
             ops::gather(from, nullptr, first + begin, end - begin, static_cast<T>(scale),
                         typed.inputs.data() + begin * from.cols);

@@ -1,5 +1,5 @@
 #pragma once
-// Memory at the beginning of a cache line; large blocks on huge pages where the system has them.
+// Memory at the beginning of a cache line, from 128 KiB of a page, and from 4 MiB on huge pages where the system has them.
 #include <cstddef>
 
 namespace fastnn {

@@ -20,6 +20,7 @@ void fill_convert(Kernels<T>& table) {
   table.convert_f32 = convert<float, T>;
   table.convert_f64 = convert<double, T>;
   table.convert_u8 = convert<uint8_t, T>;
+  table.convert_i32 = convert<int32_t, T>;
   table.convert_i64 = convert<int64_t, T>;
 }
 template void fill_convert(Kernels<float>&);

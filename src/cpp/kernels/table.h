@@ -127,11 +127,17 @@ struct Kernels {
   double (*squared_error)(const T* x, const T* t, Index n);
   void (*scaled_difference)(const T* a, const T* b, T scale, Index n, T* y, bool around);  // y = (a - b)*scale
 
+  // y[i] = w[index[i]] for n rows of `cols` numbers, those of w w_row apart
+  void (*gather_rows)(const T* w, Index w_row, const int64_t* index, Index n, Index cols, T* y, bool around);
+  // y[r] = the sum of the rows x[positions[p]], starts[r] <= p < starts[r + 1], in this order, for n rows, n > 0; none is empty
+  void (*sum_rows)(const T* x, const Index* positions, const Index* starts, Index n, Index cols, T* y, bool around);
+
   void (*scale)(const T* x, T scale, Index n, T* y);                // y may alias x
   void (*add)(const T* x, Index n, T* y);                           // y += x
   void (*convert_f32)(const float* from, T scale, Index n, T* to);  // to = from*scale; neither overlaps the other
   void (*convert_f64)(const double* from, T scale, Index n, T* to);
   void (*convert_u8)(const uint8_t* from, T scale, Index n, T* to);
+  void (*convert_i32)(const int32_t* from, T scale, Index n, T* to);
   void (*convert_i64)(const int64_t* from, T scale, Index n, T* to);
   double (*sum_of_squares)(const T* x, Index n);
   double (*fma_chains)(Index rounds, T* sink);  // the flops done in `rounds` of the fastest code there can be; writes one vector

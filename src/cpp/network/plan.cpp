@@ -343,9 +343,9 @@ void Plan<T>::forward(Team& team, const Batch<T>& batch, bool train, uint64_t st
         continue;
       case LayerKind::embedding: {
         const Range rows = rows_of(team);
-        for (Index at = rows.begin * layer.in; at < rows.end * layer.in; ++at)
-          std::memcpy(node.y + at * layer.dim, layer.weight.p + batch.indices[at] * layer.dim,
-                      static_cast<std::size_t>(layer.dim) * sizeof(T));
+        const Index at = rows.begin * layer.in, n = rows.end * layer.in - at;
+        const Matrix<const T> table{layer.weight.p, layer.vocabulary, layer.dim, layer.dim, 1};
+        ops::copy_rows(table, batch.indices + at, n, node.y + at * layer.dim, false);
         break;
       }
     }
@@ -476,20 +476,25 @@ void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update)
       ops::gemm(team, g, node.for_dw, node.shared_dw, own_ + own_size_ * team.rank);
     }
     team.share(layer.bias.size, kColumns, [&](Index begin, Index end) {
-      if (layer.kind == LayerKind::affine)
-        ops::sum_columns(node.dy + begin, layer.out, rows_, end - begin, layer.bias.g + begin);
-      else
-        ops::update_running(columns(node, nullptr, begin, end), layer.momentum, layer.running_mean, layer.running_var);
+      if (layer.kind == LayerKind::affine) ops::sum_columns(node.dy + begin, layer.out, rows_, end - begin, layer.bias.g + begin);
       if (!update) return;
+      if (layer.kind == LayerKind::batchnorm) update_statistics(node, begin, end);
       update->run(layer.bias, begin, end - begin, layer.bias.g + begin);
       if (layer.kind == LayerKind::batchnorm) update->run(layer.weight, begin, end - begin, layer.weight.g + begin);
     });
     if (layer.kind == LayerKind::embedding)
       team.share(static_cast<Index>(occurrences_.rows.size()), 1, [&](Index begin, Index end) {
-        ops::sum_rows(occurrences_, begin, end, node.dy, layer.dim, node.values);
+        ops::sum_rows(occurrences_, begin, end, node.dy, layer.dim, node.values, false);
         if (update) update_rows(node, begin, end, *update);
       });
   }
+}
+
+// The running statistics of some columns.
+template <class T>
+void Plan<T>::update_statistics(const Node& node, Index begin, Index end) const noexcept {
+  const Layer<T>& layer = node.layer;
+  ops::update_running(columns(node, nullptr, begin, end), layer.momentum, layer.running_mean, layer.running_var);
 }
 
 // Rows of an embedding's table, by the distinct indices that have occurred.
@@ -514,9 +519,9 @@ void Plan<T>::each_gradient(F&& f) const {
   }
 }
 
-// Scales all gradients to the norm `limit` where theirs is larger, and updates.
+// Scales all gradients to the rule's norm where theirs is larger, and updates; returns whether it has.
 template <class T>
-void Plan<T>::clip_and_update(Team& team, double limit, const Update& update) noexcept {
+bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update) noexcept {
   team.barrier();
   const auto each_piece = [&](auto&& f) {
     Index piece = 0;
@@ -535,7 +540,11 @@ void Plan<T>::clip_and_update(Team& team, double limit, const Update& update) no
   double sum = 0;
   for (Index piece = 0; piece < pieces; ++piece) sum += norms_[piece];
   const double norm = std::sqrt(sum);
-  const T factor = norm > limit ? static_cast<T>(limit / norm) : T(1);
+  if (rule.stop_at_nonfinite && !std::isfinite(norm)) return false;
+  const T factor = norm > rule.clip_norm ? static_cast<T>(rule.clip_norm / norm) : T(1);
+  for (const Node& node : nodes_)
+    if (node.layer.kind == LayerKind::batchnorm)
+      team.share(node.layer.out, kColumns, [&](Index begin, Index end) { update_statistics(node, begin, end); });
   each_gradient([&](const Node& node, const Parameter<T>& to, T* g, Index size) {
     const bool rows = node.layer.kind == LayerKind::embedding;
     team.share(rows ? size / node.layer.dim : size, rows ? 1 : kMaskGroup, [&](Index begin, Index end) {
@@ -547,22 +556,24 @@ void Plan<T>::clip_and_update(Team& team, double limit, const Update& update) no
         update.run(to, begin, end - begin, g + begin);
     });
   });
+  return true;
 }
 
 template <class T>
-double Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule) noexcept {
+typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule) noexcept {
   forward(team, batch, true, rule.step);
   loss(team, batch, rule);
   backward(team, batch);
   team.barrier();
   const double value = total_loss(batch);
-  if (!rule.stop_at_nonfinite || std::isfinite(value)) {
+  bool updated = !rule.stop_at_nonfinite || std::isfinite(value);
+  if (updated) {
     const Update update{rule.update.kind, ops::optimizer_step<T>(rule.update)};
     gradients(team, batch, clip_ ? nullptr : &update);
-    if (clip_) clip_and_update(team, rule.clip_norm, update);
+    if (clip_) updated = clip_and_update(team, rule, update);
   }
   team.barrier();
-  return value;
+  return {value, updated};
 }
 
 template <class T>

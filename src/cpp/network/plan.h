@@ -21,8 +21,12 @@ class Plan {
   // a step follows, not infer(). Throws std::bad_alloc.
   void prepare(const std::vector<Layer<T>>& layers, Index rows, int members, bool train, bool clip);
 
-  // One step, by each member. Returns its loss; where that is not finite and the rule says so, nothing has changed.
-  double step(Team& team, const Batch<T>& batch, const Rule& rule) noexcept;
+  // One step, by each member. Where its loss, or the norm to be clipped, is not finite and the rule says so, nothing has changed.
+  struct Outcome {
+    double loss;
+    bool updated;
+  };
+  Outcome step(Team& team, const Batch<T>& batch, const Rule& rule) noexcept;
   // The output of the network as it is without training, by each member, contiguous; it is whole after a barrier.
   void infer(Team& team, const Batch<T>& batch, T* out) noexcept;
 
@@ -88,10 +92,11 @@ class Plan {
   void loss(Team& team, const Batch<T>& batch, const Rule& rule) noexcept;
   void backward(Team& team, const Batch<T>& batch) noexcept;
   void gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;
+  void update_statistics(const Node& node, Index begin, Index end) const noexcept;
   void update_rows(const Node& node, Index begin, Index end, const Update& update) const noexcept;
   template <class F>
   void each_gradient(F&& f) const;
-  void clip_and_update(Team& team, double limit, const Update& update) noexcept;
+  bool clip_and_update(Team& team, const Rule& rule, const Update& update) noexcept;
 
   std::vector<Node> nodes_;
   Arena arena_;

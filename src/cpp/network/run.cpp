@@ -67,17 +67,15 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         for (Index i = 0; i < rows; ++i) weight += data.weight[row(first + i)];
       }
       if (team.rank == 0) enough[s & 1] = Clock::now() >= deadline;
-      double loss = 0;
+      typename Plan<T>::Outcome outcome{0, true};
       if (weight > 0) {
         const auto [begin, end] = plan_.rows_of(team);
         if (!in_place && !indices)
           ops::gather(data.x, data.order, first + begin, end - begin, static_cast<T>(data.scale), x_ + begin * cols);
+        if (indices)
+          ops::gather_indices(data.x, data.order, first + begin, end - begin, layers.front().vocabulary, indices_ + begin * cols);
         for (Index i = begin; i < end; ++i) {
-          if (indices) {
-            const auto* from = reinterpret_cast<const int64_t*>(data.x.data + row(first + i) * data.x.row_bytes);
-            for (Index j = 0; j < cols; ++j) indices_[i * cols + j] = within(from[j], layers.front().vocabulary);
-          }
-          if (data.labels) labels_[i] = within(data.labels[row(first + i)], outputs);
+          if (data.labels) labels_[i] = ops::within(data.labels[row(first + i)], outputs);
           if (data.weight) weight_[i] = data.weight[row(first + i)];
         }
         if (!data.labels) ops::gather(data.dense, data.order, first + begin, end - begin, T(1), dense_ + begin * outputs);
@@ -87,22 +85,21 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         now.step += static_cast<uint64_t>(updates);
         now.update.step += updates;
         if (steps.rates) now.update.lr = steps.rates[updates];
-        loss = plan_.step(team, mine, now);
+        outcome = plan_.step(team, mine, now);
       } else {
         team.barrier();
       }
-      const bool stopped = weight > 0 && rule.stop_at_nonfinite && !std::isfinite(loss);
       if (team.rank == 0) {
-        if (stopped) {
+        if (!outcome.updated) {
           done.finite = false;
-          done.loss = loss;
+          done.loss = outcome.loss;
         } else {
           done.steps = s + 1;
-          if (weight > 0) steps.losses[updates] = loss;
+          if (weight > 0) steps.losses[updates] = outcome.loss;
           done.updates = updates + (weight > 0);
         }
       }
-      if (stopped) return;
+      if (!outcome.updated) return;
       updates += weight > 0;
       if (enough[s & 1]) return;
     }

@@ -15,9 +15,6 @@ struct Data {
   const int64_t* order;  // the rows in the order of their use, or null for 0, 1, ...
 };
 
-// A label or an index of n, as a step may use it: it was in range when the call began, but somebody may have written to it since.
-inline int64_t within(int64_t i, Index n) noexcept { return i < 0 || i >= n ? 0 : i; }
-
 struct Steps {
   Index first, rows;  // the first step takes rows [first, first + rows) of the order, and so on
   Index count;
@@ -27,8 +24,8 @@ struct Steps {
 };
 struct Done {
   Index steps, updates;  // steps are gone through; those whose rows weigh nothing update nothing
-  bool finite;           // if not, the step after the last did not update either: `loss` was not finite
-  double loss;
+  bool finite;           // if not, the step after the last did not update either: its loss, or the norm to be clipped, was not
+  double loss;           // of that step
 };
 
 template <class T>

@@ -3,6 +3,7 @@
 #include "core/team.h"
 #include "dispatch/dispatch.h"
 #include "ops/cost.h"
+#include "ops/parts.h"
 
 namespace fastnn::ops {
 namespace {
@@ -38,7 +39,8 @@ void activation_backward(Activation kind, const T* x, const T* y, const T* dy, T
 }
 
 template <class T>
-void dropout_forward(const RandomStream& stream, uint64_t threshold, T scale, const T* x, T* y, uint8_t* keep, Index n) {
+void dropout_forward(const RandomStream& stream, double ratio, T scale, const T* x, T* y, uint8_t* keep, Index n) {
+  const uint64_t threshold = drop_threshold(ratio);
   const bool around = cost::leaves_caches<T>(2 * n);
   each<T>(n, cost::kRandom, [&](Index begin, Index end) {
     kernels<T>().dropout_forward(stream, threshold, scale, begin, end - begin, x + begin, y + begin, keep + begin / 8, around);
@@ -83,11 +85,11 @@ double sum_of_squares(const std::vector<Run>& runs) {
   return sum;
 }
 
-#define FASTNN_INSTANTIATE(T)                                                                     \
-  template void activation_forward(Activation, const T*, T*, Index, T);                           \
-  template void activation_backward(Activation, const T*, const T*, const T*, T*, Index, T);      \
-  template void dropout_forward(const RandomStream&, uint64_t, T, const T*, T*, uint8_t*, Index); \
-  template void dropout_backward(const uint8_t*, T, const T*, T*, Index);                         \
+#define FASTNN_INSTANTIATE(T)                                                                   \
+  template void activation_forward(Activation, const T*, T*, Index, T);                         \
+  template void activation_backward(Activation, const T*, const T*, const T*, T*, Index, T);    \
+  template void dropout_forward(const RandomStream&, double, T, const T*, T*, uint8_t*, Index); \
+  template void dropout_backward(const uint8_t*, T, const T*, T*, Index);                       \
   template void scale(const T*, T, T*, Index);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

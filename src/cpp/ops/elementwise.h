@@ -11,9 +11,10 @@ void activation_forward(Activation kind, const T* x, T* y, Index n, T alpha);
 template <class T>
 void activation_backward(Activation kind, const T* x, const T* y, const T* dy, T* dx, Index n, T alpha);
 
-// y = keep ? x*scale : 0, where element i is kept if its word of the stream is not below threshold; keep holds (n + 7)/8 bytes.
+// y = keep ? x*scale : 0, where element i is kept if its word of the stream is not below drop_threshold(ratio), 0 <= ratio < 1;
+// keep holds (n + 7)/8 bytes.
 template <class T>
-void dropout_forward(const RandomStream& stream, uint64_t threshold, T scale, const T* x, T* y, uint8_t* keep, Index n);
+void dropout_forward(const RandomStream& stream, double ratio, T scale, const T* x, T* y, uint8_t* keep, Index n);
 template <class T>
 void dropout_backward(const uint8_t* keep, T scale, const T* dy, T* dx, Index n);
 

@@ -1,5 +1,6 @@
 #include "ops/parts.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -16,11 +17,13 @@ void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, In
   kernels<T>().activations[static_cast<int>(kind)].backward(saved, saved, dy, dx, n, alpha, false);
 }
 
+uint64_t drop_threshold(double ratio) noexcept {
+  constexpr double kWords = 4294967296.0;
+  return static_cast<uint64_t>(std::fmin(std::nearbyint(ratio * kWords), kWords - 1));
+}
 template <class T>
 void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept {
-  constexpr double kWords = 4294967296.0;
-  const uint64_t threshold = static_cast<uint64_t>(std::fmin(std::nearbyint(ratio * kWords), kWords - 1));
-  kernels<T>().dropout_forward(stream, threshold, scale, first, n, x, y, keep, false);
+  kernels<T>().dropout_forward(stream, drop_threshold(ratio), scale, first, n, x, y, keep, false);
 }
 template <class T>
 void drop_gradient(const uint8_t* keep, T scale, Index n, const T* dy, T* dx) noexcept {
@@ -136,11 +139,44 @@ void gather(const RowSource& from, const int64_t* rows, Index first, Index count
       case Number::u8:
         k.convert_u8(reinterpret_cast<const uint8_t*>(row), scale, from.cols, to);
         break;
+      case Number::i32:
+        k.convert_i32(reinterpret_cast<const int32_t*>(row), scale, from.cols, to);
+        break;
       case Number::i64:
         k.convert_i64(reinterpret_cast<const int64_t*>(row), scale, from.cols, to);
         break;
     }
   }
+}
+
+namespace {
+
+// f(a number of the type of a source of integers)
+template <class F>
+auto by_integer(Number type, F&& f) {
+  return type == Number::u8 ? f(uint8_t{}) : type == Number::i32 ? f(int32_t{}) : f(int64_t{});
+}
+
+}  // namespace
+
+void gather_indices(const RowSource& from, const int64_t* rows, Index first, Index count, Index n, int64_t* to) noexcept {
+  by_integer(from.type, [&](auto type) {
+    for (Index i = first; i < first + count; ++i) {
+      const auto* row = reinterpret_cast<const decltype(type)*>(from.data + (rows ? rows[i] : i) * from.row_bytes);
+      for (Index j = 0; j < from.cols; ++j) *to++ = within(row[j], n);
+    }
+  });
+}
+
+bool in_range(const RowSource& from, Index count, Index n) noexcept {
+  return by_integer(from.type, [&](auto type) {
+    uint64_t highest = 0;  // a negative number is a large one
+    for (Index i = 0; i < count; ++i) {
+      const auto* row = reinterpret_cast<const decltype(type)*>(from.data + i * from.row_bytes);
+      for (Index j = 0; j < from.cols; ++j) highest = std::max(highest, static_cast<uint64_t>(row[j]));
+    }
+    return highest < static_cast<uint64_t>(n);
+  });
 }
 
 #define FASTNN_INSTANTIATE(T)                                                                                             \

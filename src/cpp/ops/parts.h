@@ -12,6 +12,8 @@ void activate(Activation kind, const T* x, T* y, Index n, T alpha) noexcept;
 template <class T>
 void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, Index n, T alpha) noexcept;
 
+// round(ratio*2^32), at most 2^32 - 1: what a random word must reach for its element to be kept.
+uint64_t drop_threshold(double ratio) noexcept;
 // Elements [first, first + n) of a batch, first a multiple of 64; x, y and keep begin with element `first`.
 template <class T>
 void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept;
@@ -78,7 +80,8 @@ double squares(const T* x, Index n) noexcept;
 constexpr Index kNormPiece = 1 << 14;
 
 // Rows of another type, converted: to = from*scale. `rows` are their numbers, or null for first, first + 1, ...
-enum class Number { f32, f64, u8, i64 };
+enum class Number { f32, f64, u8, i32, i64 };
+constexpr bool is_integer(Number n) { return n != Number::f32 && n != Number::f64; }
 struct RowSource {
   const char* data;
   Number type;
@@ -87,5 +90,12 @@ struct RowSource {
 };
 template <class T>
 void gather(const RowSource& from, const int64_t* rows, Index first, Index count, T scale, T* to) noexcept;
+
+// A label or an index of n, as a step may use it: it was in range when the call began, but somebody may have written to it since.
+inline int64_t within(int64_t i, Index n) noexcept { return i < 0 || i >= n ? 0 : i; }
+// Rows of integers, as indices of n.
+void gather_indices(const RowSource& from, const int64_t* rows, Index first, Index count, Index n, int64_t* to) noexcept;
+// Whether the first `count` rows of integers are all indices of n.
+bool in_range(const RowSource& from, Index count, Index n) noexcept;
 
 }  // namespace fastnn::ops
