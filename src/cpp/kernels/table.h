@@ -116,7 +116,7 @@ struct Kernels {
   void (*random_words)(const RandomStream&, Index first, Index n, uint32_t* to);  // first and n are multiples of 64
 
   // Rows of y = softmax(x); row_max and log(sum exp(x - row_max)) of each row.
-  void (*softmax)(const T* x, Index x_row, Index rows, Index cols, T* y, T* row_max, T* log_sum);
+  void (*softmax)(const T* x, Index x_row, Index rows, Index cols, T* y, T* row_max, T* log_sum, bool around);
   // The same, with losses = row_max - x[label] + log_sum and dx = (y - onehot(label))*factor, a factor a row; dx may alias x.
   void (*softmax_gradient)(const T* x, Index x_row, Index rows, Index cols, const int64_t* labels, const T* factor, T* y, T* dx,
                            Index dx_row, double* losses);

@@ -28,12 +28,13 @@ double row_cost(Index rows, Index cols) {
 // Softmax of every row, then loss(i, max, log_sum).
 template <class T, class F>
 double softmax_loss(const Matrix<const T>& x, const double* weight, T* y, F&& loss) {
+  const bool around = cost::leaves_caches<T>(2 * x.rows * x.cols);
   return sum_rows(x.rows, row_cost<T>(x.rows, x.cols), weight, [&](Index begin, Index end, double* losses) {
     constexpr Index kTogether = 128;
     T row_max[kTogether], log_sum[kTogether];
     for (Index i = begin; i < end; i += kTogether) {
       const Index n = end - i < kTogether ? end - i : kTogether;
-      kernels<T>().softmax(x.data + i * x.row_stride, x.row_stride, n, x.cols, y + i * x.cols, row_max, log_sum);
+      kernels<T>().softmax(x.data + i * x.row_stride, x.row_stride, n, x.cols, y + i * x.cols, row_max, log_sum, around);
       for (Index r = 0; r < n; ++r) *losses++ = loss(i + r, row_max[r], log_sum[r]);
     }
   });

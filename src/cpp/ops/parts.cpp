@@ -47,7 +47,7 @@ void softmax_rows(const LossRows<T>& r) noexcept {
   for (Index i = 0; i < r.rows; ++i) {
     const Index at = i * r.cols;
     T row_max, log_sum;
-    k.softmax(r.x + at, r.cols, 1, r.cols, r.y + at, &row_max, &log_sum);
+    k.softmax(r.x + at, r.cols, 1, r.cols, r.y + at, &row_max, &log_sum, false);
     r.losses[i] = k.soft_label_loss(r.x + at, r.dense + at, r.cols, row_max, log_sum);
     k.scaled_difference(r.y + at, r.dense + at, r.factors[i], r.cols, r.dx + at, false);
   }

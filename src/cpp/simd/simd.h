@@ -5,6 +5,9 @@
 // A backend (avx512.h, avx2.h, neon.h, sse2.h) supplies what plain vector arithmetic cannot say: fma, max, min, sqrt, partial
 // loads and stores, mask bits, wide products. Everything here is internal to its translation unit (anonymous namespace) and
 // inlined.
+//
+// A file of long functions whose lanes never meet may define FASTNN_LONG_VECTORS first: a vector is then four registers of
+// AVX-512 too, which take turns where each step waits for the one before.
 #include <cstdint>
 
 #include "core/types.h"
@@ -99,7 +102,11 @@ using RegMask = typename RegOf<T>::mask;
 
 namespace fastnn::FASTNN_TARGET { namespace {
 
+#if defined(FASTNN_LONG_VECTORS) && FASTNN_REGISTER_BYTES == 64
+constexpr int kVectorBytes = 256;
+#else
 constexpr int kVectorBytes = 64;
+#endif
 constexpr int kRegs = kVectorBytes / kRegisterBytes;  // registers a vector
 static_assert(kRegisterBytes == FASTNN_REGISTER_BYTES);
 template <class T>
