@@ -27,9 +27,9 @@ constexpr Index kBriefRows = 28, kBriefDepth = 128;
 // So few rows times a transposed B, where bits may depend on their number, are dot products along B's own rows: a step of
 // 1024-2048-2048-1000 on one row fell from 7.2 ms to 5.9.
 constexpr Index kDotRows = 8;
-// B is read where it lies while it fits the second-level cache beside the rest, and where it is larger, once for a tile's rows,
-// or twice: 16x1000x1000 reaches 90 % of the peak so, 68 if packed; but 16x3000x1000 12 to 37, and 51.
-constexpr Index kUnpackedBytes = 512 * 1024, kTwiceBytes = 6 << 20;
+// B is read where it lies while it fits the second-level cache beside the rest; and while it is not too far, where it is read only
+// once or twice: 48 products of 15 to 28 rows reach 92 % of the peak so, packed 76. But 14x3000x2000 reaches 17, packed 39.
+constexpr Index kUnpackedBytes = 512 * 1024, kNearBytes = 6 << 20;
 // Rows that lie a multiple of this apart fall into one set of the first-level cache and evict each other, and so do the
 // columns of a transposed A that lie pages apart: they are packed where enough columns of C pay for it.
 constexpr Index kSetBytes = 4096;
@@ -324,7 +324,7 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
   plan.few_rows = plan.form == GemmForm::tiles && !pieces && k > 0 &&
                   (g.b.col_stride == 1 ? (few && large && n * size >= kLongRowBytes) || shallow : few && g.b.row_stride == 1);
   const Index tile = kernels<T>().tile_rows;
-  const bool again = g.c.rows > 2 * tile || (g.c.rows > tile && plan.piece * n * size > kTwiceBytes);
+  const bool again = g.c.rows > 2 * tile || plan.piece * n * size > kNearBytes;
   const bool one_set = g.b.row_stride * size % kSetBytes == 0;  // 8x2048x2048: 14 % of the peak, packed 42
   const bool low = tile <= kLowTile;
   plan.pack_b = !plan.few_rows && ((g.b.col_stride != 1 && n > 1) || (large && (again || one_set)) ||
