@@ -95,7 +95,7 @@ Grid grid_of(const Gemm<T>& g, const GemmPlan& plan, int members) {
     const double m = static_cast<double>((g.c.rows + rows - 1) / rows);
     const double vectors = static_cast<double>((round_up<T>(g.c.cols) / kernels<T>().lanes + columns - 1) / columns);
     const double work = m * vectors + (plan.pack_b ? kPackCost * vectors : 0) + (plan.pack_a ? kPackCost * m : 0);
-    if (columns == 1 || work < least) {
+    if (columns == 1 || work < 0.97 * least) {
       least = work;
       best = {rows, columns};
     }
