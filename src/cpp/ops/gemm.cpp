@@ -27,16 +27,18 @@ constexpr Index kBriefRows = 28, kBriefDepth = 128;
 // So few rows times a transposed B, where bits may depend on their number, are dot products along B's own rows: a step of
 // 1024-2048-2048-1000 on one row fell from 7.2 ms to 5.9.
 constexpr Index kDotRows = 8;
-// B is read where it lies while it fits the second-level cache beside the rest; and while it is not too far, where it is read only
-// once or twice: 48 products of 15 to 28 rows reach 92 % of the peak so, packed 76. But 14x3000x2000 reaches 17, packed 39.
-constexpr Index kUnpackedBytes = 512 * 1024, kNearBytes = 6 << 20;
+// B is read where it lies while it fits the second-level cache beside the rest. A larger one is packed where it is read often, or
+// comes from far: unpacked, 32x512x784 reaches 93 % of the peak instead of 81, 128x768x512 95 instead of 90, but 1000x500x900 86
+// instead of 89, 128x1000x1000 50 to 88 instead of 83, and 14x3000x2000 17 instead of 39.
+constexpr Index kSmallBytes = 1 << 19, kNearBytes = 5 << 19, kFarBytes = 6 << 20;
+constexpr Index kNearRows = 256, kMiddleTiles = 3;
 // Rows that lie a multiple of this apart fall into one set of the first-level cache and evict each other, and so do the
 // columns of a transposed A that lie pages apart: they are packed where enough columns of C pay for it.
 constexpr Index kSetBytes = 4096;
 // Tiles of so few rows, all but AVX-512's, read B so often and use so little of each line of a transposed A that packing pays
-// sooner: with AVX2 300x300x300 rises from 84 to 92 % of the peak, with A transposed from 77 to 91 %. (With AVX-512 it falls from
-// 95 to 92 %.)
-constexpr Index kLowTile = 6, kLowPackRows = 96, kLowPackDepth = 16;
+// sooner: with AVX2 300x300x300 rises from 84 to 92 % of the peak, with A transposed from 77 to 91 %, and 32x512x784 from 66
+// to 79. (With AVX-512 300x300x300 falls from 95 to 92.)
+constexpr Index kLowTile = 6, kLowRows = 96, kLowDepth = 16, kLowTiles = 2;
 // A narrow C over a long inner dimension, the gradient of a small layer's weights over a large batch, has too little output to
 // share: pieces of the inner dimension are shared instead.
 constexpr Index kPiecesWidth = 128, kPiece = 1024, kMostPieces = 16;
@@ -307,6 +309,17 @@ void compute_pieces(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* own, 
   });
 }
 
+// Whether it pays to pack a B of contiguous rows.
+template <class T>
+bool packs_rows(const Gemm<T>& g, Index depth) {
+  const Index rows = g.c.rows, tile = kernels<T>().tile_rows, size = sizeof(T), bytes = depth * g.b.cols * size;
+  const bool low = tile <= kLowTile;
+  if (bytes <= kSmallBytes) return low && rows >= kLowRows && depth >= kLowDepth;
+  if (g.b.row_stride * size % kSetBytes == 0) return true;  // 8x2048x2048: 42 % of the peak instead of 14
+  const Index most = bytes > kFarBytes ? 0 : low ? kLowTiles * tile : bytes > kNearBytes ? kMiddleTiles * tile : kNearRows;
+  return rows > most;
+}
+
 }  // namespace
 
 template <class T>
@@ -319,19 +332,15 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
   plan.piece = pieces ? std::max(kPiece, (k / kMostPieces + 63) / 64 * 64) : k;
   const Gemm<T> g = plan.form == GemmForm::turned ? turned(given) : given;
   const Index n = g.b.cols;
-  const bool large = plan.piece * n * size > kUnpackedBytes;
-  const bool few = g.c.rows <= kernels<T>().few, shallow = k <= kernels<T>().shallow && n * size >= kShallowRowBytes;
+  const bool large = plan.piece * n * size > kSmallBytes, few = g.c.rows <= kernels<T>().few;
+  const bool shallow = k <= kernels<T>().shallow && n * size >= kShallowRowBytes;
   plan.few_rows = plan.form == GemmForm::tiles && !pieces && k > 0 &&
                   (g.b.col_stride == 1 ? (few && large && n * size >= kLongRowBytes) || shallow : few && g.b.row_stride == 1);
-  const Index tile = kernels<T>().tile_rows;
-  const bool again = g.c.rows > 2 * tile || plan.piece * n * size > kNearBytes;
-  const bool one_set = g.b.row_stride * size % kSetBytes == 0;  // 8x2048x2048: 14 % of the peak, packed 42
-  const bool low = tile <= kLowTile;
-  plan.pack_b = !plan.few_rows && ((g.b.col_stride != 1 && n > 1) || (large && (again || one_set)) ||
-                                   (low && g.c.rows >= kLowPackRows && k >= kLowPackDepth));
+  plan.pack_b = !plan.few_rows && (g.b.col_stride == 1 || n == 1 ? packs_rows(g, plan.piece) : true);
+  const bool low = kernels<T>().tile_rows <= kLowTile;
   const bool across = g.a.row_stride == 1;
   const bool conflict = across ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
-  plan.pack_a = (conflict && n * size >= kSetBytes / 2 && k > 16) || (low && across && n >= kLowPackRows && k >= 64);
+  plan.pack_a = (conflict && n * size >= kSetBytes / 2 && k > 16) || (low && across && n >= kLowRows && k >= 64);
   const bool brief = plan.pack_b && g.c.rows <= kBriefRows;
   plan.depth = std::min(plan.piece, brief ? kBriefDepth : kDepth);
   plan.width = plan.pack_b ? std::min<Index>(round_up<T>(n), kWidthBytes / size) : n;
