@@ -35,10 +35,17 @@ SHAPES = [  # m, k, n
     (10, 2100, 13),  # pieces of the inner dimension, where A is transposed
     (3, 4099, 70),
     (3, 483, 301),  # few rows, a large B
-    (39, 5, 85),  # so shallow that whole rows of C are written
+    (39, 2, 85),  # so shallow that whole rows of C are written
+    (39, 5, 85),  # with AVX-512
     (33, 3, 1),  # and turned
 ]
-BIG = [(40, 300, 700), (18, 1100, 515), (131, 64, 530), (16, 513, 257)]  # B is packed, cut in depth and width
+BIG = [  # B is packed, the last one cut in depth and width
+    (140, 300, 700),
+    (18, 1100, 515),
+    (131, 64, 530),
+    (16, 513, 257),
+    (45, 600, 2100),
+]
 
 
 def operands(shape, dtype, seed=0):
@@ -138,7 +145,7 @@ def test_same_bits_on_every_isa_that_fuses(dtype, shape):
 
 @pytest.mark.parametrize("transposes", ["nn", "nt", "tn", "tt"])
 @pytest.mark.parametrize(
-    "shape", [(17, 33, 65), (29, 600, 18), (40, 300, 700), (20, 5, 90), (20, 3, 1)], ids=name
+    "shape", [(17, 33, 65), (29, 600, 18), (140, 300, 700), (20, 2, 90), (20, 5, 90), (20, 3, 1)], ids=name
 )
 def test_a_row_does_not_depend_on_the_others(isa, dtype, shape, transposes):
     a, b = operands(shape, dtype)

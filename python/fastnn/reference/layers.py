@@ -387,14 +387,15 @@ class Dropout(Layer):
     def forward(self, x: Any, train: bool = True) -> Array:
         """Return a new array of the shape of x: elements dropped if `train`, scaled as `inverted` says."""
         x = _checks.float_array("x", x)
+        ratio = _checks.real_number("ratio", self.ratio, 0, 1, "[)")
         scale = x.dtype.type(1)
         if train and self.inverted:
-            scale = x.dtype.type(1 / (1 - self.ratio))
+            scale = x.dtype.type(1 / (1 - ratio))
         elif not train and not self.inverted:
-            scale = x.dtype.type(1 - self.ratio)
+            scale = x.dtype.type(1 - ratio)
         mask = None
         if train:
-            threshold = np.uint32(dropout_threshold(self.ratio))
+            threshold = np.uint32(dropout_threshold(ratio))
             keep = words(self.seed, self.step, self.stream, x.size) >= threshold
             self._kept = mask = keep.reshape(x.shape)
             self.step += 1

@@ -49,7 +49,7 @@ class Trainer:
         its own.
     nonfinite : "raise" or "ignore"
         What a step does whose loss, or with `clip_norm` the norm of whose gradients, is infinite or NaN:
-        raise FloatingPointError and leave everything as the step before has left it, or go on.
+        raise FloatingPointError and leave all but gradients as the step before has left it, or go on.
 
     Attributes
     ----------

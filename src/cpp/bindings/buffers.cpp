@@ -11,10 +11,9 @@ namespace {
 
 namespace py = pybind11;
 
-constexpr std::size_t kLine = 64, kPage = 4096;
 // The C library gives larger blocks back to the system and asks for them again: clearing the pages of 16 MiB takes 600 us, and
 // ReLU's pass over them 750 us.
-constexpr std::size_t kKeep = std::size_t{1} << 17;
+constexpr std::size_t kKeep = kPaged;
 constexpr std::size_t kKeepTotal = std::size_t{1} << 27;  // bytes held for later, at most
 
 // In front of the data.

@@ -513,7 +513,8 @@ class CompiledNetwork {
                                         [&] { return typed.runner.run(layers, data, steps, rule); });
     if (done.updates > 0) leave(typed, attributes, x, rule, done.updates, steps.rows);
     const bool bad_loss = !done.finite && !std::isfinite(done.loss), bad_norm = !done.finite && !bad_loss;
-    if (bad_norm && done.steps == 0) return py::none();  // the step in Python tells of it
+    // The steps before a bad norm are returned like any others; the next call finds it first, and the step in Python tells of it.
+    if (bad_norm && done.steps == 0) return py::none();
     if (single) return py::float_(done.finite ? one : done.loss);
     return py::make_tuple(done.updates, done.steps, bad_loss ? py::object(py::float_(done.loss)) : py::none());
   }

@@ -11,9 +11,9 @@ namespace fastnn {
 
 // From two huge pages on: a training step of 1024-2048-2048-1000 takes 1 % less time.
 void* allocate(std::size_t bytes) noexcept {
-  constexpr std::size_t kLine = 64, kPage = 4096, kHugePage = std::size_t{1} << 21;
+  constexpr std::size_t kHugePage = std::size_t{1} << 21;
   const bool huge = bytes >= 2 * kHugePage;
-  const std::size_t align = huge ? kHugePage : bytes < 32 * kPage ? kLine : kPage;
+  const std::size_t align = huge ? kHugePage : bytes < kPaged ? kLine : kPage;
   if (bytes > PTRDIFF_MAX - align) return nullptr;
   const std::size_t rounded = (bytes + align - 1) / align * align;
   void* memory = std::aligned_alloc(align, rounded);

@@ -48,10 +48,11 @@ struct Far {
     return load(p, lanes);
   }
 };
-// Calls f(Far{}) or f(Near{}), by whose at(where, row stride, lanes) a matrix of so many rows and columns is to be read.
+// Calls f(Far{}) or f(Near{}), by whose at(where, row stride, lanes) a member's rows and columns are to be read.
+constexpr Index kFarBytes = Index{8} << 20;
 template <class T, class F>
 FASTNN_INLINE void reading(Index rows, Index cols, F&& f) {
-  if (rows * cols * static_cast<Index>(sizeof(T)) > Index{8} << 20)
+  if (rows * cols * static_cast<Index>(sizeof(T)) > kFarBytes)
     f(Far{});
   else
     f(Near{});

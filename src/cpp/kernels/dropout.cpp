@@ -72,18 +72,13 @@ FASTNN_INLINE void apply(uint64_t keep, Vec<T> scale, Index n, const T* x, T* y,
 }
 
 template <class T>
-void forward(const RandomStream& stream, uint64_t threshold, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep,
+void forward(const RandomStream& stream, uint32_t threshold, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep,
              bool around) {
   around = around && at_line(y);
   const Vec<T> s = set1(scale);
-  const uint32_t limit = static_cast<uint32_t>(threshold);
-  const bool none = threshold > 0xffffffffu;
   const auto groups = [&](Index i, auto count, auto& kept) FASTNN_LAMBDA {
     constexpr int G = sizeof(kept) / sizeof(kept[0]);
-    if (none)
-      FASTNN_EACH (g, G) kept[g] = 0;
-    else
-      keep_bits<G>(stream, static_cast<uint32_t>((first + i) / 4), limit, kept);
+    keep_bits<G>(stream, static_cast<uint32_t>((first + i) / 4), threshold, kept);
     __builtin_memcpy(keep + i / 8, kept, static_cast<size_t>((count + 7) / 8 + 8 * (G - 1)));
     FASTNN_EACH (g, G) apply(kept[g], s, count, x + i + 64 * g, y + i + 64 * g, around);
   };

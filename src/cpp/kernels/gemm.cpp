@@ -2,7 +2,8 @@
 //
 // A tile of MR rows x NV vectors of C stays in registers while k runs: each step loads NV vectors of B and broadcasts MR numbers
 // of A. Every element of such a C is one chain fma(a_ip, b_pj, c_ij) over p = 0, 1, ..., so its bits depend on no blocking, tile
-// or thread. (dots.cpp has the other form that an element may take.)
+// or thread. (few_rows.cpp makes the same chains another way; dots.cpp has the other
+// form that an element may take.)
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
@@ -10,9 +11,10 @@ namespace fastnn::FASTNN_TARGET {
 namespace {
 
 // The widest tile for MR rows such that MR*NV accumulators, NV vectors of B and one broadcast fit the registers.
+constexpr int kWidest = 4;
 constexpr int widest_tile(int mr) {
   const int nv = (kRegisters - 1) / (kRegs * (mr + 1));
-  return nv > 4 ? 4 : nv;
+  return nv > kWidest ? kWidest : nv;
 }
 constexpr int tallest_tile() {
   int mr = 1;
@@ -23,7 +25,8 @@ constexpr int kTileRows = tallest_tile();  // 14 on AVX-512, 6 on AVX2 and NEON,
 // Half a vector has a tile of its own from so many rows on: with fewer, chains of fma wait for one another.
 constexpr int kHalfRows = kTileRows / 2 + 1;
 
-// So shallow a product is mostly stores of C: into fewer rows at a time 662x142x8 is 5 % faster, and needs no prefetch of C.
+// So shallow a product is mostly stores of C: into fewer rows at a time, where they are longer than the widest tile, 662x142x8 is
+// 5 % faster (1970x11x4 takes 1.6 times as long), and it needs no prefetch of C.
 constexpr Index kShallow = 8, kShallowRows = kTileRows < 4 ? kTileRows : 4;
 
 template <class T>
@@ -183,7 +186,7 @@ void pack_lines(const GemmBlock<T>& g, const T* a, Index m, Index panels, T* to)
   }
 }
 
-// to[p*MR + i] = a(i, p): the rows of one tile, so that a step of k reads one line.
+// The same for one panel of an A whose rows are contiguous, or of any strides.
 template <class T>
 void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
   constexpr int S = kTransposeBlock<T>;
@@ -201,7 +204,7 @@ void pack_rows(const GemmBlock<T>& g, const T* a, int rows, T* to) {
 
 template <class T>
 void gemm_block(const GemmBlock<T>& g) {
-  const Index tallest = g.k <= kShallow && g.n > 4 * kLanes<T> ? kShallowRows : kTileRows;
+  const Index tallest = g.k <= kShallow && g.n > kWidest * kLanes<T> ? kShallowRows : kTileRows;
   const Index panels = (g.m + tallest - 1) / tallest;
   const Index vectors = (g.n + kLanes<T> - 1) / kLanes<T>;
   const int tail = static_cast<int>(g.n - (vectors - 1) * kLanes<T>);

@@ -83,8 +83,8 @@ template <class T>
 struct Kernels {
   int tile_rows, packed_rows, lanes;
   void (*gemm_block)(const GemmBlock<T>&);
-  // The same for at most `few` rows of A and a B that is not packed and whose rows or columns are contiguous. Up to `shallow`
-  // rows of B take one pass over C.
+  // C = A B (+ bias) for at most `few` rows of A and a B that is not packed and whose rows or columns are contiguous; no other
+  // field of the block counts. Up to `shallow` rows of B take one pass over C.
   void (*few_rows)(const GemmBlock<T>&);
   int few, shallow;
   // Panels one vector wide, `panel` numbers apart, zero beyond the last column.
@@ -109,7 +109,7 @@ struct Kernels {
 
   // Elements [first, first + n) of the stream, first a multiple of 64: y = keep ? x*scale : 0; bit i of keep is element first +
   // i.
-  void (*dropout_forward)(const RandomStream&, uint64_t threshold, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep,
+  void (*dropout_forward)(const RandomStream&, uint32_t threshold, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep,
                           bool around);
   void (*dropout_backward)(const uint8_t* keep, T scale, Index n, const T* dy, T* dx, bool around);
 

@@ -41,7 +41,6 @@ class Arena {
   }
 
  private:
-  static constexpr std::size_t kLine = 64;
   static std::size_t bytes(Index count, std::size_t each) {
     return (static_cast<std::size_t>(count) * each + kLine - 1) / kLine * kLine;
   }

@@ -21,7 +21,8 @@ class Plan {
   // a step follows, not infer(). Throws std::bad_alloc.
   void prepare(const std::vector<Layer<T>>& layers, Index rows, int members, bool train, bool clip);
 
-  // One step, by each member. Where its loss, or the norm to be clipped, is not finite and the rule says so, nothing has changed.
+  // One step, by each member. Where its loss, or the norm to be clipped, is not finite and the rule says so, nothing has changed
+  // but gradients.
   struct Outcome {
     double loss;
     bool updated;

@@ -40,7 +40,7 @@ void activation_backward(Activation kind, const T* x, const T* y, const T* dy, T
 
 template <class T>
 void dropout_forward(const RandomStream& stream, double ratio, T scale, const T* x, T* y, uint8_t* keep, Index n) {
-  const uint64_t threshold = drop_threshold(ratio);
+  const uint32_t threshold = drop_threshold(ratio);
   const bool around = cost::leaves_caches<T>(2 * n);
   each<T>(n, cost::kRandom, [&](Index begin, Index end) {
     kernels<T>().dropout_forward(stream, threshold, scale, begin, end - begin, x + begin, y + begin, keep + begin / 8, around);

@@ -21,24 +21,27 @@ constexpr Index kLongRowBytes = 1024;
 constexpr Index kShallowRowBytes = 256;
 // A matrix-vector product too shallow for dot products is one row times a B whose columns are contiguous.
 constexpr Index kDotDepth = 8;
-// Few rows use a packed block up at once: it is made small enough to be in the second-level cache still. 16x2048x2048 rises from
-// 44 to 56 % of the peak, 32x2048x2048 falls from 69 to 65.
+// Few rows use a packed block up at once: a lower one is less far away then. 16x2048x2048 rises from 44 to 56 % of the peak,
+// 32x2048x2048 would fall from 69 to 65.
 constexpr Index kBriefRows = 28, kBriefDepth = 128;
 // So few rows times a transposed B, where bits may depend on their number, are dot products along B's own rows: a step of
 // 1024-2048-2048-1000 on one row fell from 7.2 ms to 5.9.
 constexpr Index kDotRows = 8;
 // B is read where it lies while it fits the second-level cache beside the rest. A larger one is packed where it is read often, or
 // comes from far: unpacked, 32x512x784 reaches 93 % of the peak instead of 81, 128x768x512 95 instead of 90, but 1000x500x900 86
-// instead of 89, 128x1000x1000 50 to 88 instead of 83, and 14x3000x2000 17 instead of 39.
+// instead of 89, 128x1000x1000 50 to 88 instead of 83, and 14x3000x2000 17 instead of 39. (256x512x784 gains as much as
+// 128x768x512, but not in a training step, where the caches hold other things, too.)
 constexpr Index kSmallBytes = 1 << 19, kNearBytes = 5 << 19, kFarBytes = 6 << 20;
-constexpr Index kNearRows = 256, kMiddleTiles = 3;
+constexpr Index kNearRows = 128, kMiddleTiles = 3;
 // Rows that lie a multiple of this apart fall into one set of the first-level cache and evict each other, and so do the
 // columns of a transposed A that lie pages apart: they are packed where enough columns of C pay for it.
 constexpr Index kSetBytes = 4096;
 // Tiles of so few rows, all but AVX-512's, read B so often and use so little of each line of a transposed A that packing pays
 // sooner: with AVX2 300x300x300 rises from 84 to 92 % of the peak, with A transposed from 77 to 91 %, and 32x512x784 from 66
-// to 79. (With AVX-512 300x300x300 falls from 95 to 92.)
-constexpr Index kLowTile = 6, kLowRows = 96, kLowDepth = 16, kLowTiles = 2;
+// to 79. (With AVX-512 300x300x300 falls from 95 to 92; with AVX2 64x64x64 falls from 81 to 76 where A is packed.)
+constexpr Index kLowTile = 6, kLowTiles = 2;
+constexpr Index kLowRows = 96, kLowDepth = 16;           // of what a packed B is worth it
+constexpr Index kLowColumns = 96, kLowAcrossDepth = 64;  // of what a packed, transposed A is
 // A narrow C over a long inner dimension, the gradient of a small layer's weights over a large batch, has too little output to
 // share: pieces of the inner dimension are shared instead.
 constexpr Index kPiecesWidth = 128, kPiece = 1024, kMostPieces = 16;
@@ -89,6 +92,9 @@ struct Grid {
 template <class T>
 Grid grid_of(const Gemm<T>& g, const GemmPlan& plan, int members) {
   constexpr double kPackCost = 4;  // packing a number costs about as much as multiplying it with 4 vectors
+  // Members that share columns write to the same lines of C and pages of B: 128x784x100 with B transposed, 1 % less work by
+  // columns, took them 1/1.5 of one thread's time, by rows 1/1.9.
+  constexpr double kColumnsCost = 1.03;
   Grid best{members, 1};
   double least = 0;
   for (int columns = 1; columns <= members; ++columns) {
@@ -97,7 +103,7 @@ Grid grid_of(const Gemm<T>& g, const GemmPlan& plan, int members) {
     const double m = static_cast<double>((g.c.rows + rows - 1) / rows);
     const double vectors = static_cast<double>((round_up<T>(g.c.cols) / kernels<T>().lanes + columns - 1) / columns);
     const double work = m * vectors + (plan.pack_b ? kPackCost * vectors : 0) + (plan.pack_a ? kPackCost * m : 0);
-    if (columns == 1 || work < 0.97 * least) {
+    if (columns == 1 || kColumnsCost * work < least) {
       least = work;
       best = {rows, columns};
     }
@@ -111,7 +117,7 @@ Index packed_panel(Index depth, Index lanes) { return (depth + 1) * lanes; }
 
 Index whole_lines(Index n) { return (n + 15) / 16 * 16; }
 
-// Numbers of the parts of a member's own scratch: a block of B, a tile's rows of A, a tile's rows of C that nobody keeps.
+// Numbers of the parts of a member's own scratch: a block of B, rows of A, and of a C that nobody keeps.
 struct OwnScratch {
   Index b, a, c;
   Index all() const { return b + a + c; }
@@ -120,7 +126,7 @@ template <class T>
 OwnScratch own_scratch(const Gemm<T>& g, const GemmPlan& plan) {
   if (plan.form == GemmForm::dots) return {g.b.row_stride == 1 ? 0 : whole_lines(g.b.rows * g.b.cols), 0, 0};
   const Index tile = kernels<T>().tile_rows, width = round_up<T>(plan.width);
-  if (plan.few_rows) return {0, 0, g.transient ? kernels<T>().few * width : 0};
+  if (plan.by_rows) return {0, 0, g.transient ? kernels<T>().few * width : 0};
   return {plan.pack_b ? packed_panel(plan.depth, width) : 0, plan.pack_a ? whole_lines(plan.depth * kernels<T>().packed_rows) : 0,
           keeps_tile(g, plan) ? tile * width : 0};
 }
@@ -147,7 +153,7 @@ void finish(const Gemm<T>& g, T* c, Index c_row, Index row, Index rows, Index co
 
 // A few rows of C at a time.
 template <class T>
-void few_rows_part(const Gemm<T>& g, T* rows_of_c) noexcept {
+void by_rows_part(const Gemm<T>& g, T* rows_of_c) noexcept {
   const Kernels<T>& k = kernels<T>();
   GemmBlock<T> block{};
   block.n = g.c.cols;
@@ -173,7 +179,7 @@ void tiles_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
   const Kernels<T>& k = kernels<T>();
   const Index lanes = k.lanes;
   const OwnScratch own = own_scratch(g, plan);
-  if (plan.few_rows) return few_rows_part(g, scratch);
+  if (plan.by_rows) return by_rows_part(g, scratch);
   T *packed_b = scratch, *packed_a = packed_b + own.b, *tile_c = packed_a + own.a;
   struct Columns {
     const Gemm<T>& g;
@@ -290,6 +296,7 @@ void compute_pieces(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* own, 
       const Index piece = i / m, row = i % m, row_end = std::min(m, row + end - i), p = piece * plan.piece;
       Gemm<T> part = g;
       part.finish = nullptr;
+      part.transient = false;
       part.a.data += p * g.a.col_stride;
       part.b.data += p * g.b.row_stride;
       part.a.cols = part.b.rows = std::min(plan.piece, g.b.rows - p);
@@ -334,13 +341,13 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
   const Index n = g.b.cols;
   const bool large = plan.piece * n * size > kSmallBytes, few = g.c.rows <= kernels<T>().few;
   const bool shallow = k <= kernels<T>().shallow && n * size >= kShallowRowBytes;
-  plan.few_rows = plan.form == GemmForm::tiles && !pieces && k > 0 &&
-                  (g.b.col_stride == 1 ? (few && large && n * size >= kLongRowBytes) || shallow : few && g.b.row_stride == 1);
-  plan.pack_b = !plan.few_rows && (g.b.col_stride == 1 || n == 1 ? packs_rows(g, plan.piece) : true);
+  plan.by_rows = plan.form == GemmForm::tiles && !pieces && k > 0 &&
+                 (g.b.col_stride == 1 ? (few && large && n * size >= kLongRowBytes) || shallow : few && g.b.row_stride == 1);
+  plan.pack_b = !plan.by_rows && (g.b.col_stride == 1 || n == 1 ? packs_rows(g, plan.piece) : true);
   const bool low = kernels<T>().tile_rows <= kLowTile;
   const bool across = g.a.row_stride == 1;
   const bool conflict = across ? g.a.col_stride * size >= kSetBytes / 2 : g.a.row_stride * size % kSetBytes == 0;
-  plan.pack_a = (conflict && n * size >= kSetBytes / 2 && k > 16) || (low && across && n >= kLowRows && k >= 64);
+  plan.pack_a = (conflict && n * size >= kSetBytes / 2 && k > 16) || (low && across && n >= kLowColumns && k >= kLowAcrossDepth);
   const bool brief = plan.pack_b && g.c.rows <= kBriefRows;
   plan.depth = std::min(plan.piece, brief ? kBriefDepth : kDepth);
   plan.width = plan.pack_b ? std::min<Index>(round_up<T>(n), kWidthBytes / size) : n;
@@ -364,7 +371,7 @@ void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T*
   T *turned = scratch + shared.c, *pieces = turned + shared.t;
   if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
   if (shared.pieces) return compute_pieces(team, g, plan, own, turned, pieces);
-  const bool few = (plan.few_rows && g.c.rows <= kernels<T>().few) || (plan.form == GemmForm::dots && g.c.rows <= kDotRows);
+  const bool few = (plan.by_rows && g.c.rows <= kernels<T>().few) || (plan.form == GemmForm::dots && g.c.rows <= kDotRows);
   const Grid grid = few ? Grid{1, team.size} : plan.form == GemmForm::tiles ? grid_of(g, plan, team.size) : Grid{team.size, 1};
   const Team rows(team.rank / grid.columns, grid.rows, nullptr), columns(team.rank % grid.columns, grid.columns, nullptr);
   rows.share(g.c.rows, 1, [&](Index row, Index row_end) {

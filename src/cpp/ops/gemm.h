@@ -33,7 +33,7 @@ enum class GemmForm {
 struct GemmPlan {
   GemmForm form;
   bool pack_a, pack_b;
-  bool few_rows;
+  bool by_rows;        // the tiles' bits, but C is made a few whole rows at a time
   Index depth, width;  // of a block of B
   Index piece;         // of the inner dimension: each is a product of its own, and their sum is C
 };

@@ -17,7 +17,7 @@ void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, In
   kernels<T>().activations[static_cast<int>(kind)].backward(saved, saved, dy, dx, n, alpha, false);
 }
 
-uint64_t drop_threshold(double ratio) noexcept {
+uint32_t drop_threshold(double ratio) noexcept {
   constexpr double kWords = 4294967296.0;
   return static_cast<uint64_t>(std::fmin(std::nearbyint(ratio * kWords), kWords - 1));
 }

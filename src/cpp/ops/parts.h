@@ -13,7 +13,7 @@ template <class T>
 void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, Index n, T alpha) noexcept;
 
 // round(ratio*2^32), at most 2^32 - 1: what a random word must reach for its element to be kept.
-uint64_t drop_threshold(double ratio) noexcept;
+uint32_t drop_threshold(double ratio) noexcept;
 // Elements [first, first + n) of a batch, first a multiple of 64; x, y and keep begin with element `first`.
 template <class T>
 void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept;

@@ -1,5 +1,5 @@
 #pragma once
-// One vocabulary for every ISA. A vector is always 64 bytes: 16 floats, 8 doubles, 16 uint32 or 8 uint64, made of one, two or
+// One vocabulary for every ISA. A vector is 64 bytes: 16 floats, 8 doubles, 16 uint32 or 8 uint64, made of one, two or
 // four registers, so that a reduction has the same lanes in the same order everywhere and a kernel is written once.
 //
 // A backend (avx512.h, avx2.h, neon.h, sse2.h) supplies what plain vector arithmetic cannot say: fma, max, min, sqrt, partial
@@ -7,7 +7,7 @@
 // inlined.
 //
 // A file of long functions whose lanes never meet may define FASTNN_LONG_VECTORS first: a vector is then four registers of
-// AVX-512 too, which take turns where each step waits for the one before.
+// AVX-512 too, 256 bytes, which take turns where each step waits for the one before. What combines lanes refuses such vectors.
 #include <cstdint>
 
 #include "core/types.h"
@@ -253,6 +253,7 @@ FASTNN_INLINE Vec<T> select(Mask<T> m, Vec<T> yes, Vec<T> no) {
 // Bit i is lane i.
 template <class T>
 FASTNN_INLINE unsigned bits(Mask<T> m) {
+  static_assert(kLanes<T> * sizeof(T) == 64);
   unsigned all = 0;
   FASTNN_EACH_REG (i) all |= mask_bits(m.r[i]) << (i * kRegLanes<T>);
   return all;
@@ -271,6 +272,7 @@ struct LaneBits<double> {
 // The inverse of bits(): lane i is set where bit i is.
 template <class T>
 FASTNN_INLINE Mask<T> mask_from_bits(unsigned all) {
+  static_assert(kLanes<T> * sizeof(T) == 64);
   using Lane = decltype(LaneBits<T>::value[0] + 0);
   Mask<T> m;
   FASTNN_EACH_REG (i) {
