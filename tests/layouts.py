@@ -1,5 +1,8 @@
 """The same numbers lying in memory in every way that NumPy knows. What lies between them is NaN."""
 
+import ctypes
+import mmap
+
 import numpy as np
 
 
@@ -64,6 +67,29 @@ def off_by_one_element(a):
     view = view[start : start + a.size].reshape(a.shape)
     view[...] = a
     return view
+
+
+def _between_guards(a, offset):
+    room = -(-a.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, room + 2 * mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None).mprotect
+    for guard in (start, start + mmap.PAGESIZE + room):
+        assert protect(ctypes.c_void_p(guard), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    numbers = np.frombuffer(memory, a.dtype, a.size, mmap.PAGESIZE + offset(room))
+    view = numbers.reshape(a.shape, order="F" if a.flags.f_contiguous else "C")
+    view[...] = a
+    return view
+
+
+def ends_at_a_guard(a):
+    """Behind the last number lies a page that may be neither read nor written."""
+    return _between_guards(a, lambda room: room - a.nbytes)
+
+
+def begins_at_a_guard(a):
+    """Such a page lies before the first number."""
+    return _between_guards(a, lambda room: 0)
 
 
 def equal_rows(a):

@@ -16,7 +16,7 @@ from layouts import (
     fortran,
     in_a_wider_array,
 )
-from native import on_each_fusing_isa
+from native import on_each_fusing_isa, run_python
 from tolerances import assert_same_bits, assert_within, exact
 
 BATCHES = [  # N, n_in, n_out
@@ -697,6 +697,32 @@ def test_layers_are_documented_and_described_as_the_references(i):
     twin = type(layer).from_config(layer.config())
     assert type(twin) is type(layer)
     assert twin.config() == layer.config()
+
+
+@pytest.mark.parametrize("guard", ["ends_at_a_guard", "begins_at_a_guard"])
+def test_nothing_beyond_the_arrays_is_touched(guard):
+    """Not even by lanes whose numbers nobody uses."""
+    run_python(f"""
+        import numpy as np
+        import fastnn
+        from fastnn import _core
+        from layouts import {guard} as guarded
+        from test_layers import BATCHES, normal
+
+        fastnn.set_num_threads(1)
+        for isa in _core.isas_supported():
+            _core.use_isa(isa)
+            for n, n_in, n_out in BATCHES[1:]:
+                for dtype, order in (("f4", "C"), ("f4", "F"), ("f8", "C"), ("f8", "F")):
+                    W, b = guarded(normal((n_in, n_out), dtype).copy(order)), guarded(normal(n_out, dtype))
+                    layer = fastnn.Affine(W, b)
+                    for rows in (n, 2):
+                        layer.forward(guarded(normal((rows, n_in), dtype)))
+                        layer.backward(guarded(normal((rows, n_out), dtype)))
+                    layer = fastnn.Embedding(guarded(normal((n, n_out), dtype)))
+                    layer.forward(np.arange(3 * n) % n)
+                    layer.backward(guarded(normal((3 * n, n_out), dtype)))
+    """)
 
 
 @pytest.mark.parametrize(("kind", "arguments"), [("Affine", (5, 4)), ("Embedding", (5, 4))])

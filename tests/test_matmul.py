@@ -12,7 +12,7 @@ from layouts import (
     in_a_wider_array,
     reversed_both,
 )
-from native import on_each_fusing_isa
+from native import on_each_fusing_isa, run_python
 from tolerances import assert_same_bits, assert_within
 
 SHAPES = [  # m, k, n
@@ -108,6 +108,29 @@ def test_out_leaves_its_neighbours_alone(isa, team, dtype):
         before = np.isnan(whole).sum()
         fastnn.matmul(a, b, out=out)
         assert np.isnan(whole).sum() == before
+
+
+@pytest.mark.parametrize("guard", ["ends_at_a_guard", "begins_at_a_guard"])
+def test_nothing_beyond_the_operands_is_touched(guard):
+    """Not even by lanes whose numbers nobody uses."""
+    run_python(f"""
+        from itertools import product
+        import numpy as np
+        import fastnn
+        from fastnn import _core
+        from layouts import {guard} as guarded
+        from test_matmul import operands
+
+        SHAPES = [(2, 19, 37), (4, 45, 9), (1, 33, 600), (3, 2, 70), (2, 450, 301), (39, 5, 85),
+                  (60, 37, 530), (530, 35, 59), (29, 40, 100), (5, 700, 13), (10, 2100, 13)]
+        fastnn.set_num_threads(1)
+        for isa in _core.isas_supported():
+            _core.use_isa(isa)
+            for (m, k, n), dtype, transposes in product(SHAPES, ("f4", "f8"), product("CF", repeat=3)):
+                a, b = (x.copy(order) for x, order in zip(operands((m, k, n), dtype), transposes))
+                out = guarded(np.empty((m, n), dtype, transposes[2]))
+                fastnn.matmul(guarded(a), guarded(b), out)
+    """)
 
 
 @pytest.mark.parametrize("overlap", ["a", "b", "both", "a transposed", "b shifted", "b reversed"])
