@@ -16,8 +16,9 @@ __all__ = ["get_num_threads", "matmul", "set_num_threads", "show_config", "threa
 def matmul(a: Any, b: Any, out: Any = None) -> Array:
     """Return the matrix product of a and b.
 
-    The bits of an element depend neither on the number of threads nor on the other rows. They do depend on
-    the memory layouts, which decide in which order the terms are summed.
+    The bits of an element depend neither on the number of threads nor on the other rows (other columns, where
+    `out` is column-major). They do depend on the memory layouts, which decide in which order the terms are
+    summed.
 
     Parameters
     ----------
