@@ -7,7 +7,8 @@ namespace fastnn::FASTNN_TARGET {
 namespace {
 
 constexpr int kRows = 4;  // of A, at most
-// Rows of B added to C at a time: their factors stay in registers.
+// Rows of B added to C at a time: their factors stay in registers. (512x784 from one row: 4 rows 1.05 times as long as 8, 16 the
+// same.)
 constexpr int depth_of(int rows) {
   const int all = (kRegisters - 2 - kRegs * (rows + 1)) / rows;
   return all > 8 ? 8 : all < 2 ? 2 : all;

@@ -113,7 +113,7 @@ using TileKernel = void (*)(const Tile<T>&);
 // The kernel for mr rows x nv vectors, found by walking the instances at compile time.
 template <class T>
 struct TileKernels {
-  TileKernel<T> at[kTileRows + 1][5][2] = {}, half[kTileRows + 1][2] = {};
+  TileKernel<T> at[kTileRows + 1][kWidest + 1][2] = {}, half[kTileRows + 1][2] = {};
   template <int MR, int NV>
   constexpr void fill() {
     if constexpr (MR <= kTileRows) {

@@ -179,7 +179,6 @@ void tiles_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
   const Kernels<T>& k = kernels<T>();
   const Index lanes = k.lanes;
   const OwnScratch own = own_scratch(g, plan);
-  if (plan.by_rows) return by_rows_part(g, scratch);
   T *packed_b = scratch, *packed_a = packed_b + own.b, *tile_c = packed_a + own.a;
   struct Columns {
     const Gemm<T>& g;
@@ -276,7 +275,7 @@ template <class T>
 void compute(const Gemm<T>& g, const GemmPlan& plan, T* own, T* turned) noexcept {
   switch (plan.form) {
     case GemmForm::tiles:
-      return tiles_part(g, plan, own);
+      return plan.by_rows ? by_rows_part(g, own) : tiles_part(g, plan, own);
     case GemmForm::turned:
       turned_part(g, plan, own, turned);
       break;
