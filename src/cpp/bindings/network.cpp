@@ -196,9 +196,7 @@ class CompiledNetwork {
   struct Typed {
     using Number = T;
     network::Runner<T> runner;
-    network::Plan<T> inference;
-    std::vector<T> inputs;         // of inference, converted
-    std::vector<int64_t> indices;  // of inference, as they were when they were found to be in range
+    network::Predictor<T> predictor;
     std::vector<Layer<T>> layers;
   };
 
@@ -610,48 +608,18 @@ class CompiledNetwork {
 
   template <class T>
   py::object infer_as(Typed<T>& typed, py::handle x, double scale) {
-    constexpr Index kRows = 256;  // whose activations stay in the second-level cache
+    constexpr Index kConverted = 256;  // rows, at most, that are copied as a whole where they cannot be used as they lie
     const bool indices = takes_indices();
-    const ops::RowSource from = source<T>("x", x, is_array(x) && rank(x) > 0 && extent(x, 0) <= kRows, indices);
+    const ops::RowSource from = source<T>("x", x, is_array(x) && rank(x) > 0 && extent(x, 0) <= kConverted, indices);
     const Index n = extent(x, 0);
-    const bool dense = from.type == number_of<T>() && from.row_bytes == from.cols * static_cast<Index>(sizeof(T));
-    const bool in_place = dense && scale == 1;
     if (n == 0 || (indices && scale != 1)) throw Unsupported{};
-    const auto chunk = static_cast<std::size_t>(std::min(n, kRows) * from.cols);
-    if (indices)
-      typed.indices.resize(chunk);
-    else if (!in_place)
-      typed.inputs.resize(chunk);
     call_.features = from.cols;
     read(typed.layers);
     if (indices && !ops::in_range(from, n, typed.layers.front().vocabulary)) throw Unsupported{};
     py::object y = new_matrix<T>(n, typed.layers.back().out);
     T* out = data_of<T>(y);
-    network::members_of(typed.inference, typed.layers, std::min(kRows, n), false, false);  // for its cost
-    unlocked(typed.inference.cost() * static_cast<double>(n) / static_cast<double>(kRows), [&] {
-      for (Index first = 0; first < n; first += kRows) {
-        network::Batch<T> batch{};
-        batch.rows = std::min(kRows, n - first);
-        const char* at = from.data + first * from.row_bytes;
-        if (indices) {
-          ops::gather_indices(from, nullptr, first, batch.rows, typed.layers.front().vocabulary, typed.indices.data());
-          batch.indices = typed.indices.data();
-        } else {
-          batch.x = in_place ? reinterpret_cast<const T*>(at) : typed.inputs.data();
-        }
-        network::Plan<T>& plan = typed.inference;
-        const int members = network::members_of(plan, typed.layers, batch.rows, false, false);
-        run_team(members, [&](Team& team) {
-          if (!in_place && !indices) {
-            const auto [begin, end] = plan.rows_of(team);
-            ops::gather(from, nullptr, first + begin, end - begin, static_cast<T>(scale),
-                        typed.inputs.data() + begin * from.cols);
-            if (!plan.by_rows(team)) team.barrier();
-          }
-          plan.infer(team, batch, out + first * plan.outputs());
-        });
-      }
-    });
+    typed.predictor.prepare(typed.layers, from, n, scale);
+    unlocked(typed.predictor.cost(), [&] { typed.predictor.run(typed.layers, from, n, scale, out); });
     return y;
   }
 
