@@ -1,5 +1,7 @@
 #include "bindings/arrays.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -164,6 +166,14 @@ py::object new_array(py::dtype dtype, int nd, const Index* shape) {
 py::object new_like(py::handle array) {
   return new_array(py::reinterpret_borrow<py::dtype>(array_proxy(array.ptr())->descr), rank(array),
                    reinterpret_cast<const Index*>(array_proxy(array.ptr())->dimensions));
+}
+
+WithoutGil::~WithoutGil() {
+  try {
+    PyEval_RestoreThread(state_);
+  } catch (...) {  // what unwinds the stack, which must go on or never come back
+    for (;;) ::pause();
+  }
 }
 
 void InUse::enter() {

@@ -116,6 +116,7 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
     node = Node{};
     node.layer = layers[i];
     node.wants_dx = trainable;
+    node.together = layers[i].weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
     trainable = trainable || has_parameters(node.layer.kind);
     if (node.layer.kind == LayerKind::dropout) grain_ = std::max(grain_, kMaskGroup / std::gcd(node.layer.out, kMaskGroup));
     const bool after_affine = i > 0 && layers[i - 1].kind == LayerKind::affine;
@@ -133,6 +134,8 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
     if (!node.wants_dx && node.layer.kind != LayerKind::batchnorm) break;
     if (!node.backward_fused && node.layer.kind != LayerKind::embedding) ops_.push_back({Act::backward, i});
   }
+  row_phases_ = 0;
+  for (std::size_t i = 0; i < ops_.size(); ++i) row_phases_ += takes_rows(ops_[i]) && (i == 0 || !takes_rows(ops_[i - 1]));
   tasks_.reserve(2 * nodes_.size());
 }
 
@@ -204,7 +207,6 @@ void Plan<T>::place_products(Index rows, Take&& take) {
       own_size_ = std::max(own_size_, (size.own + kColumns - 1) / kColumns * kColumns);
       return size.shared;
     };
-    node.together = layer.weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
     const bool pieces = by_rows_ && !node.together;
     const Index share = pieces ? (rows + members_ - 1) / members_ : rows;
     const Matrix<const T> x{nullptr, share, layer.in, layer.in, 1}, dy{nullptr, share, layer.out, layer.out, 1};
@@ -300,12 +302,13 @@ bool Plan<T>::takes_rows(const Op& op) const noexcept {
 template <class T>
 Index Plan<T>::row_cuts(const Team& team) const noexcept {
   if (team.size() == 1) return 1;
-  const Index share = (rows_ + team.size() - 1) / team.size(), tile = ops::tile_rows<T>();
-  return ops::cuts_of(cost_ / 2 / team.size(), (share + tile - 1) / tile);
+  const Index share = (rows_ + team.size() - 1) / team.size(), least = std::max(grain_, ops::tile_rows<T>());
+  return ops::cuts_of(cost_ / 2 / row_phases_ / team.size(), (share + least - 1) / least);
 }
 // Each share of the rows is cut where its tiles are.
 template <class T>
 typename Plan<T>::Range Plan<T>::rows_of_piece(Index piece, Index shares, Index cuts) const noexcept {
+  if (shares == 1) return {0, rows_};
   const Index units = (rows_ + grain_ - 1) / grain_, share = piece / cuts, part = piece % cuts, tile = ops::tile_rows<T>();
   const Index begin = units * share / shares, size = units * (share + 1) / shares - begin;
   const Index tiles = std::max(cuts, (size * grain_ + tile - 1) / tile);
@@ -364,7 +367,8 @@ void Plan<T>::pack(Team& team) noexcept {
   });
 }
 
-// Calls f(product, its plan, scratch that all share, the packed weights) for an affine layer's op, with the activation that is fused.
+// Calls f(product, its plan, scratch that all share, the packed weights) for an affine layer's op, with the activation that is
+// fused.
 template <class T>
 template <class F>
 void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
@@ -592,6 +596,7 @@ void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update)
       last = task;
       const Layer<T>& layer = task->node->layer;
       const auto cut = [&](Index n, Index grain) {
+        if (shares == 1) return Range{0, n};
         const Index units = (n + grain - 1) / grain;
         return Range{units * mine / shares * grain, std::min(units * (mine + 1) / shares * grain, n)};
       };
@@ -677,8 +682,7 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
   if (rule.stop_at_nonfinite && !std::isfinite(norm)) return false;
   const T factor = norm > rule.clip_norm ? static_cast<T>(rule.clip_norm / norm) : T(1);
   for (const Node& node : nodes_)
-    if (node.layer.kind == LayerKind::batchnorm)
-      update_statistics(node, 0, node.layer.out);
+    if (node.layer.kind == LayerKind::batchnorm) update_statistics(node, 0, node.layer.out);
   each_gradient([&](const Node& node, const Parameter<T>& to, T* g, Index size) {
     const bool rows = node.layer.kind == LayerKind::embedding;
     team.each(rows ? size / node.layer.dim : size, rows ? 1 : kMaskGroup, rows ? 1 : kNumbersEach, [&](Index begin, Index end) {

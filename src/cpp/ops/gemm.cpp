@@ -42,8 +42,8 @@ constexpr Index kSetBytes = 4096;
 constexpr Index kLowTile = 6, kLowTiles = 2;
 constexpr Index kLowRows = 96, kLowDepth = 16;           // of what a packed B is worth it
 constexpr Index kLowColumns = 96, kLowAcrossDepth = 64;  // of what a packed, transposed A is
-// A packed B of so many bytes, or in several blocks, is packed once for the team where C has so many rows of tiles: smaller ones are
-// at hand sooner where each member packs its own.
+// A packed B of so many bytes, or in several blocks, is packed once for the team where C has so many rows of tiles: smaller ones
+// are at hand sooner where each member packs its own.
 constexpr Index kSharedBytes = 1 << 17, kSharedTiles = 4;
 // A narrow C over a long inner dimension, the gradient of a small layer's weights over a large batch, has too little output to
 // share: pieces of the inner dimension are shared instead.
@@ -130,8 +130,8 @@ OwnScratch own_scratch(const Gemm<T>& g, const GemmPlan& plan) {
   if (plan.form == GemmForm::dots) return {g.b.row_stride == 1 ? 0 : whole_lines(g.b.rows * g.b.cols), 0, 0};
   const Index tile = kernels<T>().tile_rows, width = round_up<T>(plan.width);
   if (plan.by_rows) return {0, 0, g.transient ? kernels<T>().few * width : 0};
-  return {plan.pack_b && !plan.share_b ? packed_panel(plan.depth, width) : 0, plan.pack_a ? whole_lines(plan.depth * kernels<T>().packed_rows) : 0,
-          keeps_tile(g, plan) ? tile * width : 0};
+  return {plan.pack_b && !plan.share_b ? packed_panel(plan.depth, width) : 0,
+          plan.pack_a ? whole_lines(plan.depth * kernels<T>().packed_rows) : 0, keeps_tile(g, plan) ? tile * width : 0};
 }
 
 // Numbers that all members share.
@@ -466,10 +466,12 @@ GemmScratch gemm_scratch(const Gemm<T>& g, const GemmPlan& plan) noexcept {
 }
 
 Index cuts_of(double nanoseconds, Index places) noexcept {
-  constexpr double kPiece = 50e3;
+  // Pieces cost their calls and the edges of their tiles: 1 % of a step of 784-100x4-10 where its shares are cut in 4, 0.2 %
+  // in 2.
+  constexpr double kPiece = 100e3, kWhole = 20e3;
   constexpr Index kFewest = 2, kMost = 64;
-  const Index cuts = std::clamp(static_cast<Index>(nanoseconds / kPiece), kFewest, kMost);
-  return std::max<Index>(1, std::min(cuts, places));
+  if (nanoseconds < kWhole || places < 2) return 1;
+  return std::min(std::clamp(static_cast<Index>(nanoseconds / kPiece), kFewest, kMost), places);
 }
 
 template <class T>
@@ -487,20 +489,11 @@ GemmCut cut_gemm(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept {
   const bool few = (plan.by_rows && g.c.rows <= kernels<T>().few) || (plan.form == GemmForm::dots && g.c.rows <= kDotRows);
   const Grid grid = few ? Grid{1, members} : plan.form == GemmForm::tiles ? grid_of(g, plan, members) : Grid{members, 1};
   const auto units = [](Index n, Index shares, Index unit) { return ((n + shares - 1) / shares + unit - 1) / unit; };
-  const Index down = units(g.c.rows, grid.rows, row_unit<T>(plan)), across = units(g.c.cols, grid.columns, 4 * kernels<T>().lanes);
+  const Index down = units(g.c.rows, grid.rows, row_unit<T>(plan)),
+              across = units(g.c.cols, grid.columns, 4 * kernels<T>().lanes);
   const double share = cost::gemm<T>(g.c.rows, g.c.cols, g.b.rows) / members;
   if (few || down == 1) return {grid.rows, grid.columns, 1, cuts_of(share, across)};
   return {grid.rows, grid.columns, cuts_of(share, down), 1};
-}
-
-template <class T>
-void gemm_piece(const Gemm<T>& given, const GemmPlan& plan, const GemmCut& cut, Index piece, T* scratch, OwnRoom<T>& own) noexcept {
-  Gemm<T> g = given;
-  const SharedScratch shared = shared_scratch(g, plan);
-  if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
-  const Span row = rows_of<T>(g.c.rows, plan, cut, piece), col = columns_of<T>(g.c.cols, cut, piece);
-  if (row.begin == row.end || col.begin == col.end) return;
-  compute(part_of(g, row.begin, row.end, col.begin, col.end), plan, own, scratch + shared.c + row.begin * g.c.cols);
 }
 
 template <class T>
@@ -509,6 +502,18 @@ void gemm_rows(const Gemm<T>& given, const GemmPlan& plan, Index row, Index row_
   const SharedScratch shared = shared_scratch(g, plan);
   if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
   compute(part_of(g, row, row_end, 0, g.c.cols), plan, own, scratch + shared.c + row * g.c.cols);
+}
+
+template <class T>
+void gemm_piece(const Gemm<T>& given, const GemmPlan& plan, const GemmCut& cut, Index piece, T* scratch,
+                OwnRoom<T>& own) noexcept {
+  if (cut.pieces() == 1) return gemm_rows(given, plan, 0, given.c.rows, scratch, own);
+  Gemm<T> g = given;
+  const SharedScratch shared = shared_scratch(g, plan);
+  if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
+  const Span row = rows_of<T>(g.c.rows, plan, cut, piece), col = columns_of<T>(g.c.cols, cut, piece);
+  if (row.begin == row.end || col.begin == col.end) return;
+  compute(part_of(g, row.begin, row.end, col.begin, col.end), plan, own, scratch + shared.c + row.begin * g.c.cols);
 }
 
 template <class T>
@@ -570,18 +575,18 @@ void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>&
   run_team(members, [&](Team& team) { gemm(team, g, plan, room); });
 }
 
-#define FASTNN_INSTANTIATE(T)                                                  \
-  template GemmPlan plan_gemm(const Gemm<T>&, bool) noexcept; \
-  template Index packed_size(const Gemm<T>&, const GemmPlan&) noexcept; \
-  template Index panels_of(const Gemm<T>&) noexcept; \
-  template void pack_panels(const Gemm<T>&, const GemmPlan&, Index, Index, T*) noexcept; \
-  template void gemm_rows(const Gemm<T>&, const GemmPlan&, Index, Index, T*, OwnRoom<T>&) noexcept; \
-  template GemmScratch gemm_scratch(const Gemm<T>&, const GemmPlan&) noexcept; \
-  template Index tile_rows<T>() noexcept; \
-  template bool is_one_phase(const Gemm<T>&, const GemmPlan&) noexcept; \
-  template GemmCut cut_gemm(const Gemm<T>&, const GemmPlan&, int) noexcept; \
+#define FASTNN_INSTANTIATE(T)                                                                                 \
+  template GemmPlan plan_gemm(const Gemm<T>&, bool) noexcept;                                                 \
+  template Index packed_size(const Gemm<T>&, const GemmPlan&) noexcept;                                       \
+  template Index panels_of(const Gemm<T>&) noexcept;                                                          \
+  template void pack_panels(const Gemm<T>&, const GemmPlan&, Index, Index, T*) noexcept;                      \
+  template void gemm_rows(const Gemm<T>&, const GemmPlan&, Index, Index, T*, OwnRoom<T>&) noexcept;           \
+  template GemmScratch gemm_scratch(const Gemm<T>&, const GemmPlan&) noexcept;                                \
+  template Index tile_rows<T>() noexcept;                                                                     \
+  template bool is_one_phase(const Gemm<T>&, const GemmPlan&) noexcept;                                       \
+  template GemmCut cut_gemm(const Gemm<T>&, const GemmPlan&, int) noexcept;                                   \
   template void gemm_piece(const Gemm<T>&, const GemmPlan&, const GemmCut&, Index, T*, OwnRoom<T>&) noexcept; \
-  template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*, T*, Index) noexcept; \
+  template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*, T*, Index) noexcept;                         \
   template void matmul(const Matrix<const T>&, const Matrix<const T>&, const Matrix<T>&);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

@@ -54,8 +54,8 @@ GemmScratch gemm_scratch(const Gemm<T>& g, const GemmPlan& plan) noexcept;
 template <class T>
 struct OwnRoom {
   T* data;
-  const T* packed = nullptr;  // where the block of B begins that is packed
-  Index col = 0, row = 0;     // and where in B: strides may be zero
+  const T* packed = nullptr;      // where the block of B begins that is packed
+  Index col = 0, row = 0;         // and where in B: strides may be zero
   const T* all_packed = nullptr;  // all of B, packed before, or null
 };
 
@@ -71,8 +71,8 @@ void pack_panels(const Gemm<T>& g, const GemmPlan& plan, Index begin, Index end,
 template <class T>
 void gemm_rows(const Gemm<T>& g, const GemmPlan& plan, Index row, Index row_end, T* shared, OwnRoom<T>& own) noexcept;
 
-// The whole product, by a team; member r's own scratch is at own + own_size*r. The bits of C depend neither on the team's size nor
-// on the other rows.
+// The whole product, by a team; member r's own scratch is at own + own_size*r. The bits of C depend neither on the team's size
+// nor on the other rows.
 template <class T>
 void gemm(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* shared, T* own, Index own_size) noexcept;
 // The same with scratch for the whole team in one piece.
