@@ -244,7 +244,7 @@ void Plan<T>::place_products(Index rows, Take&& take) {
 // What one thread takes, in nanoseconds.
 template <class T>
 double Plan<T>::estimate(Index rows) const {
-  double cost = cost::elements<T>(rows * outputs_, cost::kTranscendental) + static_cast<double>(rows) * cost::kRow;
+  double cost = cost::elements<T>(rows * outputs_, cost::kTranscendental) + cost::rows(rows);
   for (const Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     const Index numbers = rows * layer.out;
@@ -565,8 +565,8 @@ void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* up
           each_run(part, to.layer.out, [&](const T* c, Index i, Index n) { to.update->run(to.layer.weight, i, n, c); });
         };
       }
-      if (ops::is_one_phase(g, node.for_dw)) {
-        const ops::GemmCut cut = ops::cut_gemm(g, node.for_dw, team.size());
+      const ops::GemmCut cut = ops::cut_gemm(g, node.for_dw, team.size());
+      if (ops::is_one_phase(g, node.for_dw, cut)) {
         tasks_.push_back({Task::weight, &node, g, cut, cut.pieces() / team.size()});
       } else {
         ops::gemm(team, g, node.for_dw, node.shared_dw, own_, own_size_);

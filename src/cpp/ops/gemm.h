@@ -91,11 +91,11 @@ struct GemmCut {
 // Rows that a product's tiles are made of.
 template <class T>
 Index tile_rows() noexcept;
-// Whether the product is one phase.
-template <class T>
-bool is_one_phase(const Gemm<T>& g, const GemmPlan& plan) noexcept;
 template <class T>
 GemmCut cut_gemm(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept;
+// Whether the product is one phase, so cut.
+template <class T>
+bool is_one_phase(const Gemm<T>& g, const GemmPlan& plan, const GemmCut& cut) noexcept;
 // One piece of a product that is one phase. Between pieces of one product, the room stays as it is.
 template <class T>
 void gemm_piece(const Gemm<T>& g, const GemmPlan& plan, const GemmCut& cut, Index piece, T* shared, OwnRoom<T>& own) noexcept;
