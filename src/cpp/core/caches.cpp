@@ -6,8 +6,8 @@
 namespace fastnn {
 namespace {
 
-// The size of the first processor's cache of some level, as Linux tells it: "1024K". (sysconf() multiplies the third by cores that
-// do not share it: 320 MiB for 32 on a Zen 4 server.)
+// The size of the first processor's cache of some level, as Linux tells it: "1024K". (sysconf() multiplies the third by cores
+// that do not share it: 320 MiB for 32 on a Zen 4 server.)
 Index size_of_level(int level) noexcept {
   for (int index = 0; index < 8; ++index) {
     char path[96];

@@ -196,7 +196,6 @@ template <class Take>
 void Plan<T>::place_products(Index rows, Take&& take) {
   by_rows_ = members_ == 1 || rows >= kRowsEach * members_;
   Index norms = 0;
-  packs_ = false;
   for (Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     norms += (layer.weight.size + layer.bias.size + rows * layer.out) / ops::kNormPiece + 3;
@@ -216,14 +215,7 @@ void Plan<T>::place_products(Index rows, Take&& take) {
     g.b = w;
     g.c = {nullptr, share, layer.out, layer.out, 1};
     g.bias = layer.bias.p;
-    const auto packed = [&](T*& place, const ops::GemmPlan& plan) {
-      const Index size = pieces && members_ > 1 ? ops::packed_size(g, plan) : 0;
-      take(place, size);
-      if (size == 0) place = nullptr;
-      packs_ = packs_ || size > 0;
-    };
     take(node.shared_forward, scratch(g, node.forward, pieces));
-    packed(node.packed_forward, node.forward);
     if (!train_) continue;
     g.bias = nullptr;
     g.a = dy;
@@ -231,10 +223,6 @@ void Plan<T>::place_products(Index rows, Take&& take) {
     g.c = {nullptr, share, layer.in, layer.in, 1};
     g.by_batch = true;
     take(node.shared_dx, scratch(g, node.for_dx, pieces));
-    if (node.wants_dx)
-      packed(node.packed_dx, node.for_dx);
-    else
-      node.packed_dx = nullptr;
     g = weight_gradient(node, nullptr, rows);
     take(node.shared_dw, scratch(g, node.for_dw, false));
   }
@@ -320,8 +308,6 @@ typename Plan<T>::Range Plan<T>::rows_of_piece(Index piece, Index shares, Index 
 template <class T>
 void Plan<T>::walk(Team& team, const Pass& pass) noexcept {
   const std::vector<Op>& ops = ops_;
-  const bool packed = packs_ && team.size() > 1;
-  if (packed) pack(team);
   for (std::size_t i = 0; i < ops.size();) {
     std::size_t end = i;
     while (by_rows_ && end < ops.size() && takes_rows(ops[end])) ++end;
@@ -336,7 +322,7 @@ void Plan<T>::walk(Team& team, const Pass& pass) noexcept {
         if (range.begin == range.end) continue;
         for (std::size_t op = i; op < end; ++op) {
           const Index width = nodes_[ops[op].node].layer.out;
-          apply(ops[op], pass, range, {range.begin * width, range.end * width}, member.rank(), packed);
+          apply(ops[op], pass, range, {range.begin * width, range.end * width}, member.rank());
         }
       }
     });
@@ -344,30 +330,7 @@ void Plan<T>::walk(Team& team, const Pass& pass) noexcept {
   }
 }
 
-// All weights that pieces of rows are multiplied by, packed by all members: each member would do it again for every piece.
-template <class T>
-void Plan<T>::pack(Team& team) noexcept {
-  const auto each = [&](auto&& f) {  // f(product, plan, where to)
-    for (const Op& op : ops_) {
-      const Node& node = nodes_[op.node];
-      if (node.layer.kind != LayerKind::affine) continue;
-      if (op.act == Act::forward && node.packed_forward) f(forward_product(node, nullptr), node.forward, node.packed_forward);
-      if (op.act == Act::backward && node.packed_dx) f(input_gradient(node, nullptr), node.for_dx, node.packed_dx);
-    }
-  };
-  Index panels = 0;
-  each([&](const ops::Gemm<T>& g, const ops::GemmPlan&, T*) { panels += ops::panels_of(g); });
-  team.each(panels, 1, [&](Index begin, Index end) {
-    Index first = 0;
-    each([&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T* to) {
-      const Index count = ops::panels_of(g), from = std::max<Index>(begin - first, 0), last = std::min(end - first, count);
-      if (from < last) ops::pack_panels(g, plan, from, last, to);
-      first += count;
-    });
-  });
-}
-
-// Calls f(product, its plan, scratch that all share, the packed weights) for an affine layer's op, with the activation that is
+// Calls f(product, its plan, scratch that all share) for an affine layer's op, with the activation that is
 // fused.
 template <class T>
 template <class F>
@@ -382,7 +345,7 @@ void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
       g.finish = Part::forward;
       g.context = &part;
     }
-    return f(g, node.forward, node.shared_forward, node.packed_forward);
+    return f(g, node.forward, node.shared_forward);
   }
   const Node& before = nodes_[op.node - 1];
   ops::Gemm<T> g = input_gradient(node, before.dy);
@@ -391,7 +354,7 @@ void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
     g.finish = Part::backward;
     g.context = &part;
   }
-  f(g, node.for_dx, node.shared_dx, node.packed_dx);
+  f(g, node.for_dx, node.shared_dx);
 }
 
 // An op that is not on pieces of rows: on columns, or on whatever the team makes of it.
@@ -402,7 +365,7 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
   if (op.act == Act::forward || op.act == Act::backward) {
     switch (layer.kind) {
       case LayerKind::affine:
-        return with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T* shared, const T*) {
+        return with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T* shared) {
           ops::gemm(team, g, plan, shared, own_, own_size_);
         });
       case LayerKind::batchnorm:
@@ -417,7 +380,7 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
       case LayerKind::activation:
       case LayerKind::dropout:
         return team.each(rows_ * layer.out, kMaskGroup, kNumbersEach,
-                         [&](Index begin, Index end) { apply(op, pass, {0, rows_}, {begin, end}, 0, false); });
+                         [&](Index begin, Index end) { apply(op, pass, {0, rows_}, {begin, end}, 0); });
       case LayerKind::embedding:
         break;
     }
@@ -425,26 +388,20 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
   const Index pieces = std::min<Index>(rows_, team.size());
   team.phase(pieces, [&](Member& member) {
     for (Index i; (i = member.next()) >= 0;)
-      apply(op, pass, {rows_ * i / pieces, rows_ * (i + 1) / pieces}, {0, 0}, member.rank(), false);
+      apply(op, pass, {rows_ * i / pieces, rows_ * (i + 1) / pieces}, {0, 0}, member.rank());
   });
 }
 
 template <class T>
-void Plan<T>::product(const ops::Gemm<T>& g, const ops::GemmPlan& plan, Range rows, int rank, const T* packed) noexcept {
-  ops::OwnRoom<T> own{own_ + own_size_ * rank};
-  own.all_packed = packed;
-  ops::gemm_rows(g, plan, rows.begin, rows.end, static_cast<T*>(nullptr), own);
-}
-
-template <class T>
-void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank, bool packed) noexcept {
+void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank) noexcept {
   Node& node = nodes_[op.node];
   const Layer<T>& layer = node.layer;
   const T* x = input(node, pass.batch);
   const Index n = numbers.end - numbers.begin;
   const auto affine = [&] {
-    with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T*, const T* all_packed) {
-      product(g, plan, rows, rank, packed ? all_packed : nullptr);
+    with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T*) {
+      ops::OwnRoom<T> own{own_ + own_size_ * rank};
+      ops::gemm_rows(g, plan, rows.begin, rows.end, static_cast<T*>(nullptr), own);
     });
   };
   switch (op.act) {

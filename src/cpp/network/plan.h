@@ -63,7 +63,6 @@ class Plan {
     bool together;        // its products are shared as the team sees fit: packing large weights is work to be shared, too
     ops::GemmPlan forward, for_dx, for_dw;
     T *shared_forward, *shared_dx, *shared_dw;  // scratch of these products
-    T *packed_forward, *packed_dx;              // their weights packed, for a team; null where they are used as they lie
     const Update* update;                       // of the weight, while its gradient is made
   };
   // What happens to the rows of a batch, one after the other.
@@ -117,12 +116,10 @@ class Plan {
   double total_loss(const Batch<T>& batch) const noexcept;
 
   void walk(Team& team, const Pass& pass) noexcept;
-  void pack(Team& team) noexcept;
   void apply_together(Team& team, const Op& op, const Pass& pass) noexcept;
   // An op on some rows, by the member of a rank; element-wise ops on the numbers [begin, end) of the layer, of these or of any
   // rows.
-  void apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank, bool packed) noexcept;
-  void product(const ops::Gemm<T>& g, const ops::GemmPlan& plan, Range rows, int rank, const T* packed) noexcept;
+  void apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank) noexcept;
   template <class F>
   void with_part(const Op& op, const Pass& pass, F&& f) noexcept;
   void loss(const Pass& pass, Range rows) noexcept;
@@ -143,7 +140,6 @@ class Plan {
   int members_ = 1;
   bool train_ = false, clip_ = false;
   bool by_rows_ = true;  // pieces of rows go through several ops; if not, each op is shared by columns
-  bool packs_ = false;   // weights, for a team
   int row_phases_ = 1;
   double cost_ = 0;
   Index own_size_ = 0, grain_ = 1;

@@ -44,8 +44,8 @@ constexpr Index kSetBytes = 4096;
 constexpr Index kLowTile = 6, kLowTiles = 2;
 constexpr Index kLowRows = 96, kLowDepth = 16;           // of what a packed B is worth it
 constexpr Index kLowColumns = 96, kLowAcrossDepth = 64;  // of what a packed, transposed A is
-// Blocks of B that no second-level cache holds are packed once for the team, where C has rows enough. Smaller ones each member packs
-// for itself: what another core has written comes at 5 GB/s, and 128x784x200 with B transposed took 1.12 times as long.
+// Blocks of B that no second-level cache holds are packed once for the team, where C has rows enough. Smaller ones each member
+// packs for itself: what another core has written comes at 5 GB/s, and 128x784x200 with B transposed took 1.12 times as long.
 constexpr double kShared = 2;
 constexpr Index kSharedRows = 256;
 // A narrow C over a long inner dimension, the gradient of a small layer's weights over a large batch, has too little output to
@@ -234,12 +234,6 @@ void each_block(const Gemm<T>& g, const GemmPlan& plan, F&& f) {
   }
 }
 
-// Numbers of a block that is packed.
-template <class T>
-Index packed_block(const BlockOfB& at) {
-  return packed_panel(at.depth, round_up<T>(at.width));
-}
-
 // Whether a room holds this block of B already; if not, it will.
 template <class T>
 bool holds(OwnRoom<T>& room, const T* b, Index col, Index row) {
@@ -254,13 +248,7 @@ template <class T>
 void tiles_part(const Gemm<T>& g, const GemmPlan& plan, OwnRoom<T>& room) noexcept {
   const OwnScratch own = own_scratch(g, plan);
   T *packed_b = room.data, *packed_a = packed_b + own.b, *tile_c = own.c ? packed_a + own.a : nullptr;
-  const T* all_packed = room.all_packed;
   each_block(g, plan, [&](const BlockOfB& at) {
-    if (all_packed) {
-      block_part(g, plan, at, all_packed, packed_a, tile_c);
-      all_packed += packed_block<T>(at);
-      return;
-    }
     const T* b = g.b.data + at.p * g.b.row_stride + at.j * g.b.col_stride;
     if (plan.pack_b && !holds(room, b, g.col + at.j, at.p)) {
       const Index panel = packed_panel(at.depth, kernels<T>().lanes);
@@ -529,32 +517,6 @@ void gemm_piece(const Gemm<T>& given, const GemmPlan& plan, const GemmCut& cut, 
 }
 
 template <class T>
-Index packed_size(const Gemm<T>& g, const GemmPlan& plan) noexcept {
-  if (!plan.pack_b || plan.form != GemmForm::tiles) return 0;
-  Index size = 0;
-  each_block(g, plan, [&](const BlockOfB& at) { size += packed_block<T>(at); });
-  return size;
-}
-template <class T>
-Index panels_of(const Gemm<T>& g) noexcept {
-  return round_up<T>(g.b.cols) / kernels<T>().lanes;
-}
-template <class T>
-void pack_panels(const Gemm<T>& g, const GemmPlan& plan, Index begin, Index end, T* to) noexcept {
-  const Index lanes = kernels<T>().lanes;
-  each_block(g, plan, [&](const BlockOfB& at) {
-    const Index first = std::max(begin * lanes, at.j), last = std::min(end * lanes, at.j + at.width);
-    if (first < last) {
-      const Matrix<const T> b{g.b.data + at.p * g.b.row_stride + first * g.b.col_stride, at.depth, last - first, g.b.row_stride,
-                              g.b.col_stride};
-      const Index panel = packed_panel(at.depth, lanes);
-      kernels<T>().pack_columns(b, to + (first - at.j) / lanes * panel, panel);
-    }
-    to += packed_block<T>(at);
-  });
-}
-
-template <class T>
 void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T* own, Index own_size) noexcept {
   if (given.c.rows == 0 || given.c.cols == 0) return;
   const GemmCut cut = cut_gemm(given, plan, team.size());
@@ -590,13 +552,10 @@ void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>&
 
 #define FASTNN_INSTANTIATE(T)                                                                                 \
   template GemmPlan plan_gemm(const Gemm<T>&, bool) noexcept;                                                 \
-  template Index packed_size(const Gemm<T>&, const GemmPlan&) noexcept;                                       \
-  template Index panels_of(const Gemm<T>&) noexcept;                                                          \
-  template void pack_panels(const Gemm<T>&, const GemmPlan&, Index, Index, T*) noexcept;                      \
   template void gemm_rows(const Gemm<T>&, const GemmPlan&, Index, Index, T*, OwnRoom<T>&) noexcept;           \
   template GemmScratch gemm_scratch(const Gemm<T>&, const GemmPlan&) noexcept;                                \
   template Index tile_rows<T>() noexcept;                                                                     \
-  template bool is_one_phase(const Gemm<T>&, const GemmPlan&, const GemmCut&) noexcept;                                       \
+  template bool is_one_phase(const Gemm<T>&, const GemmPlan&, const GemmCut&) noexcept;                       \
   template GemmCut cut_gemm(const Gemm<T>&, const GemmPlan&, int) noexcept;                                   \
   template void gemm_piece(const Gemm<T>&, const GemmPlan&, const GemmCut&, Index, T*, OwnRoom<T>&) noexcept; \
   template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*, T*, Index) noexcept;                         \
