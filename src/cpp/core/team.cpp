@@ -1,5 +1,7 @@
 #include "core/team.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 
@@ -27,27 +29,62 @@ constexpr double kWakeEvery = 100e3;
 std::atomic<double> share_set{-1};  // by set_work_per_member
 bool is_forced() noexcept { return share_set.load(std::memory_order_relaxed) == 0; }
 
-// What teams of the calling thread have brought of late. One that does not pay is given up for a while, and tried again.
+// The time that the system has given the calling thread, in nanoseconds.
+double own_time() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+}
+
+// Whether teams of the calling thread pay: one that does not is given up for a while, and tried again. What a team takes is compared
+// with the time that the system has to give one thread for such work (by the model's measure of it), which is known from when teams
+// were given up. (By that, and not by how long one thread took: where other programs want the processors, a team gets more of them
+// and uses them worse. Two programs with two threads each on two processors did 0.72 of what they do with one each.)
 class Balance {
  public:
   bool in_favour() const noexcept { return static_cast<int64_t>(ticks() - until_) >= 0; }
-  // A call of a team took so long, and saved so much (modulo 2^64) as against one thread.
-  void add(uint64_t took, uint64_t saved) noexcept {
-    took_ += took;
-    saved_ += saved;
-    if (took_ < ticks_of(kWindow)) return;
-    if (static_cast<int64_t>(saved_) < 0) {
+  bool measures_alone() const noexcept { return static_cast<int64_t>(ticks() - next_) >= 0; }
+
+  void add_team(double took, double model) noexcept {
+    team_.add(took, model);
+    const bool known = alone_.model > 0;
+    const double lost = team_.took - team_.model * (known ? alone_.took / alone_.model : kSuspect);
+    const bool enough = team_.took > kWindow;
+    if (lost > kStall || (enough && lost > 0)) {
       until_ = ticks() + ticks_of(pause_);
-      pause_ = std::min(2 * pause_, kLongest);
-    } else {
+      if (known) pause_ = std::min(2 * pause_, kLongest);
+      team_ = {};
+      alone_.halve_beyond(kWindow);
+    } else if (enough) {
       pause_ = kShortest;
+      team_.halve_beyond(0);
     }
-    took_ = saved_ = 0;
+  }
+  void add_alone(double own, double model) noexcept {
+    alone_.add(own, model);
+    next_ = ticks() + ticks_of(kBetween);
   }
 
  private:
-  static constexpr double kWindow = 2e6, kShortest = 2e6, kLongest = 32e6;  // nanoseconds
-  uint64_t took_ = 0, saved_ = 0, until_ = ticks();
+  struct Sums {
+    double took = 0, model = 0;  // nanoseconds
+    void add(double t, double m) noexcept {
+      took += t;
+      model += m;
+    }
+    void halve_beyond(double limit) noexcept {
+      if (took <= limit) return;
+      took /= 2;
+      model /= 2;
+    }
+  };
+  // Of the model, which is right within a factor of two: a team that takes longer is compared with one thread.
+  static constexpr double kSuspect = 0.8;
+  // Nanoseconds: in which the system may have taken the processor away and given it back; lost at once; between measurements of one
+  // thread, which cost half a microsecond; and how long a team is given up.
+  static constexpr double kWindow = 20e6, kStall = 1e6, kBetween = 50e3, kShortest = 2e6, kLongest = 32e6;
+  Sums team_, alone_;
+  uint64_t until_ = ticks(), next_ = ticks();
   double pause_ = kShortest;
 };
 thread_local Balance balance;
@@ -111,39 +148,50 @@ void Team::run(Index pieces, void (*work)(Member&, void*), void* context) noexce
   }
   Member me(&desk, 0, size_, pieces, phase);
   work(me, context);
-  const uint64_t worked = ticks() - begun;
   if (me.done_ == pieces) return;
-  const auto mine = static_cast<uint64_t>(std::max<Index>(me.done_, 1));
-  wait_for(desk, phase, pieces - me.done_, worked / mine);
-  if (me.done_ > 0) saved_ += worked * static_cast<uint64_t>(pieces) / mine - (ticks() - begun);
+  const uint64_t worked = ticks() - begun;
+  wait_for(desk, phase, pieces - me.done_, worked / static_cast<uint64_t>(std::max<Index>(me.done_, 1)));
 }
 
-void run_team(int members, void (*work)(Team&, void*), void* context) noexcept {
+bool Team::did(double nanoseconds) noexcept {
+  told_ += nanoseconds;
+  if (is_forced()) return true;
+  if (!desk_) return !given_up_ || !balance.in_favour();
+  const uint64_t now = ticks();
+  balance.add_team(static_cast<double>(now - since_) * nanoseconds_a_tick(), nanoseconds);
+  since_ = now;
+  return balance.in_favour();
+}
+
+void run_team(const Crew& crew, void (*work)(Team&, void*), void* context) noexcept {
   const FlushSubnormals flush;
-  const bool forced = is_forced();
-  members = std::min(members, team::largest_team());
-  const uint64_t begun = members > 1 ? ticks() : 0;
-  Desk* desk = members > 1 ? team::open_desk(members) : nullptr;
-  Team team(desk, desk ? members : 1);
-  if (!desk) return work(team, context);
-  if (forced) team::fill_seats(*desk);
-  const uint64_t opened = ticks();
+  const int members = std::min(crew.members, team::largest_team());
+  Team team(members > 1 ? team::open_desk(members) : nullptr, members, crew.given_up);
+  if (!team.desk_) {
+    const bool measured = crew.given_up && balance.measures_alone();
+    const double begun = measured ? own_time() : 0;
+    work(team, context);
+    if (measured) balance.add_alone(own_time() - begun, crew.nanoseconds + team.told_);
+    return;
+  }
+  team.since_ = ticks();
+  if (is_forced()) team::fill_seats(*team.desk_);
   work(team, context);
-  team::close_desk(*desk);
-  if (!forced) balance.add(ticks() - begun, team.saved_ - (opened - begun));
+  team::close_desk(*team.desk_);
+  team.did(crew.nanoseconds);
 }
 
-int members_for(double nanoseconds) noexcept {
+Crew crew_for(double nanoseconds) noexcept {
   double least = share_set.load(std::memory_order_relaxed);
   if (least < 0) {
-    if (nanoseconds < 2 * kWarmShare) return 1;
+    if (nanoseconds < 2 * kWarmShare) return {1, nanoseconds, false};
     least = nanoseconds < 2 * kColdShare && team::workers_awake() ? kWarmShare : kColdShare;
-    if (nanoseconds < 2 * least) return 1;
+    if (nanoseconds < 2 * least) return {1, nanoseconds, false};
   }
   const int limit = thread_limit();
-  if (limit == 1 || (least > 0 && !balance.in_favour())) return 1;
-  if (!(nanoseconds < least * limit)) return limit;
-  return std::max(1, static_cast<int>(nanoseconds / least));
+  const int members = nanoseconds < least * limit ? std::max(1, static_cast<int>(nanoseconds / least)) : limit;
+  if (members > 1 && least > 0 && !balance.in_favour()) return {1, nanoseconds, true};
+  return {members, nanoseconds, false};
 }
 
 void set_work_per_member(double nanoseconds) noexcept {

@@ -13,6 +13,16 @@ namespace team {
 struct Desk;
 }
 
+// How many threads are to do some work.
+struct Crew {
+  int members;
+  double nanoseconds;  // that one thread needs, by the model; 0 where the work itself tells, by Team::did()
+  bool given_up;       // there would be more, but teams do not pay at the moment
+};
+// How many pay off now: a model of the costs, the limits, whether workers are awake, and what teams have brought of late. Results do
+// not depend on it.
+Crew crew_for(double nanoseconds) noexcept;
+
 // One who works on a phase.
 class Member {
  public:
@@ -44,6 +54,9 @@ class Member {
 class Team {
  public:
   int size() const noexcept { return size_; }
+
+  // Says that work of so many nanoseconds, by the model, is done; false where another crew may do better now: the call should end.
+  bool did(double nanoseconds) noexcept;
 
   // Calls f(Member&) on every thread that comes in time, at least on this one, and returns when all pieces are done; f asks for
   // pieces until there are none. Member r's share is [pieces*r/size, pieces*(r+1)/size).
@@ -77,27 +90,25 @@ class Team {
   }
 
  private:
-  friend void run_team(int, void (*)(Team&, void*), void*) noexcept;
-  Team(team::Desk* desk, int size) noexcept : desk_(desk), size_(size) {}
+  friend void run_team(const Crew&, void (*)(Team&, void*), void*) noexcept;
+  Team(team::Desk* desk, int size, bool given_up) noexcept : desk_(desk), size_(desk ? size : 1), given_up_(given_up) {}
   static constexpr Index kPieces = 4;  // of a share
   void run(Index pieces, void (*work)(Member&, void*), void* context) noexcept;
 
   team::Desk* desk_;  // null for a team of one
   int size_;
-  uint64_t saved_ = 0;  // ticks, by the team, as against one thread; modulo 2^64
+  bool given_up_;
+  uint64_t since_ = 0;  // ticks; when began what did() has not been told of
+  double told_ = 0;
 };
 
-// Opens a team of at most `members` threads for work(team), subnormals flushed on each. The work must not throw.
-void run_team(int members, void (*work)(Team&, void*), void* context) noexcept;
+// Opens a team for work(team), subnormals flushed on each thread. The work must not throw.
+void run_team(const Crew& crew, void (*work)(Team&, void*), void* context) noexcept;
 
 template <class F>
-void run_team(int members, F&& work) noexcept {
-  run_team(members, [](Team& team, void* context) { (*static_cast<std::remove_reference_t<F>*>(context))(team); }, &work);
+void run_team(const Crew& crew, F&& work) noexcept {
+  run_team(crew, [](Team& team, void* context) { (*static_cast<std::remove_reference_t<F>*>(context))(team); }, &work);
 }
-
-// How many members pay off now for work that takes one thread `nanoseconds`: a model of the costs, the limits, whether workers
-// are awake, and what teams have brought of late. Results do not depend on it.
-int members_for(double nanoseconds) noexcept;
 
 // The least work, in nanoseconds, that is worth a thread of its own. Zero makes every op use all threads that are asked for,
 // however many processors there are, and wait until they have come (the tests do); a negative number leaves it to the model.

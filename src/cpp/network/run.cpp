@@ -14,10 +14,11 @@ constexpr ops::Number kNumber = sizeof(T) == 4 ? ops::Number::f32 : ops::Number:
 
 // Prepares a plan for as many threads as its cost is worth at the moment.
 template <class T>
-void prepare_for_now(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, bool train, bool clip) {
+Crew prepare_for_now(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, bool train, bool clip) {
   plan.prepare(layers, rows, plan.members(), train, clip);
-  const int members = members_for(plan.cost());
-  if (members != plan.members()) plan.prepare(layers, rows, members, train, clip);
+  const Crew crew = crew_for(plan.cost());
+  if (crew.members != plan.members()) plan.prepare(layers, rows, crew.members, train, clip);
+  return crew;
 }
 
 template <class T>
@@ -35,7 +36,7 @@ typename Plan<T>::Feed feed_of(const F& f) {
 
 template <class T>
 void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip) {
-  prepare_for_now(plan_, layers, rows, true, clip);
+  crew_ = prepare_for_now(plan_, layers, rows, true, clip);
 }
 
 template <class T>
@@ -60,7 +61,9 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
 
   Done done{0, 0, true, 0};
   const auto deadline = Clock::now() + std::chrono::duration<double>(steps.seconds);
-  run_team(plan_.members(), [&](Team& team) {
+  Crew crew = crew_;
+  crew.nanoseconds = 0;
+  run_team(crew, [&](Team& team) {
     Rule now = rule;
     for (Index s = 0; s < steps.count; ++s) {
       const Index first = steps.first + s * rows;
@@ -95,7 +98,7 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         steps.losses[done.updates++] = outcome.loss;
       }
       done.steps = s + 1;
-      if (enough) return;
+      if (!team.did(plan_.cost()) || enough) return;
     }
   });
   return done;
@@ -110,7 +113,7 @@ void Predictor<T>::prepare(const std::vector<Layer<T>>& layers, const ops::RowSo
     take(x_, indices || in_place_ ? 0 : rows * x.cols);
     take(indices_, indices ? rows * x.cols : 0);
   });
-  prepare_for_now(plan_, layers, rows, false, false);
+  crew_ = prepare_for_now(plan_, layers, rows, false, false);
   cost_ = plan_.cost() * static_cast<double>(n) / static_cast<double>(rows);
 }
 
@@ -127,8 +130,8 @@ void Predictor<T>::run(const std::vector<Layer<T>>& layers, const ops::RowSource
         return ops::gather(x, nullptr, first + begin, end - begin, static_cast<T>(scale), x_ + begin * x.cols);
       ops::gather_indices(x, nullptr, first + begin, end - begin, layers.front().vocabulary, indices_ + begin * x.cols);
     };
-    if (first > 0) prepare_for_now(plan_, layers, batch.rows, false, false);
-    run_team(plan_.members(), [&](Team& team) { plan_.infer(team, batch, feed_of<T>(feed), out + first * plan_.outputs()); });
+    if (first > 0) crew_ = prepare_for_now(plan_, layers, batch.rows, false, false);
+    run_team(crew_, [&](Team& team) { plan_.infer(team, batch, feed_of<T>(feed), out + first * plan_.outputs()); });
   }
 }
 

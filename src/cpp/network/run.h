@@ -38,6 +38,7 @@ class Runner {
 
  private:
   Plan<T> plan_;
+  Crew crew_{1, 0, false};
   Arena arena_;
   T *x_ = nullptr, *dense_ = nullptr;
   int64_t *indices_ = nullptr, *labels_ = nullptr;
@@ -58,6 +59,7 @@ class Predictor {
   static constexpr Index kRows = 256;  // whose activations stay in the second-level cache
 
   Plan<T> plan_;
+  Crew crew_{1, 0, false};
   Arena arena_;
   T* x_ = nullptr;
   int64_t* indices_ = nullptr;

@@ -19,7 +19,7 @@ BatchNormColumns<T> columns(const Matrix<const T>& x, const T* mean, const T* rs
 
 template <class T, class F>
 void each_column(const Matrix<const T>& x, int passes, F&& f) {
-  run_team(members_for(cost::elements<T>(x.rows * x.cols, passes * cost::kMove)),
+  run_team(crew_for(cost::elements<T>(x.rows * x.cols, passes * cost::kMove)),
            [&](Team& team) { team.each(x.cols, kGrain, kLeast, f); });
 }
 

@@ -13,7 +13,7 @@ constexpr Index kLeast = 2048;  // elements that are worth claiming
 
 template <class T, class F>
 void each(Index n, double cost_each, F&& f) {
-  run_team(members_for(cost::elements<T>(n, cost_each)), [&](Team& team) { team.each(n, kGrain, kLeast, f); });
+  run_team(crew_for(cost::elements<T>(n, cost_each)), [&](Team& team) { team.each(n, kGrain, kLeast, f); });
 }
 
 double cost_of(Activation kind) {
@@ -69,7 +69,7 @@ double sum_of_squares(const std::vector<Run>& runs) {
     total += r.size;
   }
   std::vector<double> sums(static_cast<std::size_t>(pieces));
-  run_team(members_for(cost::elements<float>(total, cost::kMove)), [&](Team& team) {
+  run_team(crew_for(cost::elements<float>(total, cost::kMove)), [&](Team& team) {
     team.each(pieces, 1, [&](Index begin, Index end) {
       Index piece = 0;
       for (const Run& r : runs)

@@ -13,7 +13,7 @@ namespace fastnn::ops {
 template <class T>
 void gather_rows(const Matrix<const T>& w, const int64_t* index, Index n, T* y) {
   const bool around = cost::leaves_caches<T>(2 * n * w.cols);
-  run_team(members_for(cost::elements<T>(n * w.cols, cost::kMove)), [&](Team& team) {
+  run_team(crew_for(cost::elements<T>(n * w.cols, cost::kMove)), [&](Team& team) {
     team.each(n, 4, [&](Index begin, Index end) { copy_rows(w, index + begin, end - begin, y + begin * w.cols, around); });
   });
 }
@@ -83,7 +83,7 @@ template <class T>
 void sum_rows(const Occurrences& o, const T* dy, Index dim, T* values) {
   const Index rows = static_cast<Index>(o.rows.size()), n = static_cast<Index>(o.positions.size());
   const bool around = cost::leaves_caches<T>((n + rows) * dim);
-  run_team(members_for(cost::elements<T>(n * dim, cost::kMove)), [&](Team& team) {
+  run_team(crew_for(cost::elements<T>(n * dim, cost::kMove)), [&](Team& team) {
     team.each(rows, 1, [&](Index begin, Index end) { sum_rows(o, begin, end, dy, dim, values, around); });
   });
 }

@@ -544,10 +544,10 @@ void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>&
   g.c = turn ? c.transposed() : c;
   g.c.col_stride = 1;
   g.by_batch = true;
-  const int members = members_for(cost::gemm<T>(c.rows, c.cols, a.cols));
+  const Crew crew = crew_for(cost::gemm<T>(c.rows, c.cols, a.cols));
   const GemmPlan plan = plan_gemm(g);
-  T* room = scratch<T>(gemm_scratch(g, plan).of_team(members));
-  run_team(members, [&](Team& team) { gemm(team, g, plan, room); });
+  T* room = scratch<T>(gemm_scratch(g, plan).of_team(crew.members));
+  run_team(crew, [&](Team& team) { gemm(team, g, plan, room); });
 }
 
 #define FASTNN_INSTANTIATE(T)                                                                                 \

@@ -29,7 +29,7 @@ void permutation(uint64_t seed, uint64_t epoch, Index n, int64_t* order) {
   std::vector<Index> starts((std::size_t{1} << bits) + 1);
   std::vector<Keyed> sorted(static_cast<std::size_t>(n));
   const RandomStream stream{seed, epoch, 0xffffffffu};
-  run_team(members_for(cost::elements<float>(2 * n, cost::kRandom)), [&](Team& team) {
+  run_team(crew_for(cost::elements<float>(2 * n, cost::kRandom)), [&](Team& team) {
     team.each(static_cast<Index>(words.size()), 64,
               [&](Index begin, Index end) { kernels<float>().random_words(stream, begin, end - begin, words.data() + begin); });
   });
