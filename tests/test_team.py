@@ -213,14 +213,15 @@ OPENMP_WAS_USED = """
     import ctypes, os, sys, numpy as np, fastnn
     from fastnn import _core
     region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
-    ctypes.CDLL("libgomp.so.1").GOMP_parallel(region, None, 3, 0)  # as any library that shares this OpenMP does
+    ctypes.CDLL("libgomp.so.1").GOMP_parallel(region, None, 3, 0)  # as other libraries do
     _core.set_work_per_member(0.0)
     fastnn.set_num_threads(3)
     a = np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32)
     expected = fastnn.matmul(a, a)
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if (fastnn.matmul(a, a) == expected).all() and len(os.listdir("/proc/self/task")) > 1 else 1)
+        right = (fastnn.matmul(a, a) == expected).all()
+        os._exit(0 if right and len(os.listdir("/proc/self/task")) > 1 else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert (fastnn.matmul(a, a) == expected).all()
     print("right")

@@ -1,13 +1,13 @@
-"""Loads the native core, and with it OpenMP, so that OpenMP's waiting threads soon give their processors away.
+"""Loads the native core, and with it OpenMP, so that OpenMP's idle threads soon give their processors away.
 
-fastnn has threads of its own and asks OpenMP only for its limits, but whoever uses the same GNU OpenMP in this
-process later (LightGBM, an extension built here) shares the processors with it. It reads its settings when it is
-loaded; by default its idle threads spin for milliseconds, and a step that shared a processor with one took 10 ms
-instead of 1.2. A setting of the user's own, or an OpenMP that another package has loaded before, stays as it is.
+fastnn has threads of its own and asks OpenMP only for its limits, but whoever uses the same GNU OpenMP in
+this process later shares the processors with it. It reads its settings when it is loaded; by default its
+idle threads spin for milliseconds, and a step that shared a processor with one took 10 ms instead of 1.2. A
+setting of the user's own, or an OpenMP that another package has loaded before, stays as it is.
 
-NumPy's OpenBLAS is left alone, though its idle threads spin for some 20 ms: a time-out that ends this
-(OPENBLAS_THREAD_TIMEOUT=4) makes its own products of 128x784x100 one after another 1.13 times as slow, with
-pauses between 1.3 times, and a team of fastnn finds another processor by itself.
+NumPy's OpenBLAS is left alone, though its idle threads spin for some 20 ms. A time-out that ends this
+(OPENBLAS_THREAD_TIMEOUT=4) makes its own products of 128x784x100, one after another, 1.13 times as slow,
+and with pauses between 1.3 times; and a team of fastnn finds another processor by itself.
 """
 
 import os

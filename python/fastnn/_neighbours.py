@@ -31,7 +31,7 @@ def loaded() -> list[str]:
 
 
 def spinning() -> tuple[str, ...]:
-    """Return a line for each pool: its library, how long its threads spin once it is used, what quiets them."""
+    """Return a line for each pool: its library, how long its idle threads spin, and what quiets them."""
     lines = []
     for name in loaded():
         if LIBRARIES["OpenBLAS"].fullmatch(name):

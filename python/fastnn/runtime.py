@@ -18,7 +18,8 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
 
     The bits of an element depend neither on the number of threads nor on the other rows (other columns, where
     `out` is column-major). They do depend on the memory layouts, which decide in which order the terms are
-    summed.
+    summed: and where the columns of b are contiguous (`b.T` of an array), products of up to eight rows sum in
+    another order than those of more.
 
     Parameters
     ----------
@@ -46,10 +47,10 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
 def set_num_threads(n: int) -> None:
     """Limit how many threads a call may use, in the whole process.
 
-    It is one of several limits, of which the smallest holds: the processors that the calling thread may run on
-    (its affinity), the quota of its control groups (a container's share of processor time), OMP_NUM_THREADS or
-    what threadpoolctl has said to OpenMP, and `threads`. Small work stays on the calling thread whatever the
-    limit, and results do not depend on it.
+    It is one of several limits, of which the smallest holds: the processors that the calling thread may run
+    on (its affinity), the quota of its control groups (a container's share of processor time),
+    OMP_NUM_THREADS or what threadpoolctl has said to OpenMP, and `threads`. Small work stays on the calling
+    thread whatever the limit, and results do not depend on it.
 
     Parameters
     ----------
@@ -66,9 +67,9 @@ def get_num_threads() -> int:
 class threads:
     """Context in which calls of this Python thread use at most n threads.
 
-    Other Python threads are not touched: many networks can train side by side, each within `threads(1)`. Of the
-    contexts that a thread is within, the innermost holds; of this and the other limits, the smallest
-    (`set_num_threads`).
+    Other Python threads are not touched: many networks can train side by side, each within `threads(1)`. Of
+    the contexts that a thread is within, the innermost holds; of this and the other limits, the smallest
+    (see `set_num_threads`).
 
     Parameters
     ----------
