@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _checks, _core, losses, optimizers
 from .layers import documented
-from .network import Sequential, exclusive
+from .network import Sequential, exclusive, shared
 from .reference import trainer as reference
 from .reference.trainer import History
 from .sparse import RowSparse
@@ -21,9 +21,6 @@ __all__ = ["History", "Trainer"]
 
 SLICE_SECONDS = 0.05  # between looks at callbacks, the progress bar and Ctrl-C
 RATES = 256
-# What a native step, and a native epoch besides, does without calling it.
-STEP_PARTS = ("_loss", "_check_loss", "_check_finite", "_clip")
-EPOCH_PARTS = ("step", "_inputs", "_gather")
 
 
 @documented
@@ -33,16 +30,6 @@ class Trainer(reference.Trainer):
         name: getattr(losses, name) for name in reference.Trainer.loss_classes
     }
     optimizer_classes = optimizers.CLASSES
-    _steps_natively = _runs_natively = True  # but in a subclass that does part of it in its own way
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-
-        def keeps(parts: tuple[str, ...]) -> bool:
-            return all(getattr(cls, part) is getattr(Trainer, part) for part in parts)
-
-        cls._steps_natively = keeps(STEP_PARTS)
-        cls._runs_natively = cls._steps_natively and keeps(EPOCH_PARTS)
 
     def __init__(
         self,
@@ -59,7 +46,7 @@ class Trainer(reference.Trainer):
         self._in_use = getattr(net, "_in_use", None) or _core.InUse()
 
     def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        compiled = getattr(self.net, "_compiled", None) if self._steps_natively else None
+        compiled = getattr(self.net, "_compiled", None)
         loss: float | None = None if compiled is None else compiled.step(self, x, t, sample_weight)
         if loss is None:
             return self._step_by_layers(x, t, sample_weight)
@@ -70,13 +57,12 @@ class Trainer(reference.Trainer):
     _step_by_layers = exclusive(reference.Trainer.step)
     fit = exclusive(reference.Trainer.fit)
     evaluate = exclusive(reference.Trainer.evaluate)
-    save = exclusive(reference.Trainer.save)
+    save = shared(reference.Trainer.save)
 
     def _run_epoch(
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
     ) -> Iterator[Sequence[float]]:
-        natively = self._runs_natively and "step" not in self.__dict__
-        compiled = getattr(self.net, "_compiled", None) if natively else None
+        compiled = getattr(self.net, "_compiled", None)
         batch_size = min(batch_size, len(x))
         steps, step = -(-len(x) // batch_size), 0
         losses = np.empty(steps)
@@ -131,3 +117,11 @@ class Trainer(reference.Trainer):
                     _core.scale_in_place(a, limit / norm)
                 else:
                     a *= limit / norm
+
+
+_core.register_class("trainer", Trainer)
+_core.register_class("epochs", Trainer)
+for loss in Trainer.loss_classes.values():
+    _core.register_class("loss", loss, loss._kind)
+for optimizer in optimizers.CLASSES.values():
+    _core.register_class("optimizer", optimizer, optimizer._kind, 0, optimizer._betas, optimizer.slots)

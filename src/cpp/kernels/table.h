@@ -70,6 +70,7 @@ struct RandomStream {
 enum class Optimizer { sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw };
 constexpr int kOptimizers = 7;
 constexpr int states_of(Optimizer o) { return o == Optimizer::sgd ? 0 : o == Optimizer::adam || o == Optimizer::adamw ? 2 : 1; }
+constexpr bool squares_gradients(Optimizer o) { return o >= Optimizer::adagrad; }
 template <class T>
 struct OptimizerStep {
   T lr, weight_decay;
