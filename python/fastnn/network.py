@@ -98,8 +98,9 @@ class Sequential(reference.Sequential):
     def predict(self, x: Any, batch_size: int | None = None, scale: float = UNSCALED) -> Array:
         if batch_size is not None:  # which native code chooses itself
             _checks.integer("batch_size", batch_size, 1)
-        if self._compiled is not None:
-            y = self._compiled.infer(x, scale if scale is UNSCALED else reference.input_scale(self, scale))
+        compiled = self._compiled
+        if compiled is not None:
+            y = compiled.infer(x, scale if scale is UNSCALED else reference.input_scale(self, scale))
             if y is not None:
                 return y
         return self._predict(x, batch_size, scale)

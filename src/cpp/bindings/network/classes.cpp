@@ -54,8 +54,7 @@ AsAtImport::AsAtImport(PyTypeObject* type, Role role) {
   }
 }
 
-bool AsAtImport::holds_for(PyTypeObject* type) const {
-  if (type == last_ && type->tp_version_tag == last_tag_ && last_tag_ != 0) return true;
+bool AsAtImport::compare(PyTypeObject* type) const {
   for (const auto& [name, value] : attributes_)
     if (attribute(type, name) != value.ptr()) return false;
   last_ = type;
@@ -70,13 +69,10 @@ const NativeClass& class_of(Role role, PyTypeObject* type) {
   return *at->second;
 }
 
-bool does_as_native(Role role, PyTypeObject* type) {
+const NativeClass& only_class(Role role) {
   const Classes& known = classes(role);
-  return !known.empty() && known.begin()->second->attributes.holds_for(type);
-}
-bool unchanged(Role role) {
-  const Classes& known = classes(role);
-  return !known.empty() && known.begin()->second->attributes.holds_for(known.begin()->first);
+  if (known.size() != 1) throw Unsupported{};
+  return *known.begin()->second;
 }
 
 void register_class(const std::string& role, const py::type& type, int kind, int activation, const py::tuple& names,

@@ -15,9 +15,13 @@ class AsAtImport {
  public:
   AsAtImport(PyTypeObject* type, Role role);
   // Whether a class, the same or one derived from it, has them still.
-  bool holds_for(PyTypeObject* type) const;
+  bool holds_for(PyTypeObject* type) const {
+    return (type == last_ && type->tp_version_tag == last_tag_ && last_tag_ != 0) || compare(type);
+  }
 
  private:
+  bool compare(PyTypeObject* type) const;
+
   std::vector<std::pair<py::str, py::object>> attributes_;  // null: none
   mutable PyTypeObject* last_ = nullptr;                    // found to be right when it had this tag, which no change leaves
   mutable unsigned int last_tag_ = 0;
@@ -35,10 +39,8 @@ struct NativeClass {
 
 // Throws Unsupported for a class that is none.
 const NativeClass& class_of(Role role, PyTypeObject* type);
-// Whether a class, derived or not, does what the only native one of this role does as that does it.
-bool does_as_native(Role role, PyTypeObject* type);
-// Whether that class itself is as it was.
-bool unchanged(Role role);
+// The only class of its role: the network's, and the trainer's.
+const NativeClass& only_class(Role role);
 
 void register_class(const std::string& role, const py::type& type, int kind, int activation, const py::tuple& names,
                     const py::tuple& slots);

@@ -62,7 +62,7 @@ Index last_extent(py::handle array, int dimensions) {
   return extent(array, dimensions - 1);
 }
 
-// The numbers of a contiguous array of T of this shape, which a step can write to; cols < 0: of one dimension.
+// The numbers of a contiguous array of T of this shape, which a step can write to; cols < 0: of one dimension. The call holds it.
 template <class T>
 T* numbers(Call& call, py::handle array, Index rows, Index cols) {
   const bool fits = array && is_array(array) && is_dtype<T>(array) && is_contiguous(array) &&
@@ -70,7 +70,6 @@ T* numbers(Call& call, py::handle array, Index rows, Index cols) {
                     (!call.train || is_writeable(array));
   if (!fits) throw Unsupported{};
   T* data = data_of<T>(array);
-  call.owned.push_back(py::reinterpret_borrow<py::object>(array));
   const Index size = cols < 0 ? rows : rows * cols;
   if (call.train) call.extents.push_back({reinterpret_cast<const char*>(data), reinterpret_cast<const char*>(data + size)});
   return data;
@@ -85,7 +84,16 @@ T* beside(Call& call, py::handle dict, py::handle key, py::handle like, Index ro
     array = zeros ? zeros_like(like) : new_like(like);
     call.entries.push_back({py::reinterpret_borrow<py::dict>(dict), py::reinterpret_borrow<py::object>(key), array});
   }
-  return numbers<T>(call, array, rows, cols);
+  T* data = numbers<T>(call, array, rows, cols);
+  call.owned.push_back(std::move(array));
+  return data;
+}
+
+template <class T>
+T* statistic(Call& call, py::handle attributes, py::handle name, Index size) {
+  const py::handle array = entry_of(attributes, name);
+  call.owned.push_back(py::reinterpret_borrow<py::object>(array));
+  return numbers<T>(call, array, size, -1);
 }
 
 template <class T>
@@ -151,7 +159,7 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
   Index features = call.features;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const LayerObject& from = layers[i];
-    const py::dict& attributes = call.layers[i].attributes;
+    const py::object& attributes = call.layers[i].attributes;
     Layer<T>& l = to[i];
     l = Layer<T>{};
     l.kind = from.kind;
@@ -166,8 +174,8 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
       case LayerKind::batchnorm:
         read_parameter(call, from, i, 0, l.out, -1, l.weight);
         read_parameter(call, from, i, 1, l.out, -1, l.bias);
-        l.running_mean = numbers<T>(call, entry_of(attributes, name.running_mean), l.out, -1);
-        l.running_var = numbers<T>(call, entry_of(attributes, name.running_var), l.out, -1);
+        l.running_mean = statistic<T>(call, attributes, name.running_mean, l.out);
+        l.running_var = statistic<T>(call, attributes, name.running_var, l.out);
         l.momentum = number(attributes, name.momentum);
         l.eps = normal<T>(number(attributes, name.eps));
         break;
@@ -239,8 +247,9 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
 
 network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates) {
   const Names& name = names();
-  PyTypeObject* const type = Py_TYPE(trainer.ptr());
-  if (!does_as_native(Role::trainer, type) || (epochs && !does_as_native(Role::epochs, type))) throw Unsupported{};
+  PyTypeObject* const type = Py_TYPE(trainer.ptr());  // which may be one derived from ours
+  if (!only_class(Role::trainer).attributes.holds_for(type)) throw Unsupported{};
+  if (epochs && !only_class(Role::epochs).attributes.holds_for(type)) throw Unsupported{};
   const py::dict attributes = attributes_of(trainer);
   call.trainer = attributes;
   if (replaces(attributes, name.own_loss, name.check_loss, name.check_finite, name.clip)) throw Unsupported{};

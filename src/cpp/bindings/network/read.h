@@ -33,8 +33,7 @@ struct NewEntry {
 // released, or while a schedule runs.
 struct Call {
   struct Found {
-    py::dict attributes;
-    py::object grads, parameters[2];
+    py::object attributes, grads, parameters[2];
   };
   bool train = false, keep = false;  // whether it trains; whether gradients are kept
   std::vector<Found> layers;

@@ -15,7 +15,7 @@ constexpr Index kInferRows = 256;   // whose activations stay in the second-leve
 
 }  // namespace
 
-CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers) : lock_(lock) {
+CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers) : lock_(lock), type_(only_class(Role::network)) {
   for (const py::handle layer : layers) layers_.emplace_back(layer, layers_.size());
 }
 
@@ -47,7 +47,7 @@ py::object CompiledNetwork::step(py::handle trainer, py::handle x, py::handle t,
 // middle of one.
 py::object CompiledNetwork::train(const Request& request) {
   const Hold hold(lock_);
-  if (training_ || !unchanged(Role::network)) return py::none();
+  if (training_ || !type_.attributes.holds_for(type_.type)) return py::none();
   struct Busy {
     explicit Busy(bool& flag) : flag(flag) { flag = true; }
     ~Busy() { flag = false; }
@@ -159,7 +159,7 @@ class CompiledNetwork::Lent {
 
 py::object CompiledNetwork::infer(py::handle x, double scale) {
   const HoldReading hold(lock_);
-  if (!unchanged(Role::network)) return py::none();
+  if (!type_.attributes.holds_for(type_.type)) return py::none();
   const Lent lent(readers_);
   Reader& reader = *lent;
   try {

@@ -57,6 +57,7 @@ class CompiledNetwork {
   bool takes_indices() const { return layers_.front().kind == LayerKind::embedding; }
 
   InUse& lock_;
+  const NativeClass& type_;
   std::vector<LayerObject> layers_;
   Training<float> f32_;
   Training<double> f64_;
