@@ -53,7 +53,7 @@ def set_num_threads(n: int) -> None:
     n : int, 1 to 1024
         At first the number of processors that this process may use, or OMP_NUM_THREADS.
     """
-    _core.set_thread_limit(_checks.integer("n", n, 1, _core.max_threads()))
+    _core.set_thread_limit(_checks.integer("n", n, 1, _core.MAX_THREADS))
 
 
 def get_num_threads() -> int:
@@ -72,7 +72,7 @@ class threads:
     """
 
     def __init__(self, n: int) -> None:
-        self._n = _checks.integer("n", n, 1, _core.max_threads())
+        self._n = _checks.integer("n", n, 1, _core.MAX_THREADS)
         self._before = threading.local()  # one object may be entered by many threads
 
     def __enter__(self) -> None:

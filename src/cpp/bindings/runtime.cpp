@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "bindings/arrays.h"
+#include "core/limits.h"
 #include "core/team.h"
 #include "dispatch/dispatch.h"
 
@@ -45,11 +46,25 @@ void bind_runtime(py::module_& m) {
       },
       py::call_guard<py::gil_scoped_release>());
 
-  m.def("max_threads", &max_threads);
+  m.attr("MAX_THREADS") = kMaxThreads;
   m.def("thread_limit", &thread_limit);
   m.def("set_thread_limit", &set_thread_limit);
   m.def("thread_override", &thread_override);
   m.def("set_thread_override", &set_thread_override);
+  m.def("thread_limits", [] {
+    const Limits limits = thread_limits();
+    py::dict all;
+    const auto add = [&](const char* name, int n) {
+      if (n < kMaxThreads) all[name] = n;
+    };
+    add("threads()", limits.own);
+    add("set_num_threads", limits.process);
+    add("OpenMP", limits.openmp);
+    add("processors", limits.processors);
+    add("control group", limits.quota);
+    return all;
+  });
+  m.def("cgroup_quota", &cgroup_quota);
   m.def("set_work_per_member", &set_work_per_member);
 }
 

@@ -1,151 +1,153 @@
 #include "core/team.h"
 
-#include <omp.h>
-#include <pthread.h>
-#include <sched.h>
+#include <algorithm>
+#include <atomic>
 
-#include <chrono>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "core/clock.h"
+#include "core/desk.h"
+#include "core/limits.h"
+#include "core/subnormals.h"
 
 namespace fastnn {
+
+using team::Desk;
+
 namespace {
 
-// What a thread's share of the work must outweigh. A parallel region whose threads still spin from the last one costs 0.7 us (GNU
-// OpenMP, 2 cores), and its members rarely end at the same moment. Once they sleep, waking them costs 21 us more: with one figure
-// for both, a product of 128 x 128 x 128 after a pause took 51 us on two threads and 39 us on one.
+// What a thread's share of the work must outweigh. With a worker that is awake, opening a desk and a phase on it costs 0.3 us on
+// two cores, and its members rarely end at the same moment; one that sleeps comes 20 us late.
 constexpr double kWarmShare = 3000, kColdShare = 25000;
-// Threads spin for 25 us (_load.py); a region that comes sooner finds them awake.
-constexpr auto kWarm = std::chrono::microseconds(24);
-constexpr int kMaxThreads = 1024;
-// libgomp ends the process where it cannot start a thread, so that no team is larger than this, whatever the limit set.
-int largest_team() noexcept {
-  static const int processors = omp_get_num_procs();
-  return processors < 2 ? 8 : 4 * processors;
-}
-constexpr int kSpins = 400;  // of 25 ns on Zen 4: 10 us, longer than members that all run wait for one another
+// How long the calling thread waits for pieces that others have in hand before it lets others have the processor, and before it
+// fetches the members that have them: at least so long, and as long as so many of its own pieces took.
+constexpr double kPatience = 10e3, kFetch = 50e3;
+constexpr uint64_t kFetchPieces = 2;
+constexpr int kLooks = 16;  // at what is done, between two at the clock
+constexpr double kWakeEvery = 100e3;
 
-std::atomic<double> share_set{-1};                                 // by set_work_per_member
-thread_local std::chrono::steady_clock::time_point last_region{};  // its end; each calling thread has threads of its own
-std::atomic<int> process_limit{0};
-thread_local int own_limit = 0;
+std::atomic<double> share_set{-1};  // by set_work_per_member
+bool is_forced() noexcept { return share_set.load(std::memory_order_relaxed) == 0; }
 
-// libgomp's threads do not survive fork: a child of a process that has used them must not wait for them.
-std::atomic<bool> pool_used{false};
-std::atomic<bool> pool_lost{false};
-std::atomic<int> forks{0};
-const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
-  forks.fetch_add(1, std::memory_order_relaxed);
-  if (pool_used.load(std::memory_order_relaxed)) pool_lost.store(true, std::memory_order_relaxed);
-});
-
-// Flushes subnormals while it lives; the caller's mode comes back after.
-class FlushSubnormals {
+// What teams of the calling thread have brought of late. One that does not pay is given up for a while, and tried again.
+class Balance {
  public:
-  FlushSubnormals() noexcept {
-#if defined(__x86_64__)
-    before_ = _mm_getcsr();
-    _mm_setcsr(before_ | 0x8040u);  // FTZ | DAZ
-#elif defined(__aarch64__)
-    asm volatile("mrs %0, fpcr" : "=r"(before_));
-    asm volatile("msr fpcr, %0" ::"r"(before_ | (uint64_t{1} << 24)));  // FZ
-#endif
+  bool in_favour() const noexcept { return static_cast<int64_t>(ticks() - until_) >= 0; }
+  // A call of a team took so long, and saved so much (modulo 2^64) as against one thread.
+  void add(uint64_t took, uint64_t saved) noexcept {
+    took_ += took;
+    saved_ += saved;
+    if (took_ < ticks_of(kWindow)) return;
+    if (static_cast<int64_t>(saved_) < 0) {
+      until_ = ticks() + ticks_of(pause_);
+      pause_ = std::min(2 * pause_, kLongest);
+    } else {
+      pause_ = kShortest;
+    }
+    took_ = saved_ = 0;
   }
-  ~FlushSubnormals() {
-#if defined(__x86_64__)
-    _mm_setcsr(before_);
-#elif defined(__aarch64__)
-    asm volatile("msr fpcr, %0" ::"r"(before_));
-#endif
-  }
-  FlushSubnormals(const FlushSubnormals&) = delete;
-  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
 
  private:
-#if defined(__x86_64__)
-  unsigned before_;
-#elif defined(__aarch64__)
-  uint64_t before_;
-#endif
+  static constexpr double kWindow = 2e6, kShortest = 2e6, kLongest = 32e6;  // nanoseconds
+  uint64_t took_ = 0, saved_ = 0, until_ = ticks();
+  double pause_ = kShortest;
 };
+thread_local Balance balance;
 
-void pause() noexcept {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
+// Returns when `count` pieces of a phase are done by workers.
+void wait_for(const Desk& desk, uint64_t phase, Index count, uint64_t piece) noexcept {
+  const uint64_t since = ticks(), patience = ticks_of(kPatience), fetch = std::max(ticks_of(kFetch), kFetchPieces * piece);
+  bool fetched = false;
+  for (int looks = 1; desk.done.load(std::memory_order_acquire) < count; ++looks) {
+    pause();
+    if (looks % kLooks != 0) continue;
+    const uint64_t waited = ticks() - since;
+    if (waited < patience) continue;
+    if (waited > fetch && !fetched) {
+      team::fetch_members(desk, phase);
+      fetched = true;
+    }
+    sched_yield();
+  }
 }
 
 }  // namespace
 
-void Barrier::wait(int members) noexcept {
-  const int phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    return;
+Index Member::claim() noexcept {
+  if (first_ >= 0) {
+    const Index piece = first_;
+    first_ = -1;
+    return piece;
   }
-  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-    if (spins < kSpins)
-      pause();
-    else
-      sched_yield();
+  for (int looked = 0; looked < size_; ++looked) {
+    const auto end = static_cast<uint64_t>(pieces_ * (victim_ + 1) / size_);
+    std::atomic<uint64_t>& cursor = desk_->cursors[victim_].next;
+    uint64_t at = cursor.load(std::memory_order_relaxed);
+    while (at >> team::kIndexBits == phase_ && (at & team::kIndexMask) < end)
+      if (cursor.compare_exchange_weak(at, at + 1, std::memory_order_acq_rel, std::memory_order_relaxed)) {
+        ++done_;
+        return static_cast<Index>(at & team::kIndexMask);
+      }
+    if (++victim_ == size_) victim_ = 0;
   }
+  return -1;
+}
+
+void Team::run(Index pieces, void (*work)(Member&, void*), void* context) noexcept {
+  Desk& desk = *desk_;
+  const uint64_t begun = ticks(), phase = ++desk.last_phase;
+  desk.phase.store(Desk::kWriting, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  desk.work.store(work, std::memory_order_relaxed);
+  desk.context.store(context, std::memory_order_relaxed);
+  desk.pieces.store(pieces, std::memory_order_relaxed);
+  desk.members.store(size_, std::memory_order_relaxed);
+  desk.processor.store(sched_getcpu(), std::memory_order_relaxed);
+  desk.done.store(0, std::memory_order_relaxed);
+  for (int r = 0; r < size_; ++r)
+    desk.cursors[r].next.store(phase << team::kIndexBits | static_cast<uint64_t>(pieces * r / size_), std::memory_order_relaxed);
+  desk.phase.store(phase);
+  if (begun - desk.last_wake > ticks_of(kWakeEvery)) {
+    desk.last_wake = begun;
+    team::wake_workers(desk);
+  }
+  Member me(&desk, 0, size_, pieces, phase);
+  work(me, context);
+  const uint64_t worked = ticks() - begun;
+  if (me.done_ == pieces) return;
+  const auto mine = static_cast<uint64_t>(std::max<Index>(me.done_, 1));
+  wait_for(desk, phase, pieces - me.done_, worked / mine);
+  if (me.done_ > 0) saved_ += worked * static_cast<uint64_t>(pieces) / mine - (ticks() - begun);
 }
 
 void run_team(int members, void (*work)(Team&, void*), void* context) noexcept {
-  if (members > largest_team()) members = largest_team();
-  if (members > 1 && !pool_lost.load(std::memory_order_relaxed)) {
-    pool_used.store(true, std::memory_order_relaxed);
-    alignas(64) Barrier barrier;
-#pragma omp parallel num_threads(members)
-    {
-      // The team may be smaller than asked for (nested regions, OMP_THREAD_LIMIT): its true size is known only in here.
-      const FlushSubnormals flush;
-      Team team(omp_get_thread_num(), omp_get_num_threads(), &barrier);
-      work(team, context);
-    }
-    last_region = std::chrono::steady_clock::now();
-    return;
-  }
   const FlushSubnormals flush;
-  Team alone(0, 1, nullptr);
-  work(alone, context);
+  const bool forced = is_forced();
+  members = std::min(members, team::largest_team());
+  const uint64_t begun = members > 1 ? ticks() : 0;
+  Desk* desk = members > 1 ? team::open_desk(members) : nullptr;
+  Team team(desk, desk ? members : 1);
+  if (!desk) return work(team, context);
+  if (forced) team::fill_seats(*desk);
+  const uint64_t opened = ticks();
+  work(team, context);
+  team::close_desk(*desk);
+  if (!forced) balance.add(ticks() - begun, team.saved_ - (opened - begun));
 }
 
 int members_for(double nanoseconds) noexcept {
-  const int limit = thread_limit();
-  if (limit == 1) return 1;
   double least = share_set.load(std::memory_order_relaxed);
   if (least < 0) {
     if (nanoseconds < 2 * kWarmShare) return 1;
-    least = nanoseconds < 2 * kColdShare && std::chrono::steady_clock::now() - last_region < kWarm ? kWarmShare : kColdShare;
+    least = nanoseconds < 2 * kColdShare && team::workers_awake() ? kWarmShare : kColdShare;
+    if (nanoseconds < 2 * least || !balance.in_favour()) return 1;
   }
+  const int limit = thread_limit();
   if (!(nanoseconds < least * limit)) return limit;
-  const int members = static_cast<int>(nanoseconds / least);
-  return members < 1 ? 1 : members;
+  return std::max(1, static_cast<int>(nanoseconds / least));
 }
 
-void set_work_per_member(double nanoseconds) noexcept { share_set.store(nanoseconds); }
-
-int thread_limit() noexcept {
-  if (own_limit > 0) return own_limit;
-  int n = process_limit.load(std::memory_order_relaxed);
-  if (n == 0) {
-    n = omp_get_max_threads();
-    if (n > kMaxThreads) n = kMaxThreads;
-    int unset = 0;
-    if (!process_limit.compare_exchange_strong(unset, n)) n = unset;
-  }
-  return n;
+void set_work_per_member(double nanoseconds) noexcept {
+  share_set.store(nanoseconds);
+  ignore_machine_limits(nanoseconds == 0);
 }
-int fork_generation() noexcept { return forks.load(std::memory_order_relaxed); }
-void set_thread_limit(int n) noexcept { process_limit.store(n, std::memory_order_relaxed); }
-int thread_override() noexcept { return own_limit; }
-void set_thread_override(int n) noexcept { own_limit = n; }
-int max_threads() noexcept { return kMaxThreads; }
 
 }  // namespace fastnn

@@ -16,6 +16,8 @@ constexpr Index kRowsEach = 16;
 constexpr Index kColumns = 16;
 // Weights of more bytes are packed for their products, by each member a part.
 constexpr Index kTogetherBytes = 512 * 1024;
+// Columns of batch normalization, and numbers, that are worth claiming.
+constexpr Index kColumnsEach = 64, kNumbersEach = 2048;
 // Dropout's masks come in groups of so many elements.
 constexpr Index kMaskGroup = 64;
 
@@ -121,6 +123,17 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
     node.forward_fused = node.layer.kind == LayerKind::activation && after_affine;
     node.backward_fused = node.layer.kind == LayerKind::activation && before_affine;
   }
+  ops_.clear();
+  ops_.push_back({Act::feed, 0});
+  for (std::size_t i = 0; i < nodes_.size(); ++i)
+    if (!nodes_[i].forward_fused) ops_.push_back({Act::forward, i});
+  ops_.push_back({train_ ? Act::loss : Act::output, nodes_.size() - 1});
+  for (std::size_t i = nodes_.size(); train_ && i-- > 0;) {
+    const Node& node = nodes_[i];
+    if (!node.wants_dx && node.layer.kind != LayerKind::batchnorm) break;
+    if (!node.backward_fused && node.layer.kind != LayerKind::embedding) ops_.push_back({Act::backward, i});
+  }
+  tasks_.reserve(2 * nodes_.size());
 }
 
 // Places for what flows through the layers, forward and back; element-wise ops work in place where nobody needs what was there.
@@ -178,20 +191,22 @@ void Plan<T>::place_activations(Index rows, Take&& take) {
 template <class T>
 template <class Take>
 void Plan<T>::place_products(Index rows, Take&& take) {
-  const bool by_rows = rows >= kRowsEach * members_;
+  by_rows_ = members_ == 1 || rows >= kRowsEach * members_;
   Index norms = 0;
+  packs_ = false;
   for (Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     norms += (layer.weight.size + layer.bias.size + rows * layer.out) / ops::kNormPiece + 3;
     if (layer.kind != LayerKind::affine) continue;
-    const auto scratch = [&](const ops::Gemm<T>& g, ops::GemmPlan& plan) {
-      plan = ops::plan_gemm(g);
+    const auto scratch = [&](const ops::Gemm<T>& g, ops::GemmPlan& plan, bool alone) {
+      plan = ops::plan_gemm(g, alone);
       const ops::GemmScratch size = ops::gemm_scratch(g, plan);
       own_size_ = std::max(own_size_, (size.own + kColumns - 1) / kColumns * kColumns);
       return size.shared;
     };
     node.together = layer.weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
-    const Index share = by_rows && !node.together ? (rows + members_ - 1) / members_ : rows;
+    const bool pieces = by_rows_ && !node.together;
+    const Index share = pieces ? (rows + members_ - 1) / members_ : rows;
     const Matrix<const T> x{nullptr, share, layer.in, layer.in, 1}, dy{nullptr, share, layer.out, layer.out, 1};
     const Matrix<const T> w{nullptr, layer.in, layer.out, layer.out, 1};
     ops::Gemm<T> g{};
@@ -199,16 +214,27 @@ void Plan<T>::place_products(Index rows, Take&& take) {
     g.b = w;
     g.c = {nullptr, share, layer.out, layer.out, 1};
     g.bias = layer.bias.p;
-    take(node.shared_forward, scratch(g, node.forward));
+    const auto packed = [&](T*& place, const ops::GemmPlan& plan) {
+      const Index size = pieces && members_ > 1 ? ops::packed_size(g, plan) : 0;
+      take(place, size);
+      if (size == 0) place = nullptr;
+      packs_ = packs_ || size > 0;
+    };
+    take(node.shared_forward, scratch(g, node.forward, pieces));
+    packed(node.packed_forward, node.forward);
     if (!train_) continue;
     g.bias = nullptr;
     g.a = dy;
     g.b = w.transposed();
     g.c = {nullptr, share, layer.in, layer.in, 1};
     g.by_batch = true;
-    take(node.shared_dx, scratch(g, node.for_dx));
+    take(node.shared_dx, scratch(g, node.for_dx, pieces));
+    if (node.wants_dx)
+      packed(node.packed_dx, node.for_dx);
+    else
+      node.packed_dx = nullptr;
     g = weight_gradient(node, nullptr, rows);
-    take(node.shared_dw, scratch(g, node.for_dw));
+    take(node.shared_dw, scratch(g, node.for_dw, false));
   }
   if (clip_) take(norms_, norms);
 }
@@ -244,112 +270,230 @@ ops::Gemm<T> Plan<T>::weight_gradient(const Node& node, const T* x, Index rows) 
 }
 
 template <class T>
-bool Plan<T>::by_rows(const Team& team) const noexcept {
-  return rows_ >= kRowsEach * team.size;
+ops::Gemm<T> Plan<T>::forward_product(const Node& node, const T* x) const noexcept {
+  const Layer<T>& layer = node.layer;
+  ops::Gemm<T> g{};
+  g.a = {x, rows_, layer.in, layer.in, 1};
+  g.b = {layer.weight.p, layer.in, layer.out, layer.out, 1};
+  g.c = {node.y, rows_, layer.out, layer.out, 1};
+  g.bias = layer.bias.p;
+  return g;
 }
 template <class T>
-typename Plan<T>::Range Plan<T>::rows_of(const Team& team) const noexcept {
-  Range rows{0, 0};
-  team.share(rows_, by_rows(team) ? grain_ : 1, [&](Index begin, Index end) { rows = {begin, end}; });
-  return rows;
-}
-// A member's run of the numbers of a layer of `width` outputs: of its rows, or where columns are shared, any.
-template <class T>
-typename Plan<T>::Range Plan<T>::run_of(const Team& team, Index width) const noexcept {
-  if (by_rows(team)) {
-    const Range rows = rows_of(team);
-    return {rows.begin * width, rows.end * width};
-  }
-  Range run{0, 0};
-  team.share(rows_ * width, kMaskGroup, [&](Index begin, Index end) { run = {begin, end}; });
-  return run;
-}
-// After an op whose output the other members need, unless each goes on with its own rows.
-template <class T>
-void Plan<T>::meet(Team& team) const noexcept {
-  if (!by_rows(team)) team.barrier();
-}
-
-// A product of rows: of this member's, by itself, or of all, shared by rows and columns.
-template <class T>
-void Plan<T>::product(Team& team, const Node& node, ops::Gemm<T> g, const ops::GemmPlan& plan, T* shared) noexcept {
-  T* own = own_ + own_size_ * team.rank;
-  if (!by_rows(team)) return ops::gemm(team, g, plan, shared, own);
-  if (node.together) {
-    team.barrier();
-    ops::gemm(team, g, plan, shared, own);
-    return team.barrier();
-  }
-  const Range rows = rows_of(team);
-  g.a.data += rows.begin * g.a.row_stride;
-  g.c.data += rows.begin * g.c.row_stride;
-  g.a.rows = g.c.rows = rows.end - rows.begin;
-  g.row = rows.begin;
-  Team alone(0, 1, nullptr);
-  ops::gemm(alone, g, plan, shared, own);
+ops::Gemm<T> Plan<T>::input_gradient(const Node& node, T* dx) const noexcept {
+  const Layer<T>& layer = node.layer;
+  ops::Gemm<T> g{};
+  g.a = {node.dy, rows_, layer.out, layer.out, 1};
+  g.b = Matrix<const T>{layer.weight.p, layer.in, layer.out, layer.out, 1}.transposed();
+  g.c = {dx, rows_, layer.in, layer.in, 1};
+  g.by_batch = true;
+  return g;
 }
 
 template <class T>
-void Plan<T>::forward(Team& team, const Batch<T>& batch, bool train, uint64_t step) noexcept {
-  for (std::size_t i = 0; i < nodes_.size(); ++i) {
-    Node& node = nodes_[i];
-    const Layer<T>& layer = node.layer;
-    const T* x = input(node, batch);
-    const Range run = run_of(team, layer.out);
-    switch (layer.kind) {
-      case LayerKind::affine: {
-        ops::Gemm<T> g{};
-        g.a = {x, rows_, layer.in, layer.in, 1};
-        g.b = {layer.weight.p, layer.in, layer.out, layer.out, 1};
-        g.c = {node.y, rows_, layer.out, layer.out, 1};
-        g.bias = layer.bias.p;
-        Part part{};
-        if (i + 1 < nodes_.size() && nodes_[i + 1].forward_fused) {
-          const Node& next = nodes_[i + 1];
-          part = {next.layer.activation, next.layer.alpha, layer.out, next.y, nullptr};
-          g.finish = Part::forward;
-          g.context = &part;
+bool Plan<T>::takes_rows(const Op& op) const noexcept {
+  if (op.act != Act::forward && op.act != Act::backward) return true;
+  const Node& node = nodes_[op.node];
+  if (node.layer.kind == LayerKind::batchnorm) return !train_;
+  return node.layer.kind != LayerKind::affine || !node.together;
+}
+template <class T>
+Index Plan<T>::row_cuts(const Team& team) const noexcept {
+  if (team.size() == 1) return 1;
+  const Index share = (rows_ + team.size() - 1) / team.size(), tile = ops::tile_rows<T>();
+  return ops::cuts_of(cost_ / 2 / team.size(), (share + tile - 1) / tile);
+}
+// Each share of the rows is cut where its tiles are.
+template <class T>
+typename Plan<T>::Range Plan<T>::rows_of_piece(Index piece, Index shares, Index cuts) const noexcept {
+  const Index units = (rows_ + grain_ - 1) / grain_, share = piece / cuts, part = piece % cuts, tile = ops::tile_rows<T>();
+  const Index begin = units * share / shares, size = units * (share + 1) / shares - begin;
+  const Index tiles = std::max(cuts, (size * grain_ + tile - 1) / tile);
+  const auto at = [&](Index cut) { return std::min((begin + size * (tiles * cut / cuts) / tiles) * grain_, rows_); };
+  return {at(part), at(part + 1)};
+}
+
+// Goes through the ops: as many as can be on pieces of rows, the others one by one.
+template <class T>
+void Plan<T>::walk(Team& team, const Pass& pass) noexcept {
+  const std::vector<Op>& ops = ops_;
+  const bool packed = packs_ && team.size() > 1;
+  if (packed) pack(team);
+  for (std::size_t i = 0; i < ops.size();) {
+    std::size_t end = i;
+    while (by_rows_ && end < ops.size() && takes_rows(ops[end])) ++end;
+    if (end == i) {
+      apply_together(team, ops[i++], pass);
+      continue;
+    }
+    const Index cuts = row_cuts(team);
+    team.phase(team.size() * cuts, [&](Member& member) {
+      for (Index piece; (piece = member.next()) >= 0;) {
+        const Range range = rows_of_piece(piece, team.size(), cuts);
+        if (range.begin == range.end) continue;
+        for (std::size_t op = i; op < end; ++op) {
+          const Index width = nodes_[ops[op].node].layer.out;
+          apply(ops[op], pass, range, {range.begin * width, range.end * width}, member.rank(), packed);
         }
-        product(team, node, g, node.forward, node.shared_forward);
-        break;
       }
-      case LayerKind::activation:
-        if (node.forward_fused) continue;
-        ops::activate(layer.activation, x + run.begin, node.y + run.begin, run.end - run.begin, layer.alpha);
-        break;
-      case LayerKind::dropout:
-        if (train) {
-          const RandomStream stream{layer.seed, step, static_cast<uint32_t>(i)};
-          ops::drop(stream, layer.ratio, dropout_scale(layer), run.begin, run.end - run.begin, x + run.begin, node.y + run.begin,
-                    node.keep + run.begin / 8);
-        } else {
-          const T factor = layer.inverted ? T(1) : static_cast<T>(1 - layer.ratio);
-          if (x != node.y || factor != T(1)) ops::scale_run(x + run.begin, factor, run.end - run.begin, node.y + run.begin);
-        }
-        break;
-      case LayerKind::batchnorm:
-        if (!train) {
-          const Range rows = rows_of(team);
-          ops::normalize_by_running(rows.end - rows.begin, layer.out, x + rows.begin * layer.out, layer.weight.p, layer.bias.p,
-                                    layer.running_mean, layer.running_var, layer.eps, own_ + own_size_ * team.rank,
-                                    node.y + rows.begin * layer.out);
-          break;
-        }
-        team.barrier();
-        team.share(layer.out, kColumns, [&](Index begin, Index end) {
-          ops::normalize_by_batch(columns(node, x, begin, end), layer.weight.p, layer.bias.p, node.y);
+    });
+    i = end;
+  }
+}
+
+// All weights that pieces of rows are multiplied by, packed by all members: each member would do it again for every piece.
+template <class T>
+void Plan<T>::pack(Team& team) noexcept {
+  const auto each = [&](auto&& f) {  // f(product, plan, where to)
+    for (const Op& op : ops_) {
+      const Node& node = nodes_[op.node];
+      if (node.layer.kind != LayerKind::affine) continue;
+      if (op.act == Act::forward && node.packed_forward) f(forward_product(node, nullptr), node.forward, node.packed_forward);
+      if (op.act == Act::backward && node.packed_dx) f(input_gradient(node, nullptr), node.for_dx, node.packed_dx);
+    }
+  };
+  Index panels = 0;
+  each([&](const ops::Gemm<T>& g, const ops::GemmPlan&, T*) { panels += ops::panels_of(g); });
+  team.each(panels, 1, [&](Index begin, Index end) {
+    Index first = 0;
+    each([&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T* to) {
+      const Index count = ops::panels_of(g), from = std::max<Index>(begin - first, 0), last = std::min(end - first, count);
+      if (from < last) ops::pack_panels(g, plan, from, last, to);
+      first += count;
+    });
+  });
+}
+
+// Calls f(product, its plan, scratch that all share, the packed weights) for an affine layer's op, with the activation that is fused.
+template <class T>
+template <class F>
+void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
+  Node& node = nodes_[op.node];
+  Part part{};
+  if (op.act == Act::forward) {
+    ops::Gemm<T> g = forward_product(node, input(node, pass.batch));
+    if (op.node + 1 < nodes_.size() && nodes_[op.node + 1].forward_fused) {
+      const Node& next = nodes_[op.node + 1];
+      part = {next.layer.activation, next.layer.alpha, node.layer.out, next.y, nullptr};
+      g.finish = Part::forward;
+      g.context = &part;
+    }
+    return f(g, node.forward, node.shared_forward, node.packed_forward);
+  }
+  const Node& before = nodes_[op.node - 1];
+  ops::Gemm<T> g = input_gradient(node, before.dy);
+  if (before.backward_fused) {
+    part = {before.layer.activation, before.layer.alpha, node.layer.in, nullptr, saved(before, pass.batch)};
+    g.finish = Part::backward;
+    g.context = &part;
+  }
+  f(g, node.for_dx, node.shared_dx, node.packed_dx);
+}
+
+// An op that is not on pieces of rows: on columns, or on whatever the team makes of it.
+template <class T>
+void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcept {
+  const Node& node = nodes_[op.node];
+  const Layer<T>& layer = node.layer;
+  if (op.act == Act::forward || op.act == Act::backward) {
+    switch (layer.kind) {
+      case LayerKind::affine:
+        return with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T* shared, const T*) {
+          ops::gemm(team, g, plan, shared, own_, own_size_);
         });
-        team.barrier();
-        continue;
-      case LayerKind::embedding: {
-        const Range rows = rows_of(team);
-        const Index at = rows.begin * layer.in, n = rows.end * layer.in - at;
-        const Matrix<const T> table{layer.weight.p, layer.vocabulary, layer.dim, layer.dim, 1};
-        ops::copy_rows(table, batch.indices + at, n, node.y + at * layer.dim, false);
+      case LayerKind::batchnorm:
+        if (!pass.train) break;
+        return team.each(layer.out, kColumns, kColumnsEach, [&](Index begin, Index end) {
+          const auto of = columns(node, input(node, pass.batch), begin, end);
+          if (op.act == Act::forward)
+            ops::normalize_by_batch(of, layer.weight.p, layer.bias.p, node.y);
+          else
+            ops::normalize_gradient(of, layer.weight.p, node.dy, layer.weight.g, layer.bias.g, node.wants_dx ? node.dy : nullptr);
+        });
+      case LayerKind::activation:
+      case LayerKind::dropout:
+        return team.each(rows_ * layer.out, kMaskGroup, kNumbersEach,
+                         [&](Index begin, Index end) { apply(op, pass, {0, rows_}, {begin, end}, 0, false); });
+      case LayerKind::embedding:
         break;
+    }
+  }
+  const Index pieces = std::min<Index>(rows_, team.size());
+  team.phase(pieces, [&](Member& member) {
+    for (Index i; (i = member.next()) >= 0;)
+      apply(op, pass, {rows_ * i / pieces, rows_ * (i + 1) / pieces}, {0, 0}, member.rank(), false);
+  });
+}
+
+template <class T>
+void Plan<T>::product(const ops::Gemm<T>& g, const ops::GemmPlan& plan, Range rows, int rank, const T* packed) noexcept {
+  ops::OwnRoom<T> own{own_ + own_size_ * rank};
+  own.all_packed = packed;
+  ops::gemm_rows(g, plan, rows.begin, rows.end, static_cast<T*>(nullptr), own);
+}
+
+template <class T>
+void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank, bool packed) noexcept {
+  Node& node = nodes_[op.node];
+  const Layer<T>& layer = node.layer;
+  const T* x = input(node, pass.batch);
+  const Index n = numbers.end - numbers.begin;
+  const auto affine = [&] {
+    with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T*, const T* all_packed) {
+      product(g, plan, rows, rank, packed ? all_packed : nullptr);
+    });
+  };
+  switch (op.act) {
+    case Act::feed:
+      if (pass.feed.rows) pass.feed.rows(pass.feed.context, rows.begin, rows.end);
+      return;
+    case Act::loss:
+      return loss(pass, rows);
+    case Act::output:
+      std::memcpy(pass.out + rows.begin * outputs_, nodes_.back().y + rows.begin * outputs_,
+                  static_cast<std::size_t>((rows.end - rows.begin) * outputs_) * sizeof(T));
+      return;
+    case Act::forward:
+      switch (layer.kind) {
+        case LayerKind::affine:
+          return affine();
+        case LayerKind::activation:
+          return ops::activate(layer.activation, x + numbers.begin, node.y + numbers.begin, n, layer.alpha);
+        case LayerKind::dropout:
+          if (pass.train) {
+            const RandomStream stream{layer.seed, pass.step, static_cast<uint32_t>(op.node)};
+            ops::drop(stream, layer.ratio, dropout_scale(layer), numbers.begin, n, x + numbers.begin, node.y + numbers.begin,
+                      node.keep + numbers.begin / 8);
+          } else {
+            const T factor = layer.inverted ? T(1) : static_cast<T>(1 - layer.ratio);
+            if (x != node.y || factor != T(1)) ops::scale_run(x + numbers.begin, factor, n, node.y + numbers.begin);
+          }
+          return;
+        case LayerKind::batchnorm:
+          return ops::normalize_by_running(rows.end - rows.begin, layer.out, x + rows.begin * layer.out, layer.weight.p,
+                                           layer.bias.p, layer.running_mean, layer.running_var, layer.eps,
+                                           own_ + own_size_ * rank, node.y + rows.begin * layer.out);
+        case LayerKind::embedding: {
+          const Index at = rows.begin * layer.in;
+          const Matrix<const T> table{layer.weight.p, layer.vocabulary, layer.dim, layer.dim, 1};
+          return ops::copy_rows(table, pass.batch.indices + at, rows.end * layer.in - at, node.y + at * layer.dim, false);
+        }
+      }
+      return;
+    case Act::backward: {
+      T* dy = node.dy + numbers.begin;
+      switch (layer.kind) {
+        case LayerKind::affine:
+          return affine();
+        case LayerKind::activation:
+          return ops::activation_gradient(layer.activation, saved(node, pass.batch) + numbers.begin, dy, dy, n, layer.alpha);
+        case LayerKind::dropout:
+          return ops::drop_gradient(node.keep + numbers.begin / 8, dropout_scale(layer), n, dy, dy);
+        case LayerKind::batchnorm:
+        case LayerKind::embedding:
+          return;
       }
     }
-    meet(team);
   }
 }
 
@@ -359,11 +503,9 @@ ops::NormColumns<T> Plan<T>::columns(const Node& node, const T* x, Index begin, 
 }
 
 template <class T>
-void Plan<T>::loss(Team& team, const Batch<T>& batch, const Rule& rule) noexcept {
-  const Range rows = rows_of(team);
+void Plan<T>::loss(const Pass& pass, Range rows) noexcept {
+  const Batch<T>& batch = pass.batch;
   const Index n = outputs_, at = rows.begin * n;
-  double factor = 1 / weight_sum(batch);
-  if (rule.loss != Loss::softmax) factor *= (rule.loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(n);
   const Node& last = nodes_.back();
   const ops::LossRows<T> r{rows.end - rows.begin,
                            n,
@@ -371,25 +513,19 @@ void Plan<T>::loss(Team& team, const Batch<T>& batch, const Rule& rule) noexcept
                            batch.labels ? batch.labels + rows.begin : nullptr,
                            batch.dense ? batch.dense + at : nullptr,
                            batch.weight ? batch.weight + rows.begin : nullptr,
-                           factor,
+                           pass.factor,
                            predictions_ + at,
                            last.dy + at,
                            losses_ + rows.begin,
                            factors_ + rows.begin};
-  switch (rule.loss) {
+  switch (pass.rule->loss) {
     case Loss::softmax:
-      ops::softmax_rows(r);
-      break;
+      return ops::softmax_rows(r);
     case Loss::sigmoid:
-      ops::sigmoid_rows(r);
-      break;
+      return ops::sigmoid_rows(r);
     case Loss::squared:
-      ops::squared_rows(r);
-      break;
+      return ops::squared_rows(r);
   }
-  if (nodes_.front().layer.kind == LayerKind::embedding && team.rank == 0)
-    ops::occurrences_of(batch.indices, rows_ * nodes_.front().layer.in, occurrences_);
-  meet(team);
 }
 
 template <class T>
@@ -400,7 +536,7 @@ double Plan<T>::weight_sum(const Batch<T>& batch) const noexcept {
   return sum;
 }
 
-// The weighted mean of the rows' losses, by every member alike.
+// The weighted mean of the rows' losses.
 template <class T>
 double Plan<T>::total_loss(const Batch<T>& batch) const noexcept {
   double sum = 0;
@@ -408,86 +544,86 @@ double Plan<T>::total_loss(const Batch<T>& batch) const noexcept {
   return sum / weight_sum(batch);
 }
 
+// What each member does of the gradients: products that are more than one phase are made at once.
 template <class T>
-void Plan<T>::backward(Team& team, const Batch<T>& batch) noexcept {
-  for (std::size_t i = nodes_.size(); i-- > 0;) {
-    Node& node = nodes_[i];
-    const Layer<T>& layer = node.layer;
-    if (!node.wants_dx && layer.kind != LayerKind::batchnorm) return;
-    const Range run = run_of(team, layer.out);
-    T* dy = node.dy + run.begin;
-    switch (layer.kind) {
-      case LayerKind::affine: {
-        ops::Gemm<T> g{};
-        g.a = {node.dy, rows_, layer.out, layer.out, 1};
-        g.b = Matrix<const T>{layer.weight.p, layer.in, layer.out, layer.out, 1}.transposed();
-        g.c = {nodes_[i - 1].dy, rows_, layer.in, layer.in, 1};
-        g.by_batch = true;
-        Part part{};
-        if (const Node& before = nodes_[i - 1]; before.backward_fused) {
-          part = {before.layer.activation, before.layer.alpha, layer.in, nullptr, saved(before, batch)};
-          g.finish = Part::backward;
-          g.context = &part;
-        }
-        product(team, node, g, node.for_dx, node.shared_dx);
-        break;
-      }
-      case LayerKind::activation:
-        if (node.backward_fused) continue;
-        ops::activation_gradient(layer.activation, saved(node, batch) + run.begin, dy, dy, run.end - run.begin, layer.alpha);
-        break;
-      case LayerKind::dropout:
-        ops::drop_gradient(node.keep + run.begin / 8, dropout_scale(layer), run.end - run.begin, dy, dy);
-        break;
-      case LayerKind::batchnorm:
-        if (by_rows(team)) team.barrier();
-        team.share(layer.out, kColumns, [&](Index begin, Index end) {
-          ops::normalize_gradient(columns(node, input(node, batch), begin, end), layer.weight.p, node.dy, layer.weight.g,
-                                  layer.bias.g, node.wants_dx ? node.dy : nullptr);
-        });
-        team.barrier();
-        continue;
-      case LayerKind::embedding:
-        return;
-    }
-    meet(team);
-  }
-}
-
-template <class T>
-void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept {
+void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept {
+  tasks_.clear();
   for (Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     if (layer.kind == LayerKind::affine) {
-      struct Target {
-        const Update* update;
-        const Parameter<T>& weight;
-        Index width;
-      } target{update, layer.weight, layer.out};
       ops::Gemm<T> g = weight_gradient(node, input(node, batch), rows_);
+      node.update = update;
       if (update) {
-        g.context = &target;
+        g.context = &node;
         // (Fetching the weights and the optimizer's state while the tile of their gradient is computed changed nothing.)
         g.finish = [](const void* context, const ops::GemmPart<T>& part) {
-          const Target& to = *static_cast<const Target*>(context);
-          each_run(part, to.width, [&](const T* c, Index i, Index n) { to.update->run(to.weight, i, n, c); });
+          const Node& to = *static_cast<const Node*>(context);
+          each_run(part, to.layer.out, [&](const T* c, Index i, Index n) { to.update->run(to.layer.weight, i, n, c); });
         };
       }
-      ops::gemm(team, g, node.for_dw, node.shared_dw, own_ + own_size_ * team.rank);
+      if (ops::is_one_phase(g, node.for_dw)) {
+        const ops::GemmCut cut = ops::cut_gemm(g, node.for_dw, team.size());
+        tasks_.push_back({Task::weight, &node, g, cut, cut.pieces() / team.size()});
+      } else {
+        ops::gemm(team, g, node.for_dw, node.shared_dw, own_, own_size_);
+      }
     }
-    team.share(layer.bias.size, kColumns, [&](Index begin, Index end) {
-      if (layer.kind == LayerKind::affine) ops::sum_columns(node.dy + begin, layer.out, rows_, end - begin, layer.bias.g + begin);
-      if (!update) return;
-      if (layer.kind == LayerKind::batchnorm) update_statistics(node, begin, end);
-      update->run(layer.bias, begin, end - begin, layer.bias.g + begin);
-      if (layer.kind == LayerKind::batchnorm) update->run(layer.weight, begin, end - begin, layer.weight.g + begin);
-    });
-    if (layer.kind == LayerKind::embedding)
-      team.share(static_cast<Index>(occurrences_.rows.size()), 1, [&](Index begin, Index end) {
-        ops::sum_rows(occurrences_, begin, end, node.dy, layer.dim, node.values, false);
-        if (update) update_rows(node, begin, end, *update);
-      });
+    if (layer.bias.size) tasks_.push_back({Task::columns, &node, {}, {}, 1});
+    if (layer.kind == LayerKind::embedding) tasks_.push_back({Task::rows, &node, {}, {}, 1});
   }
+}
+
+// The gradients, and with an update what becomes of the parameters by them.
+template <class T>
+void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept {
+  plan_gradients(team, batch, update);
+  Index share = 0;
+  for (const Task& task : tasks_) share += task.pieces;
+  const Index shares = team.size();
+  team.phase(shares * share, [&](Member& member) {
+    ops::OwnRoom<T> own{own_ + own_size_ * member.rank()};
+    const Task* last = nullptr;
+    for (Index i; (i = member.next()) >= 0;) {
+      const Index mine = i / share;
+      Index at = i % share;
+      const Task* task = tasks_.data();
+      while (at >= task->pieces) at -= task++->pieces;
+      if (task != last) own.packed = nullptr;
+      last = task;
+      const Layer<T>& layer = task->node->layer;
+      const auto cut = [&](Index n, Index grain) {
+        const Index units = (n + grain - 1) / grain;
+        return Range{units * mine / shares * grain, std::min(units * (mine + 1) / shares * grain, n)};
+      };
+      switch (task->kind) {
+        case Task::weight:
+          ops::gemm_piece(task->product, task->node->for_dw, task->cut, mine * task->pieces + at, task->node->shared_dw, own);
+          break;
+        case Task::columns:
+          columns_gradient(*task->node, cut(layer.bias.size, kColumns), update);
+          break;
+        case Task::rows:
+          if (const Range rows = cut(static_cast<Index>(occurrences_.rows.size()), 1); rows.begin < rows.end) {
+            ops::sum_rows(occurrences_, rows.begin, rows.end, task->node->dy, layer.dim, task->node->values, false);
+            if (update) update_rows(*task->node, rows.begin, rows.end, *update);
+          }
+          break;
+      }
+    }
+  });
+}
+
+// Some columns of what a layer has a number of each column of: a bias, or gamma and beta and the running statistics.
+template <class T>
+void Plan<T>::columns_gradient(const Node& node, Range columns, const Update* update) const noexcept {
+  const Layer<T>& layer = node.layer;
+  const Index begin = columns.begin, n = columns.end - begin;
+  if (n <= 0) return;
+  if (layer.kind == LayerKind::affine) ops::sum_columns(node.dy + begin, layer.out, rows_, n, layer.bias.g + begin);
+  if (!update) return;
+  if (layer.kind == LayerKind::batchnorm) update_statistics(node, begin, columns.end);
+  update->run(layer.bias, begin, n, layer.bias.g + begin);
+  if (layer.kind == LayerKind::batchnorm) update->run(layer.weight, begin, n, layer.weight.g + begin);
 }
 
 // The running statistics of some columns.
@@ -522,7 +658,6 @@ void Plan<T>::each_gradient(F&& f) const {
 // Scales all gradients to the rule's norm where theirs is larger, and updates; returns whether it has.
 template <class T>
 bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update) noexcept {
-  team.barrier();
   const auto each_piece = [&](auto&& f) {
     Index piece = 0;
     each_gradient([&](const Node&, const Parameter<T>&, const T* g, Index size) {
@@ -531,12 +666,11 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
     return piece;
   };
   const Index pieces = each_piece([](Index, const T*, Index) {});
-  team.share(pieces, 1, [&](Index begin, Index end) {
+  team.each(pieces, 1, [&](Index begin, Index end) {
     each_piece([&](Index piece, const T* g, Index n) {
       if (begin <= piece && piece < end) norms_[piece] = ops::squares(g, n);
     });
   });
-  team.barrier();
   double sum = 0;
   for (Index piece = 0; piece < pieces; ++piece) sum += norms_[piece];
   const double norm = std::sqrt(sum);
@@ -544,10 +678,10 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
   const T factor = norm > rule.clip_norm ? static_cast<T>(rule.clip_norm / norm) : T(1);
   for (const Node& node : nodes_)
     if (node.layer.kind == LayerKind::batchnorm)
-      team.share(node.layer.out, kColumns, [&](Index begin, Index end) { update_statistics(node, begin, end); });
+      update_statistics(node, 0, node.layer.out);
   each_gradient([&](const Node& node, const Parameter<T>& to, T* g, Index size) {
     const bool rows = node.layer.kind == LayerKind::embedding;
-    team.share(rows ? size / node.layer.dim : size, rows ? 1 : kMaskGroup, [&](Index begin, Index end) {
+    team.each(rows ? size / node.layer.dim : size, rows ? 1 : kMaskGroup, rows ? 1 : kNumbersEach, [&](Index begin, Index end) {
       const Index each = rows ? node.layer.dim : 1;
       if (factor != T(1)) ops::scale_run(g + begin * each, factor, (end - begin) * each, g + begin * each);
       if (rows)
@@ -560,28 +694,22 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
 }
 
 template <class T>
-typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule) noexcept {
-  forward(team, batch, true, rule.step);
-  loss(team, batch, rule);
-  backward(team, batch);
-  team.barrier();
+typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept {
+  double factor = 1 / weight_sum(batch);
+  if (rule.loss != Loss::softmax) factor *= (rule.loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(outputs_);
+  walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr});
   const double value = total_loss(batch);
-  bool updated = !rule.stop_at_nonfinite || std::isfinite(value);
-  if (updated) {
-    const Update update{rule.update.kind, ops::optimizer_step<T>(rule.update)};
-    gradients(team, batch, clip_ ? nullptr : &update);
-    if (clip_) updated = clip_and_update(team, rule, update);
-  }
-  team.barrier();
-  return {value, updated};
+  if (rule.stop_at_nonfinite && !std::isfinite(value)) return {value, false};
+  if (nodes_.front().layer.kind == LayerKind::embedding)
+    ops::occurrences_of(batch.indices, rows_ * nodes_.front().layer.in, occurrences_);
+  const Update update{rule.update.kind, ops::optimizer_step<T>(rule.update)};
+  gradients(team, batch, clip_ ? nullptr : &update);
+  return {value, !clip_ || clip_and_update(team, rule, update)};
 }
 
 template <class T>
-void Plan<T>::infer(Team& team, const Batch<T>& batch, T* out) noexcept {
-  forward(team, batch, false, 0);
-  const Range run = run_of(team, outputs_);
-  std::memcpy(out + run.begin, nodes_.back().y + run.begin, static_cast<std::size_t>(run.end - run.begin) * sizeof(T));
-  team.barrier();
+void Plan<T>::infer(Team& team, const Batch<T>& batch, const Feed& feed, T* out) noexcept {
+  walk(team, {batch, feed, false, 0, nullptr, 0, out});
 }
 
 template class Plan<float>;

@@ -2,10 +2,10 @@
 // A network compiled for batches of one size: where everything lies, which ops are fused, how each product is computed. A step is
 // then one walk through it by each member of a team.
 //
-// The rows of a batch are shared among the members, each of which takes its rows forward through the layers, through the loss and
-// back again without waiting for the others; only batch normalization, which needs all rows, is shared by columns. They meet
-// once before the weights' gradients are computed, shared by the weights' rows, with the update of each tile of weights while its
-// gradient is in cache. A batch of few rows is shared by columns throughout, at the price of a meeting after every layer.
+// A piece of a batch's rows is taken forward through the layers, through the loss and back again by one member; only batch
+// normalization, which needs all rows, is shared by columns, and large weights are multiplied by all members together. Then come the
+// weights' gradients, shared by the weights' rows, with the update of each tile of weights while its gradient is in cache. A batch of
+// few rows is shared by columns throughout, at the price of a phase for every layer.
 #include "core/team.h"
 #include "network/arena.h"
 #include "network/spec.h"
@@ -21,23 +21,19 @@ class Plan {
   // a step follows, not infer(). Throws std::bad_alloc.
   void prepare(const std::vector<Layer<T>>& layers, Index rows, int members, bool train, bool clip);
 
-  // One step, by each member. Where its loss, or the norm to be clipped, is not finite and the rule says so, nothing has changed
-  // but gradients.
+  // Makes rows [begin, end) of the batch, before they are used; `rows` may be null.
+  struct Feed {
+    void (*rows)(const void* context, Index begin, Index end);
+    const void* context;
+  };
+  // One step. Where its loss, or the norm to be clipped, is not finite and the rule says so, nothing has changed but gradients.
   struct Outcome {
     double loss;
     bool updated;
   };
-  Outcome step(Team& team, const Batch<T>& batch, const Rule& rule) noexcept;
-  // The output of the network as it is without training, by each member, contiguous; it is whole after a barrier.
-  void infer(Team& team, const Batch<T>& batch, T* out) noexcept;
-
-  // The rows of a batch that a member works on from its beginning on, alone, until the others are met.
-  struct Range {
-    Index begin, end;
-  };
-  Range rows_of(const Team& team) const noexcept;
-  // Whether each member goes on with its own rows after what it has done to them; if not, the team must meet.
-  bool by_rows(const Team& team) const noexcept;
+  Outcome step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept;
+  // The output of the network as it is without training, contiguous.
+  void infer(Team& team, const Batch<T>& batch, const Feed& feed, T* out) noexcept;
 
   const T* predictions() const noexcept { return predictions_; }  // of the loss, by the last step
   Index outputs() const noexcept { return outputs_; }
@@ -51,6 +47,8 @@ class Plan {
   double cost() const noexcept { return cost_; }
 
  private:
+  struct Part;
+  struct Update;
   struct Node {
     Layer<T> layer;
     T* x;   // input: the output of the node before; null for the first, whose input is the batch
@@ -65,9 +63,36 @@ class Plan {
     bool together;        // its products are shared as the team sees fit: packing large weights is work to be shared, too
     ops::GemmPlan forward, for_dx, for_dw;
     T *shared_forward, *shared_dx, *shared_dw;  // scratch of these products
+    T *packed_forward, *packed_dx;              // their weights packed, for a team; null where they are used as they lie
+    const Update* update;                       // of the weight, while its gradient is made
   };
-  struct Part;
-  struct Update;
+  // What happens to the rows of a batch, one after the other.
+  enum class Act { feed, forward, loss, backward, output };
+  struct Op {
+    Act act;
+    std::size_t node;
+  };
+  // The call that goes through the ops.
+  struct Pass {
+    const Batch<T>& batch;
+    const Feed& feed;
+    bool train;
+    uint64_t step;
+    const Rule* rule;
+    double factor;  // of the loss's gradient
+    T* out;
+  };
+  struct Range {
+    Index begin, end;
+  };
+  // A part of the gradients' phase: a weight's product, or what is by columns, or rows of an embedding.
+  struct Task {
+    enum Kind { weight, columns, rows } kind;
+    Node* node;
+    ops::Gemm<T> product;
+    ops::GemmCut cut;
+    Index pieces;  // of each share
+  };
 
   void connect(const std::vector<Layer<T>>& layers);
   template <class Take>
@@ -76,8 +101,9 @@ class Plan {
   void place_products(Index rows, Take&& take);
   double estimate(Index rows) const;
 
-  Range run_of(const Team& team, Index width) const noexcept;
-  void meet(Team& team) const noexcept;
+  bool takes_rows(const Op& op) const noexcept;
+  Index row_cuts(const Team& team) const noexcept;
+  Range rows_of_piece(Index piece, Index shares, Index cuts) const noexcept;
 
   const T* input(const Node& node, const Batch<T>& batch) const noexcept { return node.x ? node.x : batch.x; }
   const T* saved(const Node& node, const Batch<T>& batch) const noexcept {  // what an activation's backward reads
@@ -85,14 +111,23 @@ class Plan {
   }
   ops::NormColumns<T> columns(const Node& node, const T* x, Index begin, Index end) const noexcept;
   ops::Gemm<T> weight_gradient(const Node& node, const T* x, Index rows) const noexcept;
-  void product(Team& team, const Node& node, ops::Gemm<T> g, const ops::GemmPlan& plan, T* shared) noexcept;
+  ops::Gemm<T> forward_product(const Node& node, const T* x) const noexcept;
+  ops::Gemm<T> input_gradient(const Node& node, T* dx) const noexcept;
   double weight_sum(const Batch<T>& batch) const noexcept;
   double total_loss(const Batch<T>& batch) const noexcept;
 
-  void forward(Team& team, const Batch<T>& batch, bool train, uint64_t step) noexcept;
-  void loss(Team& team, const Batch<T>& batch, const Rule& rule) noexcept;
-  void backward(Team& team, const Batch<T>& batch) noexcept;
+  void walk(Team& team, const Pass& pass) noexcept;
+  void pack(Team& team) noexcept;
+  void apply_together(Team& team, const Op& op, const Pass& pass) noexcept;
+  // An op on some rows, by the member of a rank; element-wise ops on the numbers [begin, end) of the layer, of these or of any rows.
+  void apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank, bool packed) noexcept;
+  void product(const ops::Gemm<T>& g, const ops::GemmPlan& plan, Range rows, int rank, const T* packed) noexcept;
+  template <class F>
+  void with_part(const Op& op, const Pass& pass, F&& f) noexcept;
+  void loss(const Pass& pass, Range rows) noexcept;
   void gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;
+  void plan_gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;
+  void columns_gradient(const Node& node, Range columns, const Update* update) const noexcept;
   void update_statistics(const Node& node, Index begin, Index end) const noexcept;
   void update_rows(const Node& node, Index begin, Index end, const Update& update) const noexcept;
   template <class F>
@@ -100,10 +135,14 @@ class Plan {
   bool clip_and_update(Team& team, const Rule& rule, const Update& update) noexcept;
 
   std::vector<Node> nodes_;
+  std::vector<Op> ops_;       // of a step, or of infer()
+  std::vector<Task> tasks_;   // of the gradients
   Arena arena_;
   Index rows_ = -1, outputs_ = 0;
   int members_ = 1;
   bool train_ = false, clip_ = false;
+  bool by_rows_ = true;  // pieces of rows go through several ops; if not, each op is shared by columns
+  bool packs_ = false;   // weights, for a team
   double cost_ = 0;
   Index own_size_ = 0, grain_ = 1;
   T *own_ = nullptr, *predictions_ = nullptr, *factors_ = nullptr;

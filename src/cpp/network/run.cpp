@@ -1,5 +1,6 @@
 #include "network/run.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -11,30 +12,37 @@ using Clock = std::chrono::steady_clock;
 template <class T>
 constexpr ops::Number kNumber = sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64;
 
-}  // namespace
-
+// Prepares a plan for as many threads as its cost is worth at the moment.
 template <class T>
-int members_of(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, bool train, bool clip) {
+void prepare_for_now(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, bool train, bool clip) {
   plan.prepare(layers, rows, plan.members(), train, clip);
   const int members = members_for(plan.cost());
   if (members != plan.members()) plan.prepare(layers, rows, members, train, clip);
-  return members;
 }
 
 template <class T>
+bool lies_there(const ops::RowSource& x, double scale) {
+  return x.type == kNumber<T> && scale == 1 && x.row_bytes == x.cols * static_cast<Index>(sizeof(T));
+}
+
+// f(begin, end), for a plan to call.
+template <class T, class F>
+typename Plan<T>::Feed feed_of(const F& f) {
+  return {[](const void* context, Index begin, Index end) { (*static_cast<const F*>(context))(begin, end); }, &f};
+}
+
+}  // namespace
+
+template <class T>
 void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip) {
-  members_of(plan_, layers, rows, true, clip);
+  prepare_for_now(plan_, layers, rows, true, clip);
 }
 
 template <class T>
 Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule) {
-  int members = plan_.members();
-  const bool team = members > 1;
-  if (team && pace_.one_is_better(steps.rows, plan_.cost())) members = 1;
   const bool indices = layers.front().kind == LayerKind::embedding;
   const Index cols = layers.front().in, outputs = layers.back().out, rows = steps.rows;
-  const bool in_place = !data.order && !indices && data.x.type == kNumber<T> && data.scale == 1 &&
-                        data.x.row_bytes == cols * static_cast<Index>(sizeof(T));
+  const bool in_place = !data.order && !indices && lies_there<T>(data.x, data.scale);
   arena_.lay_out([&](auto&& take) {
     take(x_, in_place || indices ? 0 : rows * cols);
     take(indices_, indices ? rows * cols : 0);
@@ -51,69 +59,80 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
   batch.weight = data.weight ? weight_ : nullptr;
 
   Done done{0, 0, true, 0};
-  bool enough[2] = {false, false};  // written by the first member before the others read it, by turns
-  const auto begun = Clock::now();
-  const auto deadline = begun + std::chrono::duration<double>(steps.seconds);
-  run_team(members, [&](Team& team) {
-    Index updates = 0;
-    const auto row = [&](Index i) { return data.order ? data.order[i] : i; };
+  const auto deadline = Clock::now() + std::chrono::duration<double>(steps.seconds);
+  run_team(plan_.members(), [&](Team& team) {
+    Rule now = rule;
     for (Index s = 0; s < steps.count; ++s) {
       const Index first = steps.first + s * rows;
-      Batch<T> mine = batch;
-      if (in_place) mine.x = reinterpret_cast<const T*>(data.x.data + first * data.x.row_bytes);
+      const auto row = [&](Index i) { return data.order ? data.order[first + i] : first + i; };
       double weight = 1;
       if (data.weight) {
         weight = 0;
-        for (Index i = 0; i < rows; ++i) weight += data.weight[row(first + i)];
+        for (Index i = 0; i < rows; ++i) weight += weight_[i] = data.weight[row(i)];
       }
-      if (team.rank == 0) enough[s & 1] = Clock::now() >= deadline;
-      typename Plan<T>::Outcome outcome{0, true};
+      const bool enough = Clock::now() >= deadline;
       if (weight > 0) {
-        const auto [begin, end] = plan_.rows_of(team);
-        if (!in_place && !indices)
-          ops::gather(data.x, data.order, first + begin, end - begin, static_cast<T>(data.scale), x_ + begin * cols);
-        if (indices)
-          ops::gather_indices(data.x, data.order, first + begin, end - begin, layers.front().vocabulary, indices_ + begin * cols);
-        for (Index i = begin; i < end; ++i) {
-          if (data.labels) labels_[i] = ops::within(data.labels[row(first + i)], outputs);
-          if (data.weight) weight_[i] = data.weight[row(first + i)];
-        }
-        if (!data.labels) ops::gather(data.dense, data.order, first + begin, end - begin, T(1), dense_ + begin * outputs);
-        // Weights and indices are read by all; the rest, each for itself.
-        if (!plan_.by_rows(team) || data.weight || indices) team.barrier();
-        Rule now = rule;
-        now.step += static_cast<uint64_t>(updates);
-        now.update.step += updates;
-        if (steps.rates) now.update.lr = steps.rates[updates];
-        outcome = plan_.step(team, mine, now);
-      } else {
-        team.barrier();
-      }
-      if (team.rank == 0) {
+        if (in_place) batch.x = reinterpret_cast<const T*>(data.x.data + first * data.x.row_bytes);
+        const auto feed = [&](Index begin, Index end) {
+          if (indices)
+            ops::gather_indices(data.x, data.order, first + begin, end - begin, layers.front().vocabulary, indices_ + begin * cols);
+          else if (!in_place)
+            ops::gather(data.x, data.order, first + begin, end - begin, static_cast<T>(data.scale), x_ + begin * cols);
+          if (!data.labels) return ops::gather(data.dense, data.order, first + begin, end - begin, T(1), dense_ + begin * outputs);
+          for (Index i = begin; i < end; ++i) labels_[i] = ops::within(data.labels[row(i)], outputs);
+        };
+        now.step = rule.step + static_cast<uint64_t>(done.updates);
+        now.update.step = rule.update.step + done.updates;
+        if (steps.rates) now.update.lr = steps.rates[done.updates];
+        const typename Plan<T>::Outcome outcome = plan_.step(team, batch, now, feed_of<T>(feed));
         if (!outcome.updated) {
           done.finite = false;
           done.loss = outcome.loss;
-        } else {
-          done.steps = s + 1;
-          if (weight > 0) steps.losses[updates] = outcome.loss;
-          done.updates = updates + (weight > 0);
+          return;
         }
+        steps.losses[done.updates++] = outcome.loss;
       }
-      if (!outcome.updated) return;
-      updates += weight > 0;
-      if (enough[s & 1]) return;
+      done.steps = s + 1;
+      if (enough) return;
     }
   });
-  if (team && done.updates > 0)
-    pace_.took(rows, members == 1,
-               std::chrono::duration<double, std::nano>(Clock::now() - begun).count() / static_cast<double>(done.updates));
   return done;
 }
 
-#define FASTNN_INSTANTIATE(T) \
-  template class Runner<T>;   \
-  template int members_of(Plan<T>&, const std::vector<Layer<T>>&, Index, bool, bool);
-FASTNN_INSTANTIATE(float)
-FASTNN_INSTANTIATE(double)
+template <class T>
+void Predictor<T>::prepare(const std::vector<Layer<T>>& layers, const ops::RowSource& x, Index n, double scale) {
+  const bool indices = layers.front().kind == LayerKind::embedding;
+  const Index rows = std::min(kRows, n);
+  in_place_ = !indices && lies_there<T>(x, scale);
+  arena_.lay_out([&](auto&& take) {
+    take(x_, indices || in_place_ ? 0 : rows * x.cols);
+    take(indices_, indices ? rows * x.cols : 0);
+  });
+  prepare_for_now(plan_, layers, rows, false, false);
+  cost_ = plan_.cost() * static_cast<double>(n) / static_cast<double>(rows);
+}
+
+template <class T>
+void Predictor<T>::run(const std::vector<Layer<T>>& layers, const ops::RowSource& x, Index n, double scale, T* out) {
+  for (Index first = 0; first < n; first += kRows) {
+    Batch<T> batch{};
+    batch.rows = std::min(kRows, n - first);
+    batch.indices = indices_;
+    batch.x = in_place_ ? reinterpret_cast<const T*>(x.data + first * x.row_bytes) : x_;
+    const auto feed = [&](Index begin, Index end) {
+      if (in_place_) return;
+      if (layers.front().kind != LayerKind::embedding)
+        return ops::gather(x, nullptr, first + begin, end - begin, static_cast<T>(scale), x_ + begin * x.cols);
+      ops::gather_indices(x, nullptr, first + begin, end - begin, layers.front().vocabulary, indices_ + begin * x.cols);
+    };
+    if (first > 0) prepare_for_now(plan_, layers, batch.rows, false, false);
+    run_team(plan_.members(), [&](Team& team) { plan_.infer(team, batch, feed_of<T>(feed), out + first * plan_.outputs()); });
+  }
+}
+
+template class Runner<float>;
+template class Runner<double>;
+template class Predictor<float>;
+template class Predictor<double>;
 
 }  // namespace fastnn::network

@@ -1,6 +1,5 @@
 #pragma once
 // Many steps on a data set in one call: rows are gathered, converted and trained on without a word to anybody else.
-#include "network/pace.h"
 #include "network/plan.h"
 
 namespace fastnn::network {
@@ -39,15 +38,31 @@ class Runner {
 
  private:
   Plan<T> plan_;
-  Pace pace_;
   Arena arena_;
   T *x_ = nullptr, *dense_ = nullptr;
   int64_t *indices_ = nullptr, *labels_ = nullptr;
   double* weight_ = nullptr;
 };
 
-// How many threads a plan gets: as many as its cost is worth.
+// Predictions, a few hundred rows at a time.
 template <class T>
-int members_of(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, bool train, bool clip);
+class Predictor {
+ public:
+  // For `n` rows. Throws std::bad_alloc.
+  void prepare(const std::vector<Layer<T>>& layers, const ops::RowSource& x, Index n, double scale);
+  // Throws std::bad_alloc, with some of `out` written.
+  void run(const std::vector<Layer<T>>& layers, const ops::RowSource& x, Index n, double scale, T* out);
+  double cost() const noexcept { return cost_; }  // what one thread takes for all rows, in nanoseconds
+
+ private:
+  static constexpr Index kRows = 256;  // whose activations stay in the second-level cache
+
+  Plan<T> plan_;
+  Arena arena_;
+  T* x_ = nullptr;
+  int64_t* indices_ = nullptr;
+  bool in_place_ = false;
+  double cost_ = 0;
+};
 
 }  // namespace fastnn::network

@@ -29,13 +29,10 @@ void affine_backward(const Matrix<const T>& x, const Matrix<const T>& w, const M
   T* room = scratch<T>(room_dw > room_dx ? room_dw : room_dx);
   run_team(members, [&](Team& team) {
     const Kernels<T>& k = kernels<T>();
-    if (want_dx) {
-      gemm(team, for_dx, plan_dx, room);
-      team.barrier();  // dW uses the same room, cut otherwise
-    }
+    if (want_dx) gemm(team, for_dx, plan_dx, room);
     gemm(team, for_dw, plan_dw, room);
-    team.share(dy.cols, k.lanes,
-               [&](Index begin, Index end) { k.column_sums(dy.data + begin, dy.row_stride, dy.rows, end - begin, db + begin); });
+    team.each(dy.cols, k.lanes,
+              [&](Index begin, Index end) { k.column_sums(dy.data + begin, dy.row_stride, dy.rows, end - begin, db + begin); });
   });
 }
 

@@ -10,6 +10,7 @@ namespace fastnn::ops {
 namespace {
 
 constexpr Index kGrain = 16;  // columns: one or two cache lines, so that no two members write one line
+constexpr Index kLeast = 256;  // columns, of rows that lie far apart
 
 template <class T>
 BatchNormColumns<T> columns(const Matrix<const T>& x, const T* mean, const T* rstd, Index begin, Index end) {
@@ -19,7 +20,7 @@ BatchNormColumns<T> columns(const Matrix<const T>& x, const T* mean, const T* rs
 template <class T, class F>
 void each_column(const Matrix<const T>& x, int passes, F&& f) {
   run_team(members_for(cost::elements<T>(x.rows * x.cols, passes * cost::kMove)),
-           [&](Team& team) { team.share(x.cols, kGrain, f); });
+           [&](Team& team) { team.each(x.cols, kGrain, kLeast, f); });
 }
 
 }  // namespace

@@ -9,10 +9,11 @@ namespace fastnn::ops {
 namespace {
 
 constexpr Index kGrain = 64;  // whole cache lines of either type, whole groups of random words
+constexpr Index kLeast = 2048;  // elements that are worth claiming
 
 template <class T, class F>
 void each(Index n, double cost_each, F&& f) {
-  run_team(members_for(cost::elements<T>(n, cost_each)), [&](Team& team) { team.share(n, kGrain, f); });
+  run_team(members_for(cost::elements<T>(n, cost_each)), [&](Team& team) { team.each(n, kGrain, kLeast, f); });
 }
 
 double cost_of(Activation kind) {
@@ -69,7 +70,7 @@ double sum_of_squares(const std::vector<Run>& runs) {
   }
   std::vector<double> sums(static_cast<std::size_t>(pieces));
   run_team(members_for(cost::elements<float>(total, cost::kMove)), [&](Team& team) {
-    team.share(pieces, 1, [&](Index begin, Index end) {
+    team.each(pieces, 1, [&](Index begin, Index end) {
       Index piece = 0;
       for (const Run& r : runs)
         for (Index at = 0; at < r.size; at += kPiece, ++piece) {

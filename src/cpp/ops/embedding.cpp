@@ -14,7 +14,7 @@ template <class T>
 void gather_rows(const Matrix<const T>& w, const int64_t* index, Index n, T* y) {
   const bool around = cost::leaves_caches<T>(2 * n * w.cols);
   run_team(members_for(cost::elements<T>(n * w.cols, cost::kMove)), [&](Team& team) {
-    team.share(n, 4, [&](Index begin, Index end) { copy_rows(w, index + begin, end - begin, y + begin * w.cols, around); });
+    team.each(n, 4, [&](Index begin, Index end) { copy_rows(w, index + begin, end - begin, y + begin * w.cols, around); });
   });
 }
 template <class T>
@@ -84,7 +84,7 @@ void sum_rows(const Occurrences& o, const T* dy, Index dim, T* values) {
   const Index rows = static_cast<Index>(o.rows.size()), n = static_cast<Index>(o.positions.size());
   const bool around = cost::leaves_caches<T>((n + rows) * dim);
   run_team(members_for(cost::elements<T>(n * dim, cost::kMove)), [&](Team& team) {
-    team.share(rows, 1, [&](Index begin, Index end) { sum_rows(o, begin, end, dy, dim, values, around); });
+    team.each(rows, 1, [&](Index begin, Index end) { sum_rows(o, begin, end, dy, dim, values, around); });
   });
 }
 

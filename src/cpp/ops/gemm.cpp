@@ -42,6 +42,9 @@ constexpr Index kSetBytes = 4096;
 constexpr Index kLowTile = 6, kLowTiles = 2;
 constexpr Index kLowRows = 96, kLowDepth = 16;           // of what a packed B is worth it
 constexpr Index kLowColumns = 96, kLowAcrossDepth = 64;  // of what a packed, transposed A is
+// A packed B of so many bytes, or in several blocks, is packed once for the team where C has so many rows of tiles: smaller ones are
+// at hand sooner where each member packs its own.
+constexpr Index kSharedBytes = 1 << 17, kSharedTiles = 4;
 // A narrow C over a long inner dimension, the gradient of a small layer's weights over a large batch, has too little output to
 // share: pieces of the inner dimension are shared instead.
 constexpr Index kPiecesWidth = 128, kPiece = 1024, kMostPieces = 16;
@@ -102,8 +105,8 @@ Grid grid_of(const Gemm<T>& g, const GemmPlan& plan, int members) {
     const int rows = members / columns;
     const double m = static_cast<double>((g.c.rows + rows - 1) / rows);
     const double vectors = static_cast<double>((round_up<T>(g.c.cols) / kernels<T>().lanes + columns - 1) / columns);
-    const double work = m * vectors + (plan.pack_b ? kPackCost * vectors : 0) + (plan.pack_a ? kPackCost * m : 0);
-    if (columns == 1 || kColumnsCost * work < least) {
+    const double packing = (plan.pack_b && !plan.share_b ? kPackCost * vectors : 0) + (plan.pack_a ? kPackCost * m : 0);
+    if (const double work = m * vectors + packing; columns == 1 || kColumnsCost * work < least) {
       least = work;
       best = {rows, columns};
     }
@@ -127,7 +130,7 @@ OwnScratch own_scratch(const Gemm<T>& g, const GemmPlan& plan) {
   if (plan.form == GemmForm::dots) return {g.b.row_stride == 1 ? 0 : whole_lines(g.b.rows * g.b.cols), 0, 0};
   const Index tile = kernels<T>().tile_rows, width = round_up<T>(plan.width);
   if (plan.by_rows) return {0, 0, g.transient ? kernels<T>().few * width : 0};
-  return {plan.pack_b ? packed_panel(plan.depth, width) : 0, plan.pack_a ? whole_lines(plan.depth * kernels<T>().packed_rows) : 0,
+  return {plan.pack_b && !plan.share_b ? packed_panel(plan.depth, width) : 0, plan.pack_a ? whole_lines(plan.depth * kernels<T>().packed_rows) : 0,
           keeps_tile(g, plan) ? tile * width : 0};
 }
 
@@ -136,13 +139,14 @@ struct SharedScratch {
   Index c;  // C, where nobody keeps it but it does not come tile by tile
   Index t;  // C^T, of which each fills its rows' part
   Index pieces;
-  Index all() const { return c + t + pieces; }
+  Index b;  // a block of B, packed
+  Index all() const { return c + t + pieces + b; }
 };
 template <class T>
 SharedScratch shared_scratch(const Gemm<T>& g, const GemmPlan& plan) {
   const Index c = whole_lines(g.c.rows * g.c.cols), pieces = pieces_of(g, plan);
   return {g.transient && !keeps_tile(g, plan) ? c : 0, plan.form == GemmForm::turned ? c * pieces : 0,
-          pieces > 1 ? c * pieces : 0};
+          pieces > 1 ? c * pieces : 0, plan.share_b ? whole_lines(packed_panel(plan.depth, round_up<T>(plan.width))) : 0};
 }
 
 // Gives a part of C, in C's own coordinates, to whom it may concern.
@@ -174,72 +178,107 @@ void by_rows_part(const Gemm<T>& g, T* rows_of_c) noexcept {
   }
 }
 
+// A block of B: rows [p, p + depth), columns [j, j + width).
+struct BlockOfB {
+  Index j, width, p, depth;
+};
+
+// C += (or =) A times a block of B, which is at `packed`, or where it lies if that is null.
 template <class T>
-void tiles_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
+void block_part(const Gemm<T>& g, const GemmPlan& plan, const BlockOfB& at, const T* packed, T* packed_a, T* tile_c) noexcept {
   const Kernels<T>& k = kernels<T>();
   const Index lanes = k.lanes;
-  const OwnScratch own = own_scratch(g, plan);
-  T *packed_b = scratch, *packed_a = packed_b + own.b, *tile_c = packed_a + own.a;
   struct Columns {
     const Gemm<T>& g;
     Index c_row, col, cols;
-  };
+  } columns{g, tile_c ? at.width : g.c.row_stride, at.j, at.width};
+  GemmBlock<T> block{};
+  block.m = g.c.rows;
+  block.n = at.width;
+  block.k = at.depth;
+  block.a = g.a.data + at.p * g.a.col_stride;
+  block.a_row = g.a.row_stride;
+  block.a_col = g.a.col_stride;
+  block.b_packed = packed != nullptr;
+  block.b = packed ? packed : g.b.data + at.p * g.b.row_stride + at.j * g.b.col_stride;
+  block.b_row = packed ? lanes : g.b.row_stride;
+  block.b_vector = packed ? packed_panel(at.depth, lanes) : lanes;
+  block.c = tile_c ? tile_c : g.c.data + at.j;
+  block.c_row = columns.c_row;
+  block.transient = tile_c != nullptr;
+  block.bias = g.bias ? g.bias + at.j : nullptr;
+  block.accumulate = at.p > 0;
+  block.row_scratch = plan.pack_a ? packed_a : nullptr;
+  if (g.finish && at.p + at.depth >= g.b.rows) {
+    block.context = &columns;
+    block.finish = [](const void* context, T* c, Index row, Index rows) {
+      const Columns& here = *static_cast<const Columns*>(context);
+      finish(here.g, c, here.c_row, row, rows, here.col, here.cols);
+    };
+  }
+  k.gemm_block(block);
+}
+
+// f(block) for the blocks of B; once, too, where the inner dimension is empty: C is then the bias.
+template <class T, class F>
+void each_block(const Gemm<T>& g, const GemmPlan& plan, F&& f) {
   for (Index j = 0; j < g.c.cols; j += plan.width) {
-    const Index width = std::min(plan.width, g.c.cols - j);
-    const Columns columns{g, own.c ? width : g.c.row_stride, j, width};
     Index p = 0;
-    do {  // once, too, where the inner dimension is empty: C is then the bias
-      const Index depth = std::min(plan.depth, g.b.rows - p);
-      const T* b = g.b.data + p * g.b.row_stride + j * g.b.col_stride;
-      GemmBlock<T> block{};
-      block.m = g.c.rows;
-      block.n = width;
-      block.k = depth;
-      block.a = g.a.data + p * g.a.col_stride;
-      block.a_row = g.a.row_stride;
-      block.a_col = g.a.col_stride;
-      block.b_packed = plan.pack_b;
-      if (plan.pack_b) {
-        block.b_vector = packed_panel(depth, lanes);
-        k.pack_columns({b, depth, width, g.b.row_stride, g.b.col_stride}, packed_b, block.b_vector);
-        block.b = packed_b;
-        block.b_row = lanes;
-      } else {
-        block.b = b;
-        block.b_row = g.b.row_stride;
-        block.b_vector = lanes;
-      }
-      block.c = own.c ? tile_c : g.c.data + j;
-      block.c_row = columns.c_row;
-      block.transient = own.c > 0;
-      block.bias = g.bias ? g.bias + j : nullptr;
-      block.accumulate = p > 0;
-      block.row_scratch = plan.pack_a ? packed_a : nullptr;
+    do {
+      f(BlockOfB{j, std::min(plan.width, g.c.cols - j), p, std::min(plan.depth, g.b.rows - p)});
       p += plan.depth;
-      if (g.finish && p >= g.b.rows) {
-        block.context = &columns;
-        block.finish = [](const void* context, T* c, Index row, Index rows) {
-          const Columns& at = *static_cast<const Columns*>(context);
-          finish(at.g, c, at.c_row, row, rows, at.col, at.cols);
-        };
-      }
-      k.gemm_block(block);
     } while (p < g.b.rows);
   }
 }
 
+// Numbers of a block that is packed.
 template <class T>
-void turned_part(const Gemm<T>& g, const GemmPlan& plan, T* scratch, T* result) noexcept {
+Index packed_block(const BlockOfB& at) {
+  return packed_panel(at.depth, round_up<T>(at.width));
+}
+
+// Whether a room holds this block of B already; if not, it will.
+template <class T>
+bool holds(OwnRoom<T>& room, const T* b, Index col, Index row) {
+  if (room.packed == b && room.col == col && room.row == row) return true;
+  room.packed = b;
+  room.col = col;
+  room.row = row;
+  return false;
+}
+
+template <class T>
+void tiles_part(const Gemm<T>& g, const GemmPlan& plan, OwnRoom<T>& room) noexcept {
+  const OwnScratch own = own_scratch(g, plan);
+  T *packed_b = room.data, *packed_a = packed_b + own.b, *tile_c = own.c ? packed_a + own.a : nullptr;
+  const T* all_packed = room.all_packed;
+  each_block(g, plan, [&](const BlockOfB& at) {
+    if (all_packed) {
+      block_part(g, plan, at, all_packed, packed_a, tile_c);
+      all_packed += packed_block<T>(at);
+      return;
+    }
+    const T* b = g.b.data + at.p * g.b.row_stride + at.j * g.b.col_stride;
+    if (plan.pack_b && !holds(room, b, g.col + at.j, at.p)) {
+      const Index panel = packed_panel(at.depth, kernels<T>().lanes);
+      kernels<T>().pack_columns({b, at.depth, at.width, g.b.row_stride, g.b.col_stride}, packed_b, panel);
+    }
+    block_part(g, plan, at, plan.pack_b ? packed_b : nullptr, packed_a, tile_c);
+  });
+}
+
+template <class T>
+void turned_part(const Gemm<T>& g, const GemmPlan& plan, OwnRoom<T>& room, T* result) noexcept {
   Gemm<T> t = turned(g);
   t.c = {result, g.c.cols, g.c.rows, g.c.rows, 1};
   GemmPlan part = plan;
   if (!plan.pack_b) part.width = t.b.cols;
-  tiles_part(t, part, scratch);
+  tiles_part(t, part, room);
   kernels<T>().transpose({result, t.c.rows, t.c.cols, t.c.row_stride, 1}, g.c.data, g.c.row_stride);
 }
 
 template <class T>
-void dots_part(const Gemm<T>& g, T* scratch) noexcept {
+void dots_part(const Gemm<T>& g, OwnRoom<T>& room) noexcept {
   const Kernels<T>& k = kernels<T>();
   DotRows<T> d{g.c.rows, g.c.cols,       g.b.rows, g.a.data,       g.a.row_stride,
                g.b.data, g.b.col_stride, g.c.data, g.c.row_stride, g.bias};
@@ -249,8 +288,8 @@ void dots_part(const Gemm<T>& g, T* scratch) noexcept {
     d.y_row = g.b.row_stride;
     return k.dot_across(d);
   }
-  k.transpose(g.b, scratch, g.b.rows);
-  d.y = scratch;
+  if (!holds(room, g.b.data, g.col, 0)) k.transpose(g.b, room.data, g.b.rows);
+  d.y = room.data;
   d.y_row = g.b.rows;
   k.dot_rows(d);
 }
@@ -270,48 +309,109 @@ Gemm<T> part_of(const Gemm<T>& g, Index row, Index row_end, Index col, Index col
   return part;
 }
 
-// One member's rows and columns of a product in one piece; `turned` has room for its part of C^T.
+// A part of a product in one piece; `turned` has room for its part of C^T.
 template <class T>
-void compute(const Gemm<T>& g, const GemmPlan& plan, T* own, T* turned) noexcept {
+void compute(const Gemm<T>& g, const GemmPlan& plan, OwnRoom<T>& room, T* turned) noexcept {
   switch (plan.form) {
     case GemmForm::tiles:
-      return plan.by_rows ? by_rows_part(g, own) : tiles_part(g, plan, own);
+      return plan.by_rows ? by_rows_part(g, room.data) : tiles_part(g, plan, room);
     case GemmForm::turned:
-      turned_part(g, plan, own, turned);
+      turned_part(g, plan, room, turned);
       break;
     case GemmForm::dots:
-      dots_part(g, own);
+      dots_part(g, room);
       break;
   }
   finish(g, g.c.data, g.c.row_stride, 0, g.c.rows, 0, g.c.cols);
 }
 
+constexpr Index kRowsEach = 64;  // of a piece that is not made of tiles
+
 // Every piece of the inner dimension times every row is one line of work; once all are done, the pieces are added in order.
 template <class T>
-void compute_pieces(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* own, T* turned, T* pieces) noexcept {
+void compute_pieces(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* own, Index own_size, T* turned, T* pieces) noexcept {
   const Index m = g.c.rows, n = g.c.cols, count = pieces_of(g, plan), room = whole_lines(m * n);
-  team.share(count * m, 1, [&](Index begin, Index end) {
-    for (Index i = begin; i < end;) {
-      const Index piece = i / m, row = i % m, row_end = std::min(m, row + end - i), p = piece * plan.piece;
-      Gemm<T> part = g;
-      part.finish = nullptr;
-      part.transient = false;
-      part.a.data += p * g.a.col_stride;
-      part.b.data += p * g.b.row_stride;
-      part.a.cols = part.b.rows = std::min(plan.piece, g.b.rows - p);
-      part.c = {pieces + piece * room, m, n, n, 1};
-      compute(part_of(part, row, row_end, 0, n), plan, own, turned + piece * room + row * n);
-      i += row_end - row;
+  const Index lines = count * m, cuts = team.size() * std::clamp<Index>(lines / team.size() / kRowsEach, 1, count);
+  team.phase(cuts, [&](Member& member) {
+    for (Index cut; (cut = member.next()) >= 0;) {
+      const Index end = lines * (cut + 1) / cuts;
+      for (Index i = lines * cut / cuts; i < end;) {
+        const Index piece = i / m, row = i % m, row_end = std::min(m, row + end - i), p = piece * plan.piece;
+        Gemm<T> part = g;
+        part.finish = nullptr;
+        part.transient = false;
+        part.a.data += p * g.a.col_stride;
+        part.b.data += p * g.b.row_stride;
+        part.a.cols = part.b.rows = std::min(plan.piece, g.b.rows - p);
+        part.c = {pieces + piece * room, m, n, n, 1};
+        OwnRoom<T> mine{own + own_size * member.rank()};
+        compute(part_of(part, row, row_end, 0, n), plan, mine, turned + piece * room + row * n);
+        i += row_end - row;
+      }
     }
   });
-  team.barrier();
-  team.share(m, 1, [&](Index begin, Index end) {
+  team.each(m, 1, kRowsEach / 8, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       T* c = g.c.data + i * g.c.row_stride;
       kernels<T>().scale(pieces + i * n, T(1), n, c);
       for (Index piece = 1; piece < count; ++piece) kernels<T>().add(pieces + piece * room + i * n, n, c);
     }
     finish(g, g.c.data + begin * g.c.row_stride, g.c.row_stride, begin, end - begin, 0, n);
+  });
+}
+
+// Rows that are made together.
+template <class T>
+Index row_unit(const GemmPlan& plan) {
+  const Kernels<T>& k = kernels<T>();
+  if (plan.form == GemmForm::tiles) return plan.by_rows ? k.few : plan.pack_a ? k.packed_rows : k.tile_rows;
+  return plan.form == GemmForm::turned ? k.lanes : 8;
+}
+
+struct Span {
+  Index begin, end;
+};
+// The rows of a piece: of a share, cut at its units. Those of tiles are as good as equal, as gemm_block's panels of rows are.
+template <class T>
+Span rows_of(Index n, const GemmPlan& plan, const GemmCut& cut, Index piece) {
+  const Index at = piece / (cut.columns * cut.col_cuts), share = at / cut.row_cuts, part = at % cut.row_cuts;
+  const Index begin = n * share / cut.rows, size = n * (share + 1) / cut.rows - begin, unit = row_unit<T>(plan);
+  const Index units = (size + unit - 1) / unit, first = units * part / cut.row_cuts, last = units * (part + 1) / cut.row_cuts;
+  if (units == 0) return {begin, begin};
+  if (plan.form == GemmForm::tiles && !plan.by_rows) return {begin + size * first / units, begin + size * last / units};
+  return {begin + first * unit, begin + std::min(last * unit, size)};
+}
+template <class T>
+Span columns_of(Index n, const GemmCut& cut, Index piece) {
+  const Index count = cut.columns * cut.col_cuts, at = piece % count, lanes = kernels<T>().lanes;
+  const Index vectors = (n + lanes - 1) / lanes, begin = std::min(vectors * at / count * lanes, n);
+  return {begin, std::min(vectors * (at + 1) / count * lanes, n)};
+}
+
+// Each block of B is packed by all, then multiplied by all. (512^3 on two threads: 1 % less than each its own.)
+template <class T>
+void shared_blocks(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* packed, T* own, Index own_size) noexcept {
+  const Index lanes = kernels<T>().lanes;
+  const OwnScratch size = own_scratch(g, plan);
+  each_block(g, plan, [&](const BlockOfB& at) {
+    const T* b = g.b.data + at.p * g.b.row_stride + at.j * g.b.col_stride;
+    const Index panel = packed_panel(at.depth, lanes);
+    team.each(at.width, lanes, 4 * lanes, [&](Index begin, Index end) {
+      const Matrix<const T> columns{b + begin * g.b.col_stride, at.depth, end - begin, g.b.row_stride, g.b.col_stride};
+      kernels<T>().pack_columns(columns, packed + begin / lanes * panel, panel);
+    });
+    Gemm<T> block = g;  // whose shares are cut
+    block.c.cols = at.width;
+    const GemmCut cut = cut_gemm(block, plan, team.size());
+    team.phase(cut.pieces(), [&](Member& member) {
+      T *packed_a = own + own_size * member.rank() + size.b, *tile_c = size.c ? packed_a + size.a : nullptr;
+      for (Index i; (i = member.next()) >= 0;) {
+        const Span row = rows_of<T>(g.c.rows, plan, cut, i), col = columns_of<T>(at.width, cut, i);
+        if (row.begin == row.end || col.begin == col.end) continue;
+        const Gemm<T> part = part_of(g, row.begin, row.end, at.j + col.begin, at.j + col.end);
+        block_part(part, plan, {0, col.end - col.begin, at.p, at.depth}, packed + col.begin / lanes * panel, packed_a, tile_c);
+      }
+    });
   });
 }
 
@@ -329,7 +429,7 @@ bool packs_rows(const Gemm<T>& g, Index depth) {
 }  // namespace
 
 template <class T>
-GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
+GemmPlan plan_gemm(const Gemm<T>& given, bool alone) noexcept {
   GemmPlan plan{};
   plan.form = form_of(given);
   const Index k = given.b.rows, size = sizeof(T);
@@ -354,6 +454,9 @@ GemmPlan plan_gemm(const Gemm<T>& given) noexcept {
     plan.depth = k;
     if (plan.pack_b) plan.width = std::min(plan.width, round_up<T>(kDepth * kWidthBytes / size / std::max<Index>(k, 1)));
   }
+  const Index block = std::min(plan.depth, k) * plan.width * size;
+  const bool several = plan.depth < k || plan.width < n, tall = g.c.rows >= kSharedTiles * kernels<T>().tile_rows;
+  plan.share_b = !alone && plan.pack_b && plan.form == GemmForm::tiles && !pieces && tall && (several || block >= kSharedBytes);
   return plan;
 }
 
@@ -362,22 +465,93 @@ GemmScratch gemm_scratch(const Gemm<T>& g, const GemmPlan& plan) noexcept {
   return {shared_scratch(g, plan).all(), own_scratch(g, plan).all()};
 }
 
+Index cuts_of(double nanoseconds, Index places) noexcept {
+  constexpr double kPiece = 50e3;
+  constexpr Index kFewest = 2, kMost = 64;
+  const Index cuts = std::clamp(static_cast<Index>(nanoseconds / kPiece), kFewest, kMost);
+  return std::max<Index>(1, std::min(cuts, places));
+}
+
 template <class T>
-void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T* own) noexcept {
+Index tile_rows() noexcept {
+  return kernels<T>().tile_rows;
+}
+template <class T>
+bool is_one_phase(const Gemm<T>& g, const GemmPlan& plan) noexcept {
+  return !plan.share_b && pieces_of(g, plan) == 1;
+}
+
+template <class T>
+GemmCut cut_gemm(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept {
+  if (members == 1) return {1, 1, 1, 1};
+  const bool few = (plan.by_rows && g.c.rows <= kernels<T>().few) || (plan.form == GemmForm::dots && g.c.rows <= kDotRows);
+  const Grid grid = few ? Grid{1, members} : plan.form == GemmForm::tiles ? grid_of(g, plan, members) : Grid{members, 1};
+  const auto units = [](Index n, Index shares, Index unit) { return ((n + shares - 1) / shares + unit - 1) / unit; };
+  const Index down = units(g.c.rows, grid.rows, row_unit<T>(plan)), across = units(g.c.cols, grid.columns, 4 * kernels<T>().lanes);
+  const double share = cost::gemm<T>(g.c.rows, g.c.cols, g.b.rows) / members;
+  if (few || down == 1) return {grid.rows, grid.columns, 1, cuts_of(share, across)};
+  return {grid.rows, grid.columns, cuts_of(share, down), 1};
+}
+
+template <class T>
+void gemm_piece(const Gemm<T>& given, const GemmPlan& plan, const GemmCut& cut, Index piece, T* scratch, OwnRoom<T>& own) noexcept {
+  Gemm<T> g = given;
+  const SharedScratch shared = shared_scratch(g, plan);
+  if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
+  const Span row = rows_of<T>(g.c.rows, plan, cut, piece), col = columns_of<T>(g.c.cols, cut, piece);
+  if (row.begin == row.end || col.begin == col.end) return;
+  compute(part_of(g, row.begin, row.end, col.begin, col.end), plan, own, scratch + shared.c + row.begin * g.c.cols);
+}
+
+template <class T>
+void gemm_rows(const Gemm<T>& given, const GemmPlan& plan, Index row, Index row_end, T* scratch, OwnRoom<T>& own) noexcept {
+  Gemm<T> g = given;
+  const SharedScratch shared = shared_scratch(g, plan);
+  if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
+  compute(part_of(g, row, row_end, 0, g.c.cols), plan, own, scratch + shared.c + row * g.c.cols);
+}
+
+template <class T>
+Index packed_size(const Gemm<T>& g, const GemmPlan& plan) noexcept {
+  if (!plan.pack_b || plan.form != GemmForm::tiles) return 0;
+  Index size = 0;
+  each_block(g, plan, [&](const BlockOfB& at) { size += packed_block<T>(at); });
+  return size;
+}
+template <class T>
+Index panels_of(const Gemm<T>& g) noexcept {
+  return round_up<T>(g.b.cols) / kernels<T>().lanes;
+}
+template <class T>
+void pack_panels(const Gemm<T>& g, const GemmPlan& plan, Index begin, Index end, T* to) noexcept {
+  const Index lanes = kernels<T>().lanes;
+  each_block(g, plan, [&](const BlockOfB& at) {
+    const Index first = std::max(begin * lanes, at.j), last = std::min(end * lanes, at.j + at.width);
+    if (first < last) {
+      const Matrix<const T> b{g.b.data + at.p * g.b.row_stride + first * g.b.col_stride, at.depth, last - first, g.b.row_stride,
+                              g.b.col_stride};
+      const Index panel = packed_panel(at.depth, lanes);
+      kernels<T>().pack_columns(b, to + (first - at.j) / lanes * panel, panel);
+    }
+    to += packed_block<T>(at);
+  });
+}
+
+template <class T>
+void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T* own, Index own_size) noexcept {
   if (given.c.rows == 0 || given.c.cols == 0) return;
+  const GemmCut cut = cut_gemm(given, plan, team.size());
+  if (is_one_phase(given, plan))
+    return team.phase(cut.pieces(), [&](Member& member) {
+      OwnRoom<T> mine{own + own_size * member.rank()};
+      for (Index i; (i = member.next()) >= 0;) gemm_piece(given, plan, cut, i, scratch, mine);
+    });
   Gemm<T> g = given;
   const SharedScratch shared = shared_scratch(g, plan);
   T *turned = scratch + shared.c, *pieces = turned + shared.t;
   if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
-  if (shared.pieces) return compute_pieces(team, g, plan, own, turned, pieces);
-  const bool few = (plan.by_rows && g.c.rows <= kernels<T>().few) || (plan.form == GemmForm::dots && g.c.rows <= kDotRows);
-  const Grid grid = few ? Grid{1, team.size} : plan.form == GemmForm::tiles ? grid_of(g, plan, team.size) : Grid{team.size, 1};
-  const Team rows(team.rank / grid.columns, grid.rows, nullptr), columns(team.rank % grid.columns, grid.columns, nullptr);
-  rows.share(g.c.rows, 1, [&](Index row, Index row_end) {
-    columns.share(g.c.cols, kernels<T>().lanes, [&](Index col, Index col_end) {
-      compute(part_of(g, row, row_end, col, col_end), plan, own, turned + row * g.c.cols);
-    });
-  });
+  if (shared.pieces) return compute_pieces(team, g, plan, own, own_size, turned, pieces);
+  shared_blocks(team, g, plan, pieces, own, own_size);
 }
 
 template <class T>
@@ -397,9 +571,17 @@ void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>&
 }
 
 #define FASTNN_INSTANTIATE(T)                                                  \
-  template GemmPlan plan_gemm(const Gemm<T>&) noexcept;                        \
+  template GemmPlan plan_gemm(const Gemm<T>&, bool) noexcept; \
+  template Index packed_size(const Gemm<T>&, const GemmPlan&) noexcept; \
+  template Index panels_of(const Gemm<T>&) noexcept; \
+  template void pack_panels(const Gemm<T>&, const GemmPlan&, Index, Index, T*) noexcept; \
+  template void gemm_rows(const Gemm<T>&, const GemmPlan&, Index, Index, T*, OwnRoom<T>&) noexcept; \
   template GemmScratch gemm_scratch(const Gemm<T>&, const GemmPlan&) noexcept; \
-  template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*, T*) noexcept; \
+  template Index tile_rows<T>() noexcept; \
+  template bool is_one_phase(const Gemm<T>&, const GemmPlan&) noexcept; \
+  template GemmCut cut_gemm(const Gemm<T>&, const GemmPlan&, int) noexcept; \
+  template void gemm_piece(const Gemm<T>&, const GemmPlan&, const GemmCut&, Index, T*, OwnRoom<T>&) noexcept; \
+  template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*, T*, Index) noexcept; \
   template void matmul(const Matrix<const T>&, const Matrix<const T>&, const Matrix<T>&);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

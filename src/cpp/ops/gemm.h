@@ -34,11 +34,13 @@ struct GemmPlan {
   GemmForm form;
   bool pack_a, pack_b;
   bool by_rows;        // the tiles' bits, but C is made a few whole rows at a time
+  bool share_b;        // blocks of B are packed once for the whole team
   Index depth, width;  // of a block of B
   Index piece;         // of the inner dimension: each is a product of its own, and their sum is C
 };
+// `alone`: each part of the product is one thread's, which packs what it needs or is given all of B packed.
 template <class T>
-GemmPlan plan_gemm(const Gemm<T>& g) noexcept;
+GemmPlan plan_gemm(const Gemm<T>& g, bool alone = false) noexcept;
 
 // Numbers of scratch that gemm() needs: for the whole team, and for each member.
 struct GemmScratch {
@@ -48,15 +50,57 @@ struct GemmScratch {
 template <class T>
 GemmScratch gemm_scratch(const Gemm<T>& g, const GemmPlan& plan) noexcept;
 
-// One member's part. The bits of C depend neither on the team's size nor on the other rows.
+// A member's own scratch, and what it holds that another part of the same product may use again.
 template <class T>
-void gemm(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* shared, T* own) noexcept;
+struct OwnRoom {
+  T* data;
+  const T* packed = nullptr;  // where the block of B begins that is packed
+  Index col = 0, row = 0;     // and where in B: strides may be zero
+  const T* all_packed = nullptr;  // all of B, packed before, or null
+};
+
+// Numbers of all of B packed; 0 where the product does not use it so.
+template <class T>
+Index packed_size(const Gemm<T>& g, const GemmPlan& plan) noexcept;
+// Panels of B that pack_panels() can be asked for, and some of them.
+template <class T>
+Index panels_of(const Gemm<T>& g) noexcept;
+template <class T>
+void pack_panels(const Gemm<T>& g, const GemmPlan& plan, Index begin, Index end, T* to) noexcept;
+// Rows [row, row_end) of the product, by one thread.
+template <class T>
+void gemm_rows(const Gemm<T>& g, const GemmPlan& plan, Index row, Index row_end, T* shared, OwnRoom<T>& own) noexcept;
+
+// The whole product, by a team; member r's own scratch is at own + own_size*r. The bits of C depend neither on the team's size nor
+// on the other rows.
+template <class T>
+void gemm(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* shared, T* own, Index own_size) noexcept;
 // The same with scratch for the whole team in one piece.
 template <class T>
 void gemm(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* scratch) noexcept {
   const GemmScratch size = gemm_scratch(g, plan);
-  gemm(team, g, plan, scratch, scratch + size.shared + size.own * team.rank);
+  gemm(team, g, plan, scratch, scratch + size.shared, size.own);
 }
+
+// How a product in one phase is cut: a share of rows and columns for each member, cut into pieces at the edges of its tiles.
+struct GemmCut {
+  int rows, columns;         // of shares
+  Index row_cuts, col_cuts;  // of a share
+  Index pieces() const noexcept { return rows * columns * row_cuts * col_cuts; }
+};
+// Rows that a product's tiles are made of.
+template <class T>
+Index tile_rows() noexcept;
+// Whether the product is one phase.
+template <class T>
+bool is_one_phase(const Gemm<T>& g, const GemmPlan& plan) noexcept;
+template <class T>
+GemmCut cut_gemm(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept;
+// One piece of a product that is one phase. Between pieces of one product, the room stays as it is.
+template <class T>
+void gemm_piece(const Gemm<T>& g, const GemmPlan& plan, const GemmCut& cut, Index piece, T* shared, OwnRoom<T>& own) noexcept;
+// Into how many pieces a member's share of a phase is cut that has so many places to be cut at.
+Index cuts_of(double nanoseconds, Index places) noexcept;
 
 // Opens a team for one product. C may be row- or column-major. Throws std::bad_alloc before anything is written.
 template <class T>

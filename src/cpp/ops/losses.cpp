@@ -14,7 +14,7 @@ template <class F>
 double sum_rows(Index n, double nanoseconds, const double* weight, F&& rows) {
   double* losses = scratch<double>(static_cast<std::size_t>(n));
   run_team(members_for(nanoseconds),
-           [&](Team& team) { team.share(n, 8, [&](Index begin, Index end) { rows(begin, end, losses + begin); }); });
+           [&](Team& team) { team.each(n, 8, [&](Index begin, Index end) { rows(begin, end, losses + begin); }); });
   double sum = 0;
   for (Index i = 0; i < n; ++i) sum += weight_of(weight, i) * losses[i];
   return sum;
@@ -57,7 +57,7 @@ double mean_loss(Index rows, Index cols, double nanoseconds, const double* weigh
 template <class T, class F>
 void each_row(const Matrix<T>& dx, F&& row) {
   run_team(members_for(cost::elements<T>(dx.rows * dx.cols, cost::kMove)), [&](Team& team) {
-    team.share(dx.rows, 8, [&](Index begin, Index end) {
+    team.each(dx.rows, 8, [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) row(i);
     });
   });

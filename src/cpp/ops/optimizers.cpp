@@ -73,8 +73,8 @@ void update_range(const UpdateRule& rule, const std::vector<Update<T>>& updates,
 void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64) {
   const Index n32 = total_size(f32), n64 = total_size(f64);
   run_team(members_for(cost::elements<float>(n32, cost::kUpdate) + cost::elements<double>(n64, cost::kUpdate)), [&](Team& team) {
-    team.share(n32, kGrain, [&](Index begin, Index end) { update_range(rule, f32, begin, end); });
-    team.share(n64, kGrain, [&](Index begin, Index end) { update_range(rule, f64, begin, end); });
+    team.each(n32, kGrain, [&](Index begin, Index end) { update_range(rule, f32, begin, end); });
+    team.each(n64, kGrain, [&](Index begin, Index end) { update_range(rule, f64, begin, end); });
   });
 }
 

@@ -30,7 +30,7 @@ void permutation(uint64_t seed, uint64_t epoch, Index n, int64_t* order) {
   std::vector<Keyed> sorted(static_cast<std::size_t>(n));
   const RandomStream stream{seed, epoch, 0xffffffffu};
   run_team(members_for(cost::elements<float>(2 * n, cost::kRandom)), [&](Team& team) {
-    team.share(static_cast<Index>(words.size()), 64,
+    team.each(static_cast<Index>(words.size()), 64,
                [&](Index begin, Index end) { kernels<float>().random_words(stream, begin, end - begin, words.data() + begin); });
   });
   const auto key_of = [&](Index i) {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr Index kKeepBytes = 8 << 20;
 constexpr Index kCheckRows = 4096;  // of targets: they are converted to be checked, and no copy of all is to be made
-constexpr Index kInferRows = 256;   // whose activations stay in the second-level cache
+constexpr Index kConverted = 256;   // rows, at most, that are copied as a whole where they cannot be used as they lie
 
 }  // namespace
 
@@ -172,47 +172,19 @@ py::object CompiledNetwork::infer(py::handle x, double scale) {
 
 template <class T>
 py::object CompiledNetwork::infer_as(Call& call, Inference<T>& typed, py::handle x, double scale) {
-  const bool indices = takes_indices(), few = is_array(x) && rank(x) > 0 && extent(x, 0) <= kInferRows;
-  const auto [from, n] = read_rows<T>(call, "x", x, few, indices);
-  const bool dense = from.type == number_of<T>() && from.row_bytes == from.cols * static_cast<Index>(sizeof(T));
-  const bool in_place = dense && scale == 1;
+  const bool indices = takes_indices(), few = is_array(x) && rank(x) > 0 && extent(x, 0) <= kConverted;
+  const Rows rows = read_rows<T>(call, "x", x, few, indices);
+  const ops::RowSource& from = rows.from;
+  const Index n = rows.n;
   if (n == 0 || (indices && scale != 1)) throw Unsupported{};
-  const auto chunk = static_cast<std::size_t>(std::min(n, kInferRows) * from.cols);
-  if (indices)
-    typed.indices.resize(chunk);
-  else if (!in_place)
-    typed.inputs.resize(chunk);
   call.features = from.cols;
   std::vector<Layer<T>>& layers = typed.layers;
   read_layers(layers_, call, layers);
-  const Index vocabulary = layers.front().vocabulary;
-  if (indices && !ops::in_range(from, n, vocabulary)) throw Unsupported{};
+  if (indices && !ops::in_range(from, n, layers.front().vocabulary)) throw Unsupported{};
   py::object y = new_matrix<T>(n, layers.back().out);
   T* out = data_of<T>(y);
-  network::Plan<T>& plan = typed.plan;
-  network::members_of(plan, layers, std::min(kInferRows, n), false, false);  // for its cost
-  unlocked(plan.cost() * static_cast<double>(n) / static_cast<double>(kInferRows), [&, &from = from, n = n] {
-    for (Index first = 0; first < n; first += kInferRows) {
-      network::Batch<T> batch{};
-      batch.rows = std::min(kInferRows, n - first);
-      const char* at = from.data + first * from.row_bytes;
-      if (indices) {
-        ops::gather_indices(from, nullptr, first, batch.rows, vocabulary, typed.indices.data());
-        batch.indices = typed.indices.data();
-      } else {
-        batch.x = in_place ? reinterpret_cast<const T*>(at) : typed.inputs.data();
-      }
-      const int members = network::members_of(plan, layers, batch.rows, false, false);
-      run_team(members, [&](Team& team) {
-        if (!in_place && !indices) {
-          const auto [begin, end] = plan.rows_of(team);
-          ops::gather(from, nullptr, first + begin, end - begin, static_cast<T>(scale), typed.inputs.data() + begin * from.cols);
-          if (!plan.by_rows(team)) team.barrier();
-        }
-        plan.infer(team, batch, out + first * plan.outputs());
-      });
-    }
-  });
+  typed.predictor.prepare(layers, from, n, scale);
+  unlocked(typed.predictor.cost(), [&] { typed.predictor.run(layers, from, n, scale, out); });
   return y;
 }
 

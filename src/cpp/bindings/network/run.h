@@ -33,10 +33,8 @@ class CompiledNetwork {
   };
   template <class T>
   struct Inference {
-    network::Plan<T> plan;
+    network::Predictor<T> predictor;
     std::vector<Layer<T>> layers;
-    std::vector<T> inputs;         // converted
-    std::vector<int64_t> indices;  // as they were when they were found to be in range
   };
   // What a prediction works with, and nobody else meanwhile.
   struct Reader {

@@ -1,0 +1,153 @@
+#include "core/limits.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+
+#include "core/clock.h"
+
+namespace fastnn {
+namespace {
+
+std::atomic<int> process_limit{kMaxThreads};
+std::atomic<bool> machine_ignored{false};
+thread_local int own_limit = 0;
+
+// What the system says is believed for a while: asking takes 0.2 us for the processors and 50 us for the quota.
+constexpr double kProcessorsStand = 1e6, kQuotaStands = 5e8;  // nanoseconds
+
+struct Processors {
+  cpu_set_t allowed;
+  int count = 0;
+  uint64_t asked = 0;
+};
+thread_local Processors processors;
+
+// The processors of all places that OpenMP binds threads to; false where it binds none. (The thread that has loaded it then runs on
+// the first place alone, and what it starts would, too.)
+bool openmp_places(cpu_set_t& set) noexcept {
+  if (omp_get_proc_bind() == omp_proc_bind_false) return false;
+  int ids[CPU_SETSIZE];
+  CPU_ZERO(&set);
+  for (int place = omp_get_num_places(); place-- > 0;) {
+    const int n = omp_get_place_num_procs(place);
+    if (n < 1 || n > CPU_SETSIZE) continue;
+    omp_get_place_proc_ids(place, ids);
+    for (int i = 0; i < n; ++i)
+      if (ids[i] >= 0 && ids[i] < CPU_SETSIZE) CPU_SET(ids[i], &set);
+  }
+  return CPU_COUNT(&set) > 0;
+}
+
+const Processors& current_processors() noexcept {
+  const uint64_t now = ticks();
+  if (processors.count == 0 || now - processors.asked > ticks_of(kProcessorsStand)) {
+    processors.asked = now;
+    // More processors than a set holds are not counted by it: OpenMP's number is taken.
+    const bool known = openmp_places(processors.allowed) || sched_getaffinity(0, sizeof processors.allowed, &processors.allowed) == 0;
+    if (!known) CPU_ZERO(&processors.allowed);
+    processors.count = known ? CPU_COUNT(&processors.allowed) : omp_get_num_procs();
+  }
+  return processors;
+}
+
+int current_quota() noexcept {
+  static std::atomic<int> quota{0};
+  static std::atomic<uint64_t> asked{0};
+  const uint64_t now = ticks();
+  int n = quota.load(std::memory_order_relaxed);
+  if (n == 0 || now - asked.load(std::memory_order_relaxed) > ticks_of(kQuotaStands)) {
+    asked.store(now, std::memory_order_relaxed);
+    try {
+      n = cgroup_quota("");
+    } catch (...) {  // no memory: the next time, perhaps
+      n = kMaxThreads;
+    }
+    quota.store(n, std::memory_order_relaxed);
+  }
+  return n;
+}
+
+// A control group's quota in processors; infinity where there is none.
+double quota_of(const std::string& folder, bool second) {
+  double quota = -1, period = 0;
+  if (second) {
+    std::ifstream(folder + "/cpu.max") >> quota >> period;  // "max 100000" is no number: none
+  } else {
+    std::ifstream(folder + "/cpu.cfs_quota_us") >> quota;
+    std::ifstream(folder + "/cpu.cfs_period_us") >> period;
+  }
+  return quota > 0 && period > 0 ? quota / period : INFINITY;
+}
+
+// Where control groups are mounted: `group` is the part of the hierarchy that lies there.
+struct Mount {
+  std::string group, folder;
+  bool second;
+};
+
+bool has_word(const std::string& list, const std::string& word) {
+  return ("," + list + ",").find("," + word + ",") != std::string::npos;
+}
+
+}  // namespace
+
+int cgroup_quota(const std::string& root) {
+  double least = INFINITY;
+  std::ifstream mounts(root + "/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    // 36 35 98:0 /group /folder options ... - type source super-options
+    std::istringstream words(line);
+    std::string skip, type, source, options;
+    Mount mount;
+    words >> skip >> skip >> skip >> mount.group >> mount.folder;
+    while (words >> skip && skip != "-") {
+    }
+    words >> type >> source >> options;
+    mount.second = type == "cgroup2";
+    if (!mount.second && !(type == "cgroup" && has_word(options, "cpu"))) continue;
+    std::ifstream groups(root + "/proc/self/cgroup");
+    for (std::string entry; std::getline(groups, entry);) {  // number:controllers:/group
+      const std::size_t first = entry.find(':'), next = entry.find(':', first + 1);
+      if (next == std::string::npos) continue;
+      const std::string controllers = entry.substr(first + 1, next - first - 1);
+      if (mount.second ? !controllers.empty() : !has_word(controllers, "cpu")) continue;
+      std::string path = entry.substr(next + 1);
+      if (mount.group != "/" && path.compare(0, mount.group.size(), mount.group) == 0) path.erase(0, mount.group.size());
+      // Every group above limits this one, too.
+      for (;;) {
+        least = std::min(least, quota_of(root + mount.folder + path, mount.second));
+        const std::size_t slash = path.rfind('/');
+        if (path.empty() || slash == std::string::npos) break;
+        path.erase(slash);
+      }
+    }
+  }
+  return least < kMaxThreads ? std::max(1, static_cast<int>(std::ceil(least))) : kMaxThreads;
+}
+
+Limits thread_limits() noexcept {
+  return {own_limit > 0 ? own_limit : kMaxThreads, process_limit.load(std::memory_order_relaxed),
+          std::min({omp_get_max_threads(), omp_get_thread_limit(), kMaxThreads}), current_processors().count, current_quota()};
+}
+
+int thread_limit() noexcept {
+  const int set = own_limit > 0 ? own_limit : process_limit.load(std::memory_order_relaxed);
+  if (set == 1 || (set < kMaxThreads && machine_ignored.load(std::memory_order_relaxed))) return set;
+  const int n = std::min(own_limit > 0 ? own_limit : kMaxThreads, omp_get_max_threads());
+  if (n <= 1) return 1;
+  const Limits all = thread_limits();
+  return std::max(1, std::min({all.own, all.process, all.openmp, all.processors, all.quota}));
+}
+
+void set_thread_limit(int n) noexcept { process_limit.store(n, std::memory_order_relaxed); }
+int thread_override() noexcept { return own_limit; }
+void set_thread_override(int n) noexcept { own_limit = n; }
+void ignore_machine_limits(bool ignore) noexcept { machine_ignored.store(ignore, std::memory_order_relaxed); }
+const cpu_set_t& allowed_processors() noexcept { return current_processors().allowed; }
+
+}  // namespace fastnn
