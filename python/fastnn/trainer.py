@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,8 +43,13 @@ class Trainer(reference.Trainer):
         nonfinite: str = "raise",
     ) -> None:
         super().__init__(net, loss, optimizer, clip_norm, seed, nonfinite=nonfinite)
-        # A trainer works on its network all along, so they share what says that they are in use.
-        self._in_use = getattr(net, "_in_use", None) or _core.InUse()
+        self._alone = _core.InUse()
+
+    @property
+    def _in_use(self) -> _core.InUse:
+        """What says that it is in use: its network's, on which it works all along."""
+        lock: _core.InUse = getattr(self.net, "_in_use", self._alone)
+        return lock
 
     def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
         compiled = getattr(self.net, "_compiled", None)
@@ -56,8 +62,19 @@ class Trainer(reference.Trainer):
 
     _step_by_layers = exclusive(reference.Trainer.step)
     fit = exclusive(reference.Trainer.fit)
-    evaluate = exclusive(reference.Trainer.evaluate)
+    _evaluate_by_layers = exclusive(reference.Trainer.evaluate)
     save = shared(reference.Trainer.save)
+
+    def evaluate(
+        self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024, scale: float = 1.0
+    ) -> dict[str, float]:
+        data = x, t, sample_weight, batch_size, scale
+        own_loss = self.loss_classes.get(type(self.loss).__name__) is type(self.loss)
+        if getattr(self.net, "_compiled", None) is None or not own_loss:
+            return self._evaluate_by_layers(*data)
+        reader = copy.copy(self)  # the trainer itself is left alone: others may read it, too
+        reader.net, reader.loss = _Outputs(self.net), copy.copy(self.loss)
+        return _evaluate_among_others(reader, *data)
 
     def _run_epoch(
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
@@ -118,6 +135,21 @@ class Trainer(reference.Trainer):
                 else:
                     a *= limit / norm
 
+
+class _Outputs:
+    """A network whose forward, as it is without training, leaves nothing for backward."""
+
+    def __init__(self, net: Sequential) -> None:
+        self._net = net
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._net, name)
+
+    def forward(self, x: Any, train: bool) -> Any:
+        return self._net.predict(x)
+
+
+_evaluate_among_others = shared(reference.Trainer.evaluate)
 
 _core.register_class("trainer", Trainer)
 _core.register_class("epochs", Trainer)

@@ -96,13 +96,21 @@ class Trainer:
         self.nonfinite = _checks.choice("nonfinite", nonfinite, ("raise", "ignore"))
         self.steps = 0
         self.epochs = 0
-        layers = getattr(net, "layers", ())
-        self._dropouts = [
+
+    @property
+    def _dropouts(self) -> list[tuple[int, Any]]:
+        """The places and layers of dropout, of the network as it is now."""
+        return [
             (i, layer)
-            for i, layer in enumerate(layers)
+            for i, layer in enumerate(getattr(self.net, "layers", ()))
             if all(hasattr(layer, name) for name in ("seed", "stream", "step"))
         ]
-        self._running = [(layer, name) for layer in layers for name in RUNNING if hasattr(layer, name)]
+
+    @property
+    def _running(self) -> list[tuple[Any, str]]:
+        """The layers and names of running statistics."""
+        layers = getattr(self.net, "layers", ())
+        return [(layer, name) for layer in layers for name in RUNNING if hasattr(layer, name)]
 
     # One step
 
