@@ -126,7 +126,7 @@ class Trainer(reference.Trainer):
 
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
-        norm = math.sqrt(_core.sum_of_squares(arrays))
+        norm = reference.l2_norm(arrays, _core.sum_of_squares)
         self._check_finite("norm of the gradients", norm)
         if norm > limit:
             for a in arrays:

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _checks, schedules
 from ..sparse import RowSparse
+from .layers import normal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -275,7 +276,7 @@ class AdaGrad(Optimizer):
     def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
         (h,) = state
         h += g * g
-        p -= lr * g / (np.sqrt(h) + self.eps)
+        p -= lr * g / (np.sqrt(h) + normal(self.eps, h))
 
 
 class RMSProp(Optimizer):
@@ -305,7 +306,7 @@ class RMSProp(Optimizer):
         (h,) = state
         h *= self.decay_rate
         h += (1 - self.decay_rate) * (g * g)
-        p -= lr * g / (np.sqrt(h) + self.eps)
+        p -= lr * g / (np.sqrt(h) + normal(self.eps, h))
 
 
 class Adam(Optimizer):
@@ -349,7 +350,7 @@ class Adam(Optimizer):
         v += (1 - self.beta2) * (g * g)
         mhat = m / (1 - self.beta1**t)
         vhat = v / (1 - self.beta2**t)
-        p -= lr * mhat / (np.sqrt(vhat) + self.eps)
+        p -= lr * mhat / (np.sqrt(vhat) + normal(self.eps, v))
 
 
 class AdamW(Adam):

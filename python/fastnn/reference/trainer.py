@@ -197,7 +197,7 @@ class Trainer:
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         """Scale all gradients by limit / norm, in place, where their common L2 norm exceeds the limit."""
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
-        norm = math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
+        norm = l2_norm(arrays, _sum_of_squares)
         self._check_finite("norm of the gradients", norm)
         if norm > limit:
             for a in arrays:
@@ -511,6 +511,22 @@ class Trainer:
             f"Trainer({self.net!r}, {self.loss!r}, {self.optimizer!r}, clip_norm={self.clip_norm}, "
             f"seed={self.seed}, nonfinite={self.nonfinite!r}) after {self.epochs} epochs, {self.steps} steps"
         )
+
+
+def _sum_of_squares(arrays: list[Array]) -> float:
+    return sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
+
+
+def l2_norm(arrays: list[Array], sum_of_squares: Callable[[list[Array]], float]) -> float:
+    """Return the norm of all numbers together, finite wherever it can be."""
+    with np.errstate(over="ignore"):
+        squares = sum_of_squares(arrays)
+    if not math.isinf(squares):
+        return math.sqrt(squares)
+    largest = max(float(np.abs(a).max(initial=0)) for a in arrays)
+    if not largest < math.inf:
+        return largest
+    return largest * math.sqrt(sum_of_squares([a / largest for a in arrays]))
 
 
 def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[Array, Array, Array | None]:

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -203,8 +204,25 @@ class Pending {
   std::vector<Number> numbers_;
 };
 
-void update(InUse& lock, int kind, py::handle params, py::handle grads, const py::object& s1, const py::object& s2, double lr,
-            double weight_decay, double beta1, double beta2, double eps, int64_t step) {
+// The optimizer's memory of one kind; null where it has no such.
+py::object memory_of(py::handle state, const py::tuple& slots, std::size_t which) {
+  if (which >= slots.size()) return {};
+  if (!PyDict_Check(state.ptr())) refuse_type("the optimizer's state must be a dict, got " + describe(state));
+  const py::handle memory = find(state, slots[which]);
+  if (!memory) throw py::key_error(std::string(py::str(slots[which])));
+  if (!PyDict_Check(memory.ptr())) refuse_type("the optimizer's state must hold dicts of arrays, got " + describe(memory));
+  return py::reinterpret_borrow<py::object>(memory);
+}
+
+// The number of the update, or where it is beyond all reason the largest there is: Adam's t, of which only beta^t counts.
+int64_t count_of(const py::int_& step) {
+  int overflow = 0;
+  const int64_t n = PyLong_AsLongLongAndOverflow(step.ptr(), &overflow);
+  return overflow > 0 ? std::numeric_limits<int64_t>::max() : n;
+}
+
+void update(InUse& lock, int kind, py::handle params, py::handle grads, py::handle state, const py::tuple& slots, double lr,
+            double weight_decay, double beta1, double beta2, double eps, const py::int_& step) {
   const Hold hold(lock);
   if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
   if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
@@ -217,9 +235,9 @@ void update(InUse& lock, int kind, py::handle params, py::handle grads, const py
   for (const auto& [key, unused] : g)
     if (!find(p, key)) refuse(entry("grads", key) + " has no parameter of that name");
   const int states = states_of(static_cast<Optimizer>(kind));
-  if ((states > 0 && !PyDict_Check(s1.ptr())) || (states > 1 && !PyDict_Check(s2.ptr())))
-    refuse_type("the optimizer's state must be dicts of arrays, got " + describe(s1) + " and " + describe(s2));
-  const ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, step};
+  if (slots.size() != static_cast<std::size_t>(states)) refuse("there must be as many slots as the optimizer has states");
+  const py::object s1 = memory_of(state, slots, 0), s2 = memory_of(state, slots, 1);
+  const ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, count_of(step)};
   const Extents extents(p);
   Pending all(extents, own_params, states, s1, s2);
   all.reserve(p.size());

@@ -1,5 +1,7 @@
 // In-place updates of parameters p by their gradient, one pass. g = gradient + weight_decay*p unless said otherwise; s1, s2 are
 // the state.
+#include <limits>
+
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
@@ -8,6 +10,7 @@ namespace {
 
 template <class T>
 struct Step {  // OptimizerStep in vectors
+  static constexpr T kLeast = std::numeric_limits<T>::min();  // what is smaller would be flushed, and 0/0 is not a number
   Vec<T> lr, weight_decay, beta1, beta2, rest1, rest2, eps, step1, rsqrt2, decay;
   explicit inline __attribute__((always_inline)) Step(const OptimizerStep<T>& s)
       : lr(set1(s.lr)),
@@ -16,7 +19,7 @@ struct Step {  // OptimizerStep in vectors
         beta2(set1(s.beta2)),
         rest1(set1(s.rest1)),
         rest2(set1(s.rest2)),
-        eps(set1(s.eps)),
+        eps(set1(s.eps < kLeast ? kLeast : s.eps)),
         step1(set1(s.step1)),
         rsqrt2(set1(s.rsqrt2)),
         decay(set1(T(1) - s.lr * s.weight_decay)) {}
