@@ -1,5 +1,6 @@
-"""The door to native code: it believes nothing that Python objects say of themselves, and what was changed acts."""
+"""The door to native code: it believes nothing that objects say of themselves, and what was changed acts."""
 
+import contextlib
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -52,9 +53,7 @@ WAYS = pytest.mark.parametrize("way", ["step", "fit"])
 
 @BOTH
 @WAYS
-@pytest.mark.parametrize(
-    "name", ["loss", "optimizer", "net", "clip_norm", "nonfinite", "steps", "seed"]
-)
+@pytest.mark.parametrize("name", ["loss", "optimizer", "net", "clip_norm", "nonfinite", "steps", "seed"])
 def test_a_trainer_without_one_of_its_attributes(module, way, name):
     trainer = trainer_for(module)
     train(trainer, way)
@@ -81,7 +80,15 @@ def test_an_optimizer_without_one_of_its_attributes(module, way, name):
 @WAYS
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(0, "params"), (0, "grads"), (1, "momentum"), (1, "eps"), (1, "running_mean"), (3, "ratio"), (3, "inverted")],
+    [
+        (0, "params"),
+        (0, "grads"),
+        (1, "momentum"),
+        (1, "eps"),
+        (1, "running_mean"),
+        (3, "ratio"),
+        (3, "inverted"),
+    ],
 )
 def test_a_layer_without_one_of_its_attributes(module, way, place, name):
     trainer = trainer_for(module)
@@ -181,7 +188,9 @@ def test_an_order_that_numpy_takes_is_taken(order):
     x, t = data_set()
     for trainer in trainers:
         trainer.fit(x, t, epochs=2, batch_size=BATCH)
-    np.testing.assert_allclose(trainers[0].net.params["0.W"], trainers[1].net.params["0.W"], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        trainers[0].net.params["0.W"], trainers[1].net.params["0.W"], rtol=1e-3, atol=1e-6
+    )
 
 
 def test_an_order_that_is_written_to_meanwhile():
@@ -362,10 +371,8 @@ def test_what_layers_saved_may_be_junk():
                 continue
             for i in range(len(saved)):
                 layer._saved = (*saved[:i], junk, *saved[i + 1 :])
-                try:
+                with contextlib.suppress(ValueError, TypeError, AttributeError, IndexError, RuntimeError):
                     layer.backward(y)
-                except Exception as error:
-                    assert not isinstance(error, SystemError)
 
 
 # Dicts and classes that are not what they seem
@@ -580,7 +587,10 @@ def test_layers_may_be_replaced(module, tmp_path):
 def test_a_network_may_be_replaced(module):
     """Dropouts, statistics and locks are those of the network that trains."""
     x, t = data_set()
-    trainer, plain = trainer_for(module), trainer_for(module, net=module.mlp([6, 4, 4, 3], dropout=0.5, seed=2))
+    trainer, plain = (
+        trainer_for(module),
+        trainer_for(module, net=module.mlp([6, 4, 4, 3], dropout=0.5, seed=2)),
+    )
     trainer.step(x, t)
     trainer.net, trainer.steps, trainer.optimizer = copy.deepcopy(plain.net), 0, module.Adam(0.01)
     trainer._loss = trainer._loss  # by layers
@@ -623,7 +633,10 @@ def test_an_eps_that_is_nothing_in_single_precision(module, kind, eps):
 @WAYS
 def test_weights_however_large(module, way):
     x, t = data_set(BATCH)
-    plain, huge = trainer_for(module, optimizer=module.SGD(0.1)), trainer_for(module, optimizer=module.SGD(0.1))
+    plain, huge = (
+        trainer_for(module, optimizer=module.SGD(0.1)),
+        trainer_for(module, optimizer=module.SGD(0.1)),
+    )
     w = np.linspace(1, 2, BATCH)
     for trainer, scale in ((plain, 1.0), (huge, 1e307)):
         if way == "fit":
@@ -680,136 +693,127 @@ def test_a_constant_batchnorm_passes_on_no_nan():
 # Whatever is done to the objects
 
 
-FUZZ = """
-    import random, sys, threading, warnings
-    import numpy as np
-    import fastnn
-    from fastnn.sparse import RowSparse
-    warnings.simplefilter("ignore")
-    np.seterr(all="ignore")
-    seed, rounds = {seed}, {rounds}
-    random.seed(seed)
-
-    class Liar(np.ndarray):
-        shape = property(lambda self: (random.randrange(9), random.randrange(9)), lambda self, v: None)
-        dtype = property(lambda self: random.choice([np.dtype("i1"), np.dtype("f8")]), lambda self, v: None)
-        def copy(self, *a): return np.zeros(random.randrange(9), "i1")
-        def astype(self, *a, **k): return None
-        def view(self, *a): return np.zeros(1)
-        def reshape(self, *a): return np.zeros(1, "f4")
-        def __array_finalize__(self, other): pass
-
-    class Dict(dict):
-        def __getitem__(self, key): raise KeyError(key)
-
-    class Index:
-        def __index__(self): raise OverflowError
-        def __float__(self): raise OverflowError
-        def __eq__(self, other): raise ValueError
-        __hash__ = None
-
-    def array():
-        a = np.array(np.random.default_rng(random.randrange(9)).normal(
-            size=[random.randrange(7) for _ in range(random.randrange(4))]))
-        a = a.astype(random.choice(["f4", "f8", "f4", ">f4", "i8", "u1", "O", "c8", "f2"]))
-        if random.random() < 0.3: a = np.ndarray.view(a, Liar)
-        if random.random() < 0.2: a = np.ndarray.__getitem__(a, (slice(None, None, -1),) * a.ndim) if a.ndim else a
-        if random.random() < 0.1: a = np.ndarray.view(a); a.flags.writeable = False
-        return a
-
-    def junk():
-        return random.choice([
-            lambda: None, lambda: 0, lambda: -1, lambda: 2**70, lambda: 1e308, lambda: float("nan"), lambda: "raise",
-            lambda: "W", lambda: True, Index, lambda: {{}}, lambda: Dict(W=array()), lambda: {{"W": array(), "b": array()}},
-            lambda: (lambda *a, **k: random.choice([0.1, array(), None])), lambda: object(), lambda: np.float32(0.5),
-            array, array, array, lambda: RowSparse.trusted(array(), array(), (3, 3)), lambda: [1, [2]],
-            lambda: fastnn.SGD(), lambda: fastnn.ReLU(), lambda: fastnn.Affine(np.ones((6, 3), "f4"), np.ones(3, "f4")),
-            lambda: np.arange(40) * random.choice([1, 10**9]), lambda: np.array(5), lambda: fastnn.MeanSquaredError(),
-        ])()
-
-    def build():
-        kind = random.choice(list(fastnn.optimizers.CLASSES.values()))
-        dtype = random.choice(["f4", "f8"])
-        if random.random() < 0.25:
-            net = fastnn.Sequential([fastnn.Embedding.create(9, 2, dtype=dtype), fastnn.Affine.create(12, 3, dtype=dtype)])
-        else:
-            net = fastnn.mlp([6, 5, 3], batch_norm=random.random() < .5, dropout=random.choice([0, .3]), dtype=dtype,
-                             activation=random.choice(["relu", "gelu", "leaky_relu"]))
-        loss = random.choice([fastnn.SoftmaxCrossEntropy, fastnn.SigmoidCrossEntropy, fastnn.MeanSquaredError])()
-        cls = fastnn.Trainer
-        if random.random() < 0.3:
-            name = random.choice(["loss", "optimizer", "clip_norm", "steps", "seed", "net", "nonfinite", "_order", "_in_use"])
-            value = junk()
-            cls = type("Own", (cls,), {{name: random.choice([
-                property(lambda self: value, lambda self, v: None), lambda self, *a: value, value])}})
-        return cls(net, loss, kind(), random.choice([None, 1.0]))
-
-    def subject(trainer):
-        layers = list(trainer.net.layers)
-        return random.choice([trainer, trainer.loss, trainer.optimizer, trainer.net, *layers, *layers])
-
-    def spoil(trainer):
-        at = subject(trainer)
-        names = list(vars(at)) or ["params"]
-        name = random.choice([*names, "forward", "backward", "update", "rate", "params", "__class__"])
-        way = random.random()
-        value = getattr(at, name, None)
-        if way < 0.15:
-            delattr(at, name)
-        elif way < 0.35 and isinstance(value, dict) and value:
-            key = random.choice(list(value))
-            action = random.random()
-            if action < 0.3: del value[key]
-            elif action < 0.5: value[random.choice([3, "W", "0.W", "m", "v"])] = junk()
-            else: value[key] = junk()
-        elif way < 0.5 and isinstance(value, dict):
-            for array_ in list(value.values()):
-                if isinstance(array_, np.ndarray):
-                    array_.resize(random.choice([(2,), (6, 9), (0,)]))
-        elif name == "__class__":
-            at.__class__ = random.choice([fastnn.ReLU, fastnn.Affine, fastnn.BatchNorm, fastnn.Dropout, type(at)])
-        else:
-            setattr(at, name, junk())
-
-    def use(trainer):
-        n = random.choice([1, 8, 40])
-        x = random.choice([np.random.default_rng(0).normal(size=(n, 6)), np.ones((n, 6), "f4"), np.ones((n, 6), int),
-                           np.full((n, 6), 2**40), junk()])
-        t = random.choice([np.arange(n) % 3, np.ones((n, 3)) / 3, np.full(n, 99), junk()])
-        w = random.choice([None, None, np.ones(n), junk()])
-        random.choice([
-            lambda: trainer.step(x, t, w), lambda: trainer.step(x, t), lambda: trainer.fit(x, t, 2, 8),
-            lambda: trainer.fit(x, t, 1, 8, sample_weight=w), lambda: trainer.net.predict(x),
-            lambda: trainer.evaluate(x, t, w), lambda: trainer.net.forward(x), lambda: trainer.net.backward(t),
-            lambda: trainer.optimizer.update(trainer.net.params, trainer.net.grads),
-            lambda: trainer.optimizer.update(junk(), junk()), lambda: trainer.net.state_dict(),
-            lambda: trainer.optimizer.update({{"a": array(), "b": junk()}}, {{"a": array(), "b": junk()}}),
-            lambda: trainer.net.load_state_dict(trainer.net.state_dict()), lambda: trainer.loss.backward(),
-        ])()
-
-    done = threading.Event()
-    current = [build()]
-    def meanwhile():
-        while not done.is_set():
-            try: random.choice([spoil, use])(current[0])
-            except BaseException: pass
-    helpers = [threading.Thread(target=meanwhile) for _ in range({threads})]
-    for helper in helpers: helper.start()
-    calls = 0
-    for _ in range(rounds):
-        try: trainer = current[0] = build()
-        except Exception: continue
-        for _ in range(12):
-            calls += 1
-            try: random.choice([spoil, use, use])(trainer)
-            except Exception: pass
-    done.set()
-    for helper in helpers: helper.join()
-    print(calls)
-"""
-
-
 @pytest.mark.parametrize("threads", [0, 2])
 @pytest.mark.parametrize("seed", range(2))
 def test_no_object_crashes_the_process(seed, threads):
-    run_python(FUZZ.format(seed=seed, rounds=300, threads=threads), timeout=300)
+    run_python(f"import attack; attack.run({seed}, 300, {threads})", timeout=300)
+
+
+# Overflow
+
+
+def squaring(module, **options):
+    return [getattr(module, kind)(0.01, **options) for kind in ("AdaGrad", "RMSProp", "Adam", "AdamW")]
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_element_whose_square_overflows_moves_on(module, dtype):
+    """It is left as it was by the one update, and goes on with the next."""
+    large = 1e20 if dtype is np.float32 else 1e200
+    for optimizer, plain in zip(squaring(module), squaring(module), strict=True):
+        params, expected = ({"w": np.linspace(1, 2, 21).astype(dtype)} for _ in range(2))
+        g = np.linspace(-1, 1, 21).astype(dtype)
+        bad = g.copy()
+        bad[[3, 20]] = large, -large
+        for grad in (g, bad, g):
+            optimizer.update(params, {"w": grad})
+        for _ in range(3):
+            plain.update(expected, {"w": g})
+        others = np.delete(np.arange(21), [3, 20])
+        assert_same_bits(params["w"][others], expected["w"][others])
+        assert (np.abs(params["w"] - np.linspace(1, 2, 21))[[3, 20]] > 1e-3).all()
+        assert all(np.isfinite(memory["w"]).all() for memory in optimizer.state.values())
+        rows = RowSparse(np.array([1]), np.array([[large, 1]], dtype), (3, 2))
+        sparse = {"w": np.ones((3, 2), dtype)}
+        type(optimizer)(0.1).update(sparse, {"w": rows})
+        assert sparse["w"][1, 0] == 1
+        assert sparse["w"][1, 1] < 1
+
+
+OVERFLOWS = {
+    "a column of 1e10": lambda x: x * [1, 1e10, 1, 1, 1, 1],
+    "a number of 1e12": lambda x: np.where(np.arange(x.size).reshape(x.shape) == 7, 1e12, x),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["AdaGrad", "RMSProp", "Adam", "AdamW"])
+@pytest.mark.parametrize("way", ["step", "fit", "step by layers"])
+@pytest.mark.parametrize("case", OVERFLOWS)
+@pytest.mark.parametrize("clip_norm", [None, 1e30])
+def test_a_step_whose_gradients_overflow_when_squared_is_refused(module, kind, way, case, clip_norm):
+    net = module.mlp([6, 5, 3], seed=0)
+    trainer = trainer_for(
+        module,
+        net=net,
+        loss=module.MeanSquaredError(),
+        optimizer=getattr(module, kind)(),
+        clip_norm=clip_norm,
+    )
+    x, t = data_set()[0], np.random.default_rng(1).normal(size=(ROWS, 3)).astype(np.float32)
+    bad = OVERFLOWS[case](x).astype(np.float32)
+    if way == "step by layers":
+        trainer._loss = trainer._loss
+    trainer.step(x, t)
+    before = weights(trainer) | {slot: copy.deepcopy(m) for slot, m in trainer.optimizer.state.items()}
+    train = trainer.step if way != "fit" else lambda x, t: trainer.fit(x, t, epochs=1, batch_size=ROWS)
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"square.*step 1.*clip_norm"):
+        train(bad, t)
+    after = weights(trainer) | trainer.optimizer.state
+    for name, value in before.items():
+        assert_same_bits(after[name], value)
+    assert trainer.steps == trainer.optimizer.step == 1
+    trainer.step(x, t)
+    if clip_norm is not None:
+        trainer.clip_norm = 1.0  # does what the message says
+        with np.errstate(all="ignore"):
+            trainer.step(bad, t)
+        assert all(np.isfinite(p).all() for p in weights(trainer).values())
+
+
+@BOTH
+@WAYS
+def test_a_loss_that_is_small_hides_no_overflow(module, way):
+    """Weights of 0 before an input of 1e20: what has overflowed is said, and does not move."""
+    net = module.Sequential([module.Affine(np.zeros((2, 1), np.float32), np.zeros(1, np.float32))])
+    trainer = trainer_for(module, net=net, loss=module.MeanSquaredError())
+    x, t = np.array([[1e20, 1]], np.float32), np.ones((1, 1), np.float32)
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"square.*step 0.*clip_norm"):
+        trainer.fit(x, t, epochs=5) if way == "fit" else trainer.step(x, t)
+    assert net.params["0.W"][0] == 0
+    assert all(np.isfinite(m).all() for memory in trainer.optimizer.state.values() for m in memory.values())
+    x[0, 0] = 1
+    for _ in range(3):
+        trainer.step(x, t)
+    assert net.params["0.W"][0] > 0
+
+
+@BOTH
+@WAYS
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_statistics_that_would_be_infinite_are_refused(module, way, optimizer):
+    net = module.Sequential([module.BatchNorm.create(6), module.Affine.create(6, 3, rng=0)])
+    trainer = trainer_for(module, net=net, optimizer=getattr(module, optimizer)(0.01))
+    x, t = data_set()
+    trainer.step(x, t)
+    before = net.state_dict()
+    bad = x.copy()
+    bad[::2, 2] = 1e20
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"running_var.*step 1.*scale"):
+        trainer.fit(bad, t, epochs=1, batch_size=ROWS) if way == "fit" else trainer.step(bad, t)
+    assert_same_bits(net.state_dict(), before)
+    trainer.step(x, t)
+
+
+@BOTH
+def test_what_overflows_may_be_ignored(module):
+    net = module.mlp([6, 5, 3], seed=0)
+    trainer = trainer_for(module, net=net, loss=module.MeanSquaredError(), nonfinite="ignore")
+    x, t = data_set()[0], np.ones((ROWS, 3), np.float32)
+    bad = x * np.array([1, 1e10, 1, 1, 1, 1], np.float32)
+    with np.errstate(all="ignore"):
+        for _ in range(3):
+            trainer.step(bad, t)
+    assert trainer.steps == 3
+    assert all(np.isfinite(p).all() for p in weights(trainer).values())

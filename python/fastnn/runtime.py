@@ -44,27 +44,31 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads a call may use, in the whole process.
+    """Limit how many threads a call may use, in the whole process.
 
-    Small work stays on the calling thread whatever the limit, and results do not depend on it.
+    It is one of several limits, of which the smallest holds: the processors that the calling thread may run on
+    (its affinity), the quota of its control groups (a container's share of processor time), OMP_NUM_THREADS or
+    what threadpoolctl has said to OpenMP, and `threads`. Small work stays on the calling thread whatever the
+    limit, and results do not depend on it.
 
     Parameters
     ----------
     n : int, 1 to 1024
-        At first the number of processors that this process may use, or OMP_NUM_THREADS.
     """
     _core.set_thread_limit(_checks.integer("n", n, 1, _core.MAX_THREADS))
 
 
 def get_num_threads() -> int:
-    """Return how many threads a call from this thread may use."""
+    """Return how many threads a call from this thread may use at the moment: the smallest of all limits."""
     return _core.thread_limit()
 
 
 class threads:
-    """Context in which the number of threads of this Python thread's calls is n.
+    """Context in which calls of this Python thread use at most n threads.
 
-    Other Python threads are not touched: many networks can train side by side, each within `threads(1)`.
+    Other Python threads are not touched: many networks can train side by side, each within `threads(1)`. Of the
+    contexts that a thread is within, the innermost holds; of this and the other limits, the smallest
+    (`set_num_threads`).
 
     Parameters
     ----------
@@ -105,10 +109,12 @@ def show_config() -> Config:
     -------
     dict
         "version"; "isa", the instruction set in use; "isas", those built, best first; "supported", those of
-        them that this processor runs; "threads", what `get_num_threads` returns; "openmp", the date of the
-        OpenMP specification that the compiler implements.
+        them that this processor runs; "threads", what `get_num_threads` returns; "limits", the limits of that
+        number and where each comes from, the one that holds first; "neighbours", other thread pools in this
+        process whose idle threads keep processors busy for a while, each with the setting that quiets it;
+        "openmp", the date of the OpenMP specification that the compiler implements.
     """
-    from . import __version__
+    from . import __version__, _neighbours
 
     openmp = str(_core.openmp_version())
     return Config(
@@ -117,5 +123,9 @@ def show_config() -> Config:
         isas=_core.isas_built(),
         supported=_core.isas_supported(),
         threads=get_num_threads(),
+        limits=tuple(
+            f"{name} {n}" for name, n in sorted(_core.thread_limits().items(), key=lambda limit: limit[1])
+        ),
+        neighbours=_neighbours.spinning(),
         openmp=f"{openmp[:4]}-{openmp[4:]}",
     )

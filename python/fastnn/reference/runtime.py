@@ -83,7 +83,7 @@ class threads:
 
 
 def show_config() -> dict[str, Any]:
-    """Return version, instruction set chosen, instruction sets built, threads and OpenMP version (None)."""
+    """Return what the native one does, as far as it applies: no limits, no neighbours, no OpenMP."""
     from .. import __version__
 
     return {
@@ -92,5 +92,7 @@ def show_config() -> dict[str, Any]:
         "isas": ("numpy",),
         "supported": ("numpy",),
         "threads": _threads,
+        "limits": (),
+        "neighbours": (),
         "openmp": None,
     }

@@ -48,8 +48,11 @@ class Trainer:
         Governs the order of the rows in `fit` and the masks of every Dropout that was made without a seed of
         its own.
     nonfinite : "raise" or "ignore"
-        What a step does whose loss, or with `clip_norm` the norm of whose gradients, is infinite or NaN:
-        raise FloatingPointError and leave all but gradients as the step before has left it, or go on.
+        What a step does whose loss, or with `clip_norm` the norm of whose gradients, is infinite or NaN, or
+        that would make running statistics or the squares that an optimizer remembers infinite: raise
+        FloatingPointError and leave all but gradients as the step before has left it, or go on. (A native
+        step that finds squares to be infinite while its loss is small, below 1e16, says that it has left
+        those elements alone, which do not move then with "ignore" either, and updated the others.)
 
     Attributes
     ----------
@@ -135,8 +138,8 @@ class Trainer:
             If an argument does not fit; then parameters, statistics, counters and the optimizer are as they
             were.
         FloatingPointError
-            If the loss, or the norm that `clip_norm` limits, is infinite or NaN, unless `nonfinite` is
-            "ignore"; then likewise.
+            If the loss, the norm that `clip_norm` limits, or what the step would remember is infinite or
+            NaN, unless `nonfinite` is "ignore"; then likewise.
         """
         undo = self._snapshot()
         try:
@@ -151,6 +154,7 @@ class Trainer:
             grads = self.net.grads
             if self.clip_norm is not None:
                 self._clip(grads, self.clip_norm)
+            self._check_state(grads)
             params = self.net.params
         except BaseException:
             undo()
@@ -179,6 +183,24 @@ class Trainer:
             raise FloatingPointError(
                 f"the {what} of step {self.steps} is {value}: parameters and optimizer are as before it; "
                 'a trainer with nonfinite="ignore" goes on'
+            )
+
+    def _check_state(self, grads: dict[str, Any]) -> None:
+        """Raise FloatingPointError where a step would make statistics or the optimizer's memory infinite."""
+        if self.nonfinite != "raise":
+            return
+        found = next(
+            (name for layer, name in self._running if not np.isfinite(getattr(layer, name)).all()), None
+        )
+        if getattr(self.optimizer, "squares", False):
+            for name, g in grads.items():
+                values = np.asarray(g.values if isinstance(g, RowSparse) else g)
+                if not np.abs(values).max(initial=0) <= math.sqrt(np.finfo(values.dtype).max):
+                    found = f"square of a gradient of {name}"
+        if found is not None:
+            raise FloatingPointError(
+                f"the {found} is not finite in step {self.steps}: parameters and optimizer are as before it; "
+                'scale the data or limit the norm with clip_norm; a trainer with nonfinite="ignore" goes on'
             )
 
     def _snapshot(self) -> Callable[[], None]:

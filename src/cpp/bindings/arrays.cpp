@@ -1,5 +1,7 @@
 #include "bindings/arrays.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "bindings/buffers.h"
@@ -187,6 +189,14 @@ py::object zeros_like(py::handle array) {
                      is_contiguous(zeros) && is_writeable(zeros);
   if (!right) refuse_type("numpy.zeros must return zeros, got " + describe(zeros));
   return zeros;
+}
+
+WithoutGil::~WithoutGil() {
+  try {
+    PyEval_RestoreThread(state_);
+  } catch (...) {  // what unwinds the stack, which must go on or never come back
+    for (;;) ::pause();
+  }
 }
 
 }  // namespace fastnn::bindings

@@ -150,12 +150,26 @@ T normal(double eps) {
   return static_cast<T>(eps < static_cast<double>(std::numeric_limits<T>::min()) ? std::numeric_limits<T>::min() : eps);
 }
 
+// While it lives, the calling thread is without the GIL. Up to Python 3.13 an interpreter that ends unwinds the stack of a daemon
+// thread that asks for the GIL, which ends the process where a frame must not be left so: such a thread waits in here for good,
+// as it does from 3.14 on.
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil();
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
 // Runs f without the GIL if it takes long enough for another thread to profit: taking the lock back can wait for a whole switch
 // interval.
 template <class F>
 auto unlocked(double nanoseconds, F&& f) {
   if (nanoseconds < 10000) return f();
-  const py::gil_scoped_release release;
+  const WithoutGil released;
   return f();
 }
 

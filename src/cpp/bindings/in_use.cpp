@@ -51,8 +51,7 @@ void InUse::enter_reading() {
 
 void InUse::leave_reading() noexcept {
   const unsigned long self = PyThread_get_thread_ident();
-  const auto own =
-      std::find_if(readers_.begin(), readers_.end(), [&](const Reader& reader) { return reader.thread == self; });
+  const auto own = std::find_if(readers_.begin(), readers_.end(), [&](const Reader& reader) { return reader.thread == self; });
   if (own != readers_.end() && --own->depth == 0) readers_.erase(own);
 }
 

@@ -44,7 +44,7 @@ void bind_runtime(py::module_& m) {
         return single ? kernels<float>().fma_chains(rounds, reinterpret_cast<float*>(sink))
                       : kernels<double>().fma_chains(rounds, sink);
       },
-      py::call_guard<py::gil_scoped_release>());
+      py::call_guard<WithoutGil>());
 
   m.attr("MAX_THREADS") = kMaxThreads;
   m.def("thread_limit", &thread_limit);

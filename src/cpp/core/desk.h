@@ -1,6 +1,6 @@
 #pragma once
-// Where a team meets: the calling thread lays out a phase of its work, and workers take pieces of it. A desk outlives the calls, so
-// that a worker which the system lets run long after finds the phase over and has touched nothing of the caller's.
+// Where a team meets: the calling thread lays out a phase of its work, and workers take pieces of it. A desk outlives the calls,
+// so that a worker which the system lets run long after finds the phase over and has touched nothing of the caller's.
 #include <sched.h>
 #include <sys/types.h>
 
@@ -36,9 +36,9 @@ struct Desk {
   std::atomic<void (*)(Member&, void*)> work{nullptr};
   std::atomic<void*> context{nullptr};
   std::atomic<Index> pieces{0};
-  std::atomic<int> members{0};     // among whom the pieces are shared
-  std::atomic<int> processor{-1};  // of the calling thread
-  std::atomic<int> size{0};        // of the team of the call that has the desk, which may not have begun a phase
+  std::atomic<int> members{0};                // among whom the pieces are shared
+  std::atomic<int> processor{-1};             // of the calling thread
+  std::atomic<int> size{0};                   // of the team of the call that has the desk, which may not have begun a phase
   alignas(kLine) std::atomic<Index> done{0};  // pieces of this phase, by workers
   alignas(kLine) std::atomic<bool> taken{false};
   std::atomic<uint64_t> allowed[kWords]{};  // processors, a bit each

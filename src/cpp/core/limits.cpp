@@ -27,8 +27,8 @@ struct Processors {
 };
 thread_local Processors processors;
 
-// The processors of all places that OpenMP binds threads to; false where it binds none. (The thread that has loaded it then runs on
-// the first place alone, and what it starts would, too.)
+// The processors of all places that OpenMP binds threads to; false where it binds none. (The thread that has loaded it then runs
+// on the first place alone, and what it starts would, too.)
 bool openmp_places(cpu_set_t& set) noexcept {
   if (omp_get_proc_bind() == omp_proc_bind_false) return false;
   int ids[CPU_SETSIZE];
@@ -48,7 +48,8 @@ const Processors& current_processors() noexcept {
   if (processors.count == 0 || now - processors.asked > ticks_of(kProcessorsStand)) {
     processors.asked = now;
     // More processors than a set holds are not counted by it: OpenMP's number is taken.
-    const bool known = openmp_places(processors.allowed) || sched_getaffinity(0, sizeof processors.allowed, &processors.allowed) == 0;
+    const bool known =
+        openmp_places(processors.allowed) || sched_getaffinity(0, sizeof processors.allowed, &processors.allowed) == 0;
     if (!known) CPU_ZERO(&processors.allowed);
     processors.count = known ? CPU_COUNT(&processors.allowed) : omp_get_num_procs();
   }

@@ -16,9 +16,10 @@ void set_thread_override(int n) noexcept;  // 0 clears it
 // Each limit by itself; kMaxThreads where there is none.
 struct Limits {
   int own, process;  // what set_thread_override and set_thread_limit have said
-  int openmp;        // OMP_NUM_THREADS, OMP_THREAD_LIMIT, or what omp_set_num_threads (as threadpoolctl calls it) has said to this thread
-  int processors;    // that this thread may run on
-  int quota;         // of processor time, by control groups
+  int openmp;      // OMP_NUM_THREADS, OMP_THREAD_LIMIT, or what omp_set_num_threads (as threadpoolctl calls it) has said to this
+                   // thread
+  int processors;  // that this thread may run on
+  int quota;       // of processor time, by control groups
 };
 Limits thread_limits() noexcept;
 
@@ -28,8 +29,8 @@ void ignore_machine_limits(bool ignore) noexcept;
 // The processors that members of this thread's teams may run on: its own, or the places of OpenMP where that binds threads.
 const cpu_set_t& allowed_processors() noexcept;
 
-// Processors' worth of time that the control groups of this process allow, versions 1 and 2, rounded up; kMaxThreads where there is
-// no quota. `root` stands before every path.
+// Processors' worth of time that the control groups of this process allow, versions 1 and 2, rounded up; kMaxThreads where there
+// is no quota. `root` stands before every path.
 int cgroup_quota(const std::string& root);
 
 }  // namespace fastnn

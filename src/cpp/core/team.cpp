@@ -138,9 +138,10 @@ int members_for(double nanoseconds) noexcept {
   if (least < 0) {
     if (nanoseconds < 2 * kWarmShare) return 1;
     least = nanoseconds < 2 * kColdShare && team::workers_awake() ? kWarmShare : kColdShare;
-    if (nanoseconds < 2 * least || !balance.in_favour()) return 1;
+    if (nanoseconds < 2 * least) return 1;
   }
   const int limit = thread_limit();
+  if (limit == 1 || (least > 0 && !balance.in_favour())) return 1;
   if (!(nanoseconds < least * limit)) return limit;
   return std::max(1, static_cast<int>(nanoseconds / least));
 }

@@ -1,7 +1,8 @@
 #pragma once
-// A team of threads that does one piece of work together, a phase at a time. A phase is cut into pieces, which the members claim one
-// by one: each those of its own share first, then what the others have not begun. Nobody waits for a thread that the system does not
-// run, unless it has begun a piece. Only the calling thread goes from phase to phase; a team of one costs a function call.
+// A team of threads that does one piece of work together, a phase at a time. A phase is cut into pieces, which the members claim
+// one by one: each those of its own share first, then what the others have not begun. Nobody waits for a thread that the system
+// does not run, unless it has begun a piece. Only the calling thread goes from phase to phase; a team of one costs a function
+// call.
 #include <type_traits>
 
 #include "core/types.h"
@@ -94,12 +95,12 @@ void run_team(int members, F&& work) noexcept {
   run_team(members, [](Team& team, void* context) { (*static_cast<std::remove_reference_t<F>*>(context))(team); }, &work);
 }
 
-// How many members pay off now for work that takes one thread `nanoseconds`: a model of the costs, the limits, whether workers are
-// awake, and what teams have brought of late. Results do not depend on it.
+// How many members pay off now for work that takes one thread `nanoseconds`: a model of the costs, the limits, whether workers
+// are awake, and what teams have brought of late. Results do not depend on it.
 int members_for(double nanoseconds) noexcept;
 
-// The least work, in nanoseconds, that is worth a thread of its own. Zero makes every op use all threads that are asked for, however
-// many processors there are, and wait until they have come (the tests do); a negative number leaves it to the model.
+// The least work, in nanoseconds, that is worth a thread of its own. Zero makes every op use all threads that are asked for,
+// however many processors there are, and wait until they have come (the tests do); a negative number leaves it to the model.
 void set_work_per_member(double nanoseconds) noexcept;
 
 // How many forks lie between this process and the one that loaded fastnn.

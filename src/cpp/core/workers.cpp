@@ -1,6 +1,6 @@
-// The threads of all teams of this process. They are made here, when they are first needed, and not by OpenMP's regions: libgomp ends
-// the process where it cannot make one, keeps those of each calling thread apart, loses them with fork, and lets no region end before
-// the last of its threads has been run by the system.
+// The threads of all teams of this process. They are made here, when they are first needed, and not by OpenMP's regions: libgomp
+// ends the process where it cannot make one, keeps those of each calling thread apart, loses them with fork, and lets no region
+// end before the last of its threads has been run by the system.
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -27,7 +27,7 @@ constexpr double kIdle = 25e3;
 // How long a member waits for the next phase of its call before it lets others have the processor, and before it leaves.
 constexpr double kPatience = 10e3, kAway = 200e3;
 constexpr double kNextTry = 1e8;  // to make a thread, after the system has refused
-constexpr double kFilled = 2e7;    // how long a team that must be complete waits to be
+constexpr double kFilled = 2e7;   // how long a team that must be complete waits to be
 constexpr std::size_t kStackBytes = std::size_t{1} << 20;
 constexpr int kLooks = 16;  // at the work to be done, between two at the clock
 

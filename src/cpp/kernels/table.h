@@ -78,6 +78,7 @@ struct OptimizerStep {
   T rest1, rest2;  // 1 - beta, subtracted before rounding: 1 - float(0.999) is off by 1e-5
   T eps;
   T step1, rsqrt2;  // Adam: lr/(1 - beta1^t), 1/sqrt(1 - beta2^t)
+  bool* lost;       // set where an element is left as it was, since its gradient's square is infinite; or null
 };
 
 template <class T>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "ops/cost.h"
@@ -116,6 +117,7 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
     node = Node{};
     node.layer = layers[i];
     node.wants_dx = trainable;
+    node.together = layers[i].weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
     trainable = trainable || has_parameters(node.layer.kind);
     if (node.layer.kind == LayerKind::dropout) grain_ = std::max(grain_, kMaskGroup / std::gcd(node.layer.out, kMaskGroup));
     const bool after_affine = i > 0 && layers[i - 1].kind == LayerKind::affine;
@@ -133,6 +135,8 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
     if (!node.wants_dx && node.layer.kind != LayerKind::batchnorm) break;
     if (!node.backward_fused && node.layer.kind != LayerKind::embedding) ops_.push_back({Act::backward, i});
   }
+  row_phases_ = 0;
+  for (std::size_t i = 0; i < ops_.size(); ++i) row_phases_ += takes_rows(ops_[i]) && (i == 0 || !takes_rows(ops_[i - 1]));
   tasks_.reserve(2 * nodes_.size());
 }
 
@@ -193,7 +197,6 @@ template <class Take>
 void Plan<T>::place_products(Index rows, Take&& take) {
   by_rows_ = members_ == 1 || rows >= kRowsEach * members_;
   Index norms = 0;
-  packs_ = false;
   for (Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     norms += (layer.weight.size + layer.bias.size + rows * layer.out) / ops::kNormPiece + 3;
@@ -204,7 +207,6 @@ void Plan<T>::place_products(Index rows, Take&& take) {
       own_size_ = std::max(own_size_, (size.own + kColumns - 1) / kColumns * kColumns);
       return size.shared;
     };
-    node.together = layer.weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
     const bool pieces = by_rows_ && !node.together;
     const Index share = pieces ? (rows + members_ - 1) / members_ : rows;
     const Matrix<const T> x{nullptr, share, layer.in, layer.in, 1}, dy{nullptr, share, layer.out, layer.out, 1};
@@ -214,14 +216,7 @@ void Plan<T>::place_products(Index rows, Take&& take) {
     g.b = w;
     g.c = {nullptr, share, layer.out, layer.out, 1};
     g.bias = layer.bias.p;
-    const auto packed = [&](T*& place, const ops::GemmPlan& plan) {
-      const Index size = pieces && members_ > 1 ? ops::packed_size(g, plan) : 0;
-      take(place, size);
-      if (size == 0) place = nullptr;
-      packs_ = packs_ || size > 0;
-    };
     take(node.shared_forward, scratch(g, node.forward, pieces));
-    packed(node.packed_forward, node.forward);
     if (!train_) continue;
     g.bias = nullptr;
     g.a = dy;
@@ -229,10 +224,6 @@ void Plan<T>::place_products(Index rows, Take&& take) {
     g.c = {nullptr, share, layer.in, layer.in, 1};
     g.by_batch = true;
     take(node.shared_dx, scratch(g, node.for_dx, pieces));
-    if (node.wants_dx)
-      packed(node.packed_dx, node.for_dx);
-    else
-      node.packed_dx = nullptr;
     g = weight_gradient(node, nullptr, rows);
     take(node.shared_dw, scratch(g, node.for_dw, false));
   }
@@ -242,7 +233,7 @@ void Plan<T>::place_products(Index rows, Take&& take) {
 // What one thread takes, in nanoseconds.
 template <class T>
 double Plan<T>::estimate(Index rows) const {
-  double cost = cost::elements<T>(rows * outputs_, cost::kTranscendental) + static_cast<double>(rows) * cost::kRow;
+  double cost = cost::elements<T>(rows * outputs_, cost::kTranscendental) + cost::rows(rows);
   for (const Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     const Index numbers = rows * layer.out;
@@ -300,12 +291,13 @@ bool Plan<T>::takes_rows(const Op& op) const noexcept {
 template <class T>
 Index Plan<T>::row_cuts(const Team& team) const noexcept {
   if (team.size() == 1) return 1;
-  const Index share = (rows_ + team.size() - 1) / team.size(), tile = ops::tile_rows<T>();
-  return ops::cuts_of(cost_ / 2 / team.size(), (share + tile - 1) / tile);
+  const Index share = (rows_ + team.size() - 1) / team.size(), least = std::max(grain_, ops::tile_rows<T>());
+  return ops::cuts_of(cost_ / 2 / row_phases_ / team.size(), (share + least - 1) / least);
 }
 // Each share of the rows is cut where its tiles are.
 template <class T>
 typename Plan<T>::Range Plan<T>::rows_of_piece(Index piece, Index shares, Index cuts) const noexcept {
+  if (shares == 1) return {0, rows_};
   const Index units = (rows_ + grain_ - 1) / grain_, share = piece / cuts, part = piece % cuts, tile = ops::tile_rows<T>();
   const Index begin = units * share / shares, size = units * (share + 1) / shares - begin;
   const Index tiles = std::max(cuts, (size * grain_ + tile - 1) / tile);
@@ -317,8 +309,6 @@ typename Plan<T>::Range Plan<T>::rows_of_piece(Index piece, Index shares, Index 
 template <class T>
 void Plan<T>::walk(Team& team, const Pass& pass) noexcept {
   const std::vector<Op>& ops = ops_;
-  const bool packed = packs_ && team.size() > 1;
-  if (packed) pack(team);
   for (std::size_t i = 0; i < ops.size();) {
     std::size_t end = i;
     while (by_rows_ && end < ops.size() && takes_rows(ops[end])) ++end;
@@ -333,7 +323,7 @@ void Plan<T>::walk(Team& team, const Pass& pass) noexcept {
         if (range.begin == range.end) continue;
         for (std::size_t op = i; op < end; ++op) {
           const Index width = nodes_[ops[op].node].layer.out;
-          apply(ops[op], pass, range, {range.begin * width, range.end * width}, member.rank(), packed);
+          apply(ops[op], pass, range, {range.begin * width, range.end * width}, member.rank());
         }
       }
     });
@@ -341,30 +331,8 @@ void Plan<T>::walk(Team& team, const Pass& pass) noexcept {
   }
 }
 
-// All weights that pieces of rows are multiplied by, packed by all members: each member would do it again for every piece.
-template <class T>
-void Plan<T>::pack(Team& team) noexcept {
-  const auto each = [&](auto&& f) {  // f(product, plan, where to)
-    for (const Op& op : ops_) {
-      const Node& node = nodes_[op.node];
-      if (node.layer.kind != LayerKind::affine) continue;
-      if (op.act == Act::forward && node.packed_forward) f(forward_product(node, nullptr), node.forward, node.packed_forward);
-      if (op.act == Act::backward && node.packed_dx) f(input_gradient(node, nullptr), node.for_dx, node.packed_dx);
-    }
-  };
-  Index panels = 0;
-  each([&](const ops::Gemm<T>& g, const ops::GemmPlan&, T*) { panels += ops::panels_of(g); });
-  team.each(panels, 1, [&](Index begin, Index end) {
-    Index first = 0;
-    each([&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T* to) {
-      const Index count = ops::panels_of(g), from = std::max<Index>(begin - first, 0), last = std::min(end - first, count);
-      if (from < last) ops::pack_panels(g, plan, from, last, to);
-      first += count;
-    });
-  });
-}
-
-// Calls f(product, its plan, scratch that all share, the packed weights) for an affine layer's op, with the activation that is fused.
+// Calls f(product, its plan, scratch that all share) for an affine layer's op, with the activation that is
+// fused.
 template <class T>
 template <class F>
 void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
@@ -378,7 +346,7 @@ void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
       g.finish = Part::forward;
       g.context = &part;
     }
-    return f(g, node.forward, node.shared_forward, node.packed_forward);
+    return f(g, node.forward, node.shared_forward);
   }
   const Node& before = nodes_[op.node - 1];
   ops::Gemm<T> g = input_gradient(node, before.dy);
@@ -387,7 +355,7 @@ void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
     g.finish = Part::backward;
     g.context = &part;
   }
-  f(g, node.for_dx, node.shared_dx, node.packed_dx);
+  f(g, node.for_dx, node.shared_dx);
 }
 
 // An op that is not on pieces of rows: on columns, or on whatever the team makes of it.
@@ -398,7 +366,7 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
   if (op.act == Act::forward || op.act == Act::backward) {
     switch (layer.kind) {
       case LayerKind::affine:
-        return with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T* shared, const T*) {
+        return with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T* shared) {
           ops::gemm(team, g, plan, shared, own_, own_size_);
         });
       case LayerKind::batchnorm:
@@ -413,7 +381,7 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
       case LayerKind::activation:
       case LayerKind::dropout:
         return team.each(rows_ * layer.out, kMaskGroup, kNumbersEach,
-                         [&](Index begin, Index end) { apply(op, pass, {0, rows_}, {begin, end}, 0, false); });
+                         [&](Index begin, Index end) { apply(op, pass, {0, rows_}, {begin, end}, 0); });
       case LayerKind::embedding:
         break;
     }
@@ -421,26 +389,20 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
   const Index pieces = std::min<Index>(rows_, team.size());
   team.phase(pieces, [&](Member& member) {
     for (Index i; (i = member.next()) >= 0;)
-      apply(op, pass, {rows_ * i / pieces, rows_ * (i + 1) / pieces}, {0, 0}, member.rank(), false);
+      apply(op, pass, {rows_ * i / pieces, rows_ * (i + 1) / pieces}, {0, 0}, member.rank());
   });
 }
 
 template <class T>
-void Plan<T>::product(const ops::Gemm<T>& g, const ops::GemmPlan& plan, Range rows, int rank, const T* packed) noexcept {
-  ops::OwnRoom<T> own{own_ + own_size_ * rank};
-  own.all_packed = packed;
-  ops::gemm_rows(g, plan, rows.begin, rows.end, static_cast<T*>(nullptr), own);
-}
-
-template <class T>
-void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank, bool packed) noexcept {
+void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank) noexcept {
   Node& node = nodes_[op.node];
   const Layer<T>& layer = node.layer;
   const T* x = input(node, pass.batch);
   const Index n = numbers.end - numbers.begin;
   const auto affine = [&] {
-    with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T*, const T* all_packed) {
-      product(g, plan, rows, rank, packed ? all_packed : nullptr);
+    with_part(op, pass, [&](const ops::Gemm<T>& g, const ops::GemmPlan& plan, T*) {
+      ops::OwnRoom<T> own{own_ + own_size_ * rank};
+      ops::gemm_rows(g, plan, rows.begin, rows.end, static_cast<T*>(nullptr), own);
     });
   };
   switch (op.act) {
@@ -561,8 +523,8 @@ void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* up
           each_run(part, to.layer.out, [&](const T* c, Index i, Index n) { to.update->run(to.layer.weight, i, n, c); });
         };
       }
-      if (ops::is_one_phase(g, node.for_dw)) {
-        const ops::GemmCut cut = ops::cut_gemm(g, node.for_dw, team.size());
+      const ops::GemmCut cut = ops::cut_gemm(g, node.for_dw, team.size());
+      if (ops::is_one_phase(g, node.for_dw, cut)) {
         tasks_.push_back({Task::weight, &node, g, cut, cut.pieces() / team.size()});
       } else {
         ops::gemm(team, g, node.for_dw, node.shared_dw, own_, own_size_);
@@ -592,6 +554,7 @@ void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update)
       last = task;
       const Layer<T>& layer = task->node->layer;
       const auto cut = [&](Index n, Index grain) {
+        if (shares == 1) return Range{0, n};
         const Index units = (n + grain - 1) / grain;
         return Range{units * mine / shares * grain, std::min(units * (mine + 1) / shares * grain, n)};
       };
@@ -674,11 +637,10 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
   double sum = 0;
   for (Index piece = 0; piece < pieces; ++piece) sum += norms_[piece];
   const double norm = std::sqrt(sum);
-  if (rule.stop_at_nonfinite && !std::isfinite(norm)) return false;
+  if (rule.stop_at_nonfinite && !(std::isfinite(norm) && std::min(norm, rule.clip_norm) <= rule.largest_norm)) return false;
   const T factor = norm > rule.clip_norm ? static_cast<T>(rule.clip_norm / norm) : T(1);
   for (const Node& node : nodes_)
-    if (node.layer.kind == LayerKind::batchnorm)
-      update_statistics(node, 0, node.layer.out);
+    if (node.layer.kind == LayerKind::batchnorm) update_statistics(node, 0, node.layer.out);
   each_gradient([&](const Node& node, const Parameter<T>& to, T* g, Index size) {
     const bool rows = node.layer.kind == LayerKind::embedding;
     team.each(rows ? size / node.layer.dim : size, rows ? 1 : kMaskGroup, rows ? 1 : kNumbersEach, [&](Index begin, Index end) {
@@ -693,13 +655,23 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
   return true;
 }
 
+// Whether the batch's variances are such that running ones can take them in.
+template <class T>
+bool Plan<T>::finite_statistics() const noexcept {
+  bool finite = true;
+  for (const Node& node : nodes_)
+    if (node.layer.kind == LayerKind::batchnorm)
+      for (Index j = 0; j < node.layer.out; ++j) finite &= node.var[j] <= std::numeric_limits<T>::max();
+  return finite;
+}
+
 template <class T>
 typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept {
   double factor = 1 / weight_sum(batch);
   if (rule.loss != Loss::softmax) factor *= (rule.loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(outputs_);
   walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr});
   const double value = total_loss(batch);
-  if (rule.stop_at_nonfinite && !std::isfinite(value)) return {value, false};
+  if (rule.stop_at_nonfinite && !(value <= rule.largest_loss && finite_statistics())) return {value, false};
   if (nodes_.front().layer.kind == LayerKind::embedding)
     ops::occurrences_of(batch.indices, rows_ * nodes_.front().layer.in, occurrences_);
   const Update update{rule.update.kind, ops::optimizer_step<T>(rule.update)};

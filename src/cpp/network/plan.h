@@ -3,9 +3,9 @@
 // then one walk through it by each member of a team.
 //
 // A piece of a batch's rows is taken forward through the layers, through the loss and back again by one member; only batch
-// normalization, which needs all rows, is shared by columns, and large weights are multiplied by all members together. Then come the
-// weights' gradients, shared by the weights' rows, with the update of each tile of weights while its gradient is in cache. A batch of
-// few rows is shared by columns throughout, at the price of a phase for every layer.
+// normalization, which needs all rows, is shared by columns, and large weights are multiplied by all members together. Then come
+// the weights' gradients, shared by the weights' rows, with the update of each tile of weights while its gradient is in cache. A
+// batch of few rows is shared by columns throughout, at the price of a phase for every layer.
 #include "core/team.h"
 #include "network/arena.h"
 #include "network/spec.h"
@@ -63,7 +63,6 @@ class Plan {
     bool together;        // its products are shared as the team sees fit: packing large weights is work to be shared, too
     ops::GemmPlan forward, for_dx, for_dw;
     T *shared_forward, *shared_dx, *shared_dw;  // scratch of these products
-    T *packed_forward, *packed_dx;              // their weights packed, for a team; null where they are used as they lie
     const Update* update;                       // of the weight, while its gradient is made
   };
   // What happens to the rows of a batch, one after the other.
@@ -117,11 +116,10 @@ class Plan {
   double total_loss(const Batch<T>& batch) const noexcept;
 
   void walk(Team& team, const Pass& pass) noexcept;
-  void pack(Team& team) noexcept;
   void apply_together(Team& team, const Op& op, const Pass& pass) noexcept;
-  // An op on some rows, by the member of a rank; element-wise ops on the numbers [begin, end) of the layer, of these or of any rows.
-  void apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank, bool packed) noexcept;
-  void product(const ops::Gemm<T>& g, const ops::GemmPlan& plan, Range rows, int rank, const T* packed) noexcept;
+  // An op on some rows, by the member of a rank; element-wise ops on the numbers [begin, end) of the layer, of these or of any
+  // rows.
+  void apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank) noexcept;
   template <class F>
   void with_part(const Op& op, const Pass& pass, F&& f) noexcept;
   void loss(const Pass& pass, Range rows) noexcept;
@@ -132,17 +130,18 @@ class Plan {
   void update_rows(const Node& node, Index begin, Index end, const Update& update) const noexcept;
   template <class F>
   void each_gradient(F&& f) const;
+  bool finite_statistics() const noexcept;
   bool clip_and_update(Team& team, const Rule& rule, const Update& update) noexcept;
 
   std::vector<Node> nodes_;
-  std::vector<Op> ops_;       // of a step, or of infer()
-  std::vector<Task> tasks_;   // of the gradients
+  std::vector<Op> ops_;      // of a step, or of infer()
+  std::vector<Task> tasks_;  // of the gradients
   Arena arena_;
   Index rows_ = -1, outputs_ = 0;
   int members_ = 1;
   bool train_ = false, clip_ = false;
   bool by_rows_ = true;  // pieces of rows go through several ops; if not, each op is shared by columns
-  bool packs_ = false;   // weights, for a team
+  int row_phases_ = 1;
   double cost_ = 0;
   Index own_size_ = 0, grain_ = 1;
   T *own_ = nullptr, *predictions_ = nullptr, *factors_ = nullptr;

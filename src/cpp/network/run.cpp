@@ -75,10 +75,12 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         if (in_place) batch.x = reinterpret_cast<const T*>(data.x.data + first * data.x.row_bytes);
         const auto feed = [&](Index begin, Index end) {
           if (indices)
-            ops::gather_indices(data.x, data.order, first + begin, end - begin, layers.front().vocabulary, indices_ + begin * cols);
+            ops::gather_indices(data.x, data.order, first + begin, end - begin, layers.front().vocabulary,
+                                indices_ + begin * cols);
           else if (!in_place)
             ops::gather(data.x, data.order, first + begin, end - begin, static_cast<T>(data.scale), x_ + begin * cols);
-          if (!data.labels) return ops::gather(data.dense, data.order, first + begin, end - begin, T(1), dense_ + begin * outputs);
+          if (!data.labels)
+            return ops::gather(data.dense, data.order, first + begin, end - begin, T(1), dense_ + begin * outputs);
           for (Index i = begin; i < end; ++i) labels_[i] = ops::within(data.labels[row(i)], outputs);
         };
         now.step = rule.step + static_cast<uint64_t>(done.updates);
@@ -93,7 +95,7 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         steps.losses[done.updates++] = outcome.loss;
       }
       done.steps = s + 1;
-      if (enough) return;
+      if (enough || (rule.update.lost && *rule.update.lost)) return;
     }
   });
   return done;

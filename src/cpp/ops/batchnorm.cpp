@@ -9,7 +9,7 @@
 namespace fastnn::ops {
 namespace {
 
-constexpr Index kGrain = 16;  // columns: one or two cache lines, so that no two members write one line
+constexpr Index kGrain = 16;   // columns: one or two cache lines, so that no two members write one line
 constexpr Index kLeast = 256;  // columns, of rows that lie far apart
 
 template <class T>

@@ -1,8 +1,10 @@
 #pragma once
 // What work costs one thread, in nanoseconds: the figures behind the choice of a number of threads. Rounded from measurements on
-// a Zen 4 core with AVX-512 (117 GFLOP/s, float32, data in the second-level cache); the choice only needs them within a factor of
-// two.
+// a Zen 4 core with AVX-512 (117 GFLOP/s, float32, data in the second-level cache), and scaled by what this machine is as against
+// it; the choice only needs them within a factor of two.
+#include "core/caches.h"
 #include "core/types.h"
+#include "ops/speed.h"
 
 namespace fastnn::cost {
 
@@ -21,17 +23,18 @@ constexpr double kRow = 15.0;            // a row's reduction to one number
 // better go around them, as a plain store reads the line first. On a Zen 4 core that shares 32 MiB, ReLU backward of 16 MiB took
 // 1.8 ms with plain stores and 1.1 ms so; of 8 MiB 0.44 and 0.36, forward of 8 MiB 0.24 and 0.32 ms.
 template <class T>
-constexpr bool leaves_caches(Index numbers) {
-  return numbers * static_cast<Index>(sizeof(T)) > (Index{24} << 20);
+bool leaves_caches(Index numbers) {
+  return numbers * static_cast<Index>(sizeof(T)) > caches().third / 4 * 3;
 }
 
 template <class T>
 double gemm(Index m, Index n, Index k) {
-  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) * kFlop * kPerByte<T>;
+  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) * kFlop * kPerByte<T> * speed().flop;
 }
 template <class T>
 double elements(Index n, double each) {
-  return static_cast<double>(n) * each * kPerByte<T>;
+  return static_cast<double>(n) * each * kPerByte<T> * speed().number;
 }
+inline double rows(Index n) { return static_cast<double>(n) * kRow * speed().number; }
 
 }  // namespace fastnn::cost

@@ -8,7 +8,7 @@
 namespace fastnn::ops {
 namespace {
 
-constexpr Index kGrain = 64;  // whole cache lines of either type, whole groups of random words
+constexpr Index kGrain = 64;    // whole cache lines of either type, whole groups of random words
 constexpr Index kLeast = 2048;  // elements that are worth claiming
 
 template <class T, class F>

@@ -31,7 +31,9 @@ constexpr Index kDotRows = 8;
 // comes from far: unpacked, 32x512x784 reaches 93 % of the peak instead of 81, 128x768x512 95 instead of 90, but 1000x500x900 86
 // instead of 89, 128x1000x1000 50 to 88 instead of 83, and 14x3000x2000 17 instead of 39. (256x512x784 gains as much as
 // 128x768x512, but not in a training step, where the caches hold other things, too.)
-constexpr Index kSmallBytes = 1 << 19, kNearBytes = 5 << 19, kFarBytes = 6 << 20;
+// These are in second-level caches, of 1 MiB there.
+constexpr double kSmall = 0.5, kNear = 2.5, kFar = 6;
+Index cached(double times) { return static_cast<Index>(times * static_cast<double>(caches().second)); }
 constexpr Index kNearRows = 128, kMiddleTiles = 3;
 // Rows that lie a multiple of this apart fall into one set of the first-level cache and evict each other, and so do the
 // columns of a transposed A that lie pages apart: they are packed where enough columns of C pay for it.
@@ -42,9 +44,10 @@ constexpr Index kSetBytes = 4096;
 constexpr Index kLowTile = 6, kLowTiles = 2;
 constexpr Index kLowRows = 96, kLowDepth = 16;           // of what a packed B is worth it
 constexpr Index kLowColumns = 96, kLowAcrossDepth = 64;  // of what a packed, transposed A is
-// A packed B of so many bytes, or in several blocks, is packed once for the team where C has so many rows of tiles: smaller ones are
-// at hand sooner where each member packs its own.
-constexpr Index kSharedBytes = 1 << 17, kSharedTiles = 4;
+// Blocks of B that no second-level cache holds are packed once for the team, where C has rows enough. Smaller ones each member
+// packs for itself: what another core has written comes at 5 GB/s, and 128x784x200 with B transposed took 1.12 times as long.
+constexpr double kShared = 2;
+constexpr Index kSharedRows = 256;
 // A narrow C over a long inner dimension, the gradient of a small layer's weights over a large batch, has too little output to
 // share: pieces of the inner dimension are shared instead.
 constexpr Index kPiecesWidth = 128, kPiece = 1024, kMostPieces = 16;
@@ -130,8 +133,8 @@ OwnScratch own_scratch(const Gemm<T>& g, const GemmPlan& plan) {
   if (plan.form == GemmForm::dots) return {g.b.row_stride == 1 ? 0 : whole_lines(g.b.rows * g.b.cols), 0, 0};
   const Index tile = kernels<T>().tile_rows, width = round_up<T>(plan.width);
   if (plan.by_rows) return {0, 0, g.transient ? kernels<T>().few * width : 0};
-  return {plan.pack_b && !plan.share_b ? packed_panel(plan.depth, width) : 0, plan.pack_a ? whole_lines(plan.depth * kernels<T>().packed_rows) : 0,
-          keeps_tile(g, plan) ? tile * width : 0};
+  return {plan.pack_b && !plan.share_b ? packed_panel(plan.depth, width) : 0,
+          plan.pack_a ? whole_lines(plan.depth * kernels<T>().packed_rows) : 0, keeps_tile(g, plan) ? tile * width : 0};
 }
 
 // Numbers that all members share.
@@ -231,12 +234,6 @@ void each_block(const Gemm<T>& g, const GemmPlan& plan, F&& f) {
   }
 }
 
-// Numbers of a block that is packed.
-template <class T>
-Index packed_block(const BlockOfB& at) {
-  return packed_panel(at.depth, round_up<T>(at.width));
-}
-
 // Whether a room holds this block of B already; if not, it will.
 template <class T>
 bool holds(OwnRoom<T>& room, const T* b, Index col, Index row) {
@@ -251,13 +248,7 @@ template <class T>
 void tiles_part(const Gemm<T>& g, const GemmPlan& plan, OwnRoom<T>& room) noexcept {
   const OwnScratch own = own_scratch(g, plan);
   T *packed_b = room.data, *packed_a = packed_b + own.b, *tile_c = own.c ? packed_a + own.a : nullptr;
-  const T* all_packed = room.all_packed;
   each_block(g, plan, [&](const BlockOfB& at) {
-    if (all_packed) {
-      block_part(g, plan, at, all_packed, packed_a, tile_c);
-      all_packed += packed_block<T>(at);
-      return;
-    }
     const T* b = g.b.data + at.p * g.b.row_stride + at.j * g.b.col_stride;
     if (plan.pack_b && !holds(room, b, g.col + at.j, at.p)) {
       const Index panel = packed_panel(at.depth, kernels<T>().lanes);
@@ -374,7 +365,7 @@ struct Span {
 // The rows of a piece: of a share, cut at its units. Those of tiles are as good as equal, as gemm_block's panels of rows are.
 template <class T>
 Span rows_of(Index n, const GemmPlan& plan, const GemmCut& cut, Index piece) {
-  const Index at = piece / (cut.columns * cut.col_cuts), share = at / cut.row_cuts, part = at % cut.row_cuts;
+  const Index share = piece / (cut.row_cuts * cut.col_cuts) / cut.columns, part = piece / cut.col_cuts % cut.row_cuts;
   const Index begin = n * share / cut.rows, size = n * (share + 1) / cut.rows - begin, unit = row_unit<T>(plan);
   const Index units = (size + unit - 1) / unit, first = units * part / cut.row_cuts, last = units * (part + 1) / cut.row_cuts;
   if (units == 0) return {begin, begin};
@@ -383,33 +374,40 @@ Span rows_of(Index n, const GemmPlan& plan, const GemmCut& cut, Index piece) {
 }
 template <class T>
 Span columns_of(Index n, const GemmCut& cut, Index piece) {
-  const Index count = cut.columns * cut.col_cuts, at = piece % count, lanes = kernels<T>().lanes;
+  const Index share = piece / (cut.row_cuts * cut.col_cuts) % cut.columns, lanes = kernels<T>().lanes;
+  const Index count = cut.columns * cut.col_cuts, at = share * cut.col_cuts + piece % cut.col_cuts;
   const Index vectors = (n + lanes - 1) / lanes, begin = std::min(vectors * at / count * lanes, n);
   return {begin, std::min(vectors * (at + 1) / count * lanes, n)};
 }
 
-// Each block of B is packed by all, then multiplied by all. (512^3 on two threads: 1 % less than each its own.)
+// One block of B after the other, of which each member packs the columns that it needs, or all pack all.
 template <class T>
-void shared_blocks(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* packed, T* own, Index own_size) noexcept {
+void block_by_block(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* shared, T* own, Index own_size) noexcept {
   const Index lanes = kernels<T>().lanes;
   const OwnScratch size = own_scratch(g, plan);
   each_block(g, plan, [&](const BlockOfB& at) {
     const T* b = g.b.data + at.p * g.b.row_stride + at.j * g.b.col_stride;
     const Index panel = packed_panel(at.depth, lanes);
-    team.each(at.width, lanes, 4 * lanes, [&](Index begin, Index end) {
+    const auto pack = [&](Index begin, Index end, T* to) {
       const Matrix<const T> columns{b + begin * g.b.col_stride, at.depth, end - begin, g.b.row_stride, g.b.col_stride};
-      kernels<T>().pack_columns(columns, packed + begin / lanes * panel, panel);
-    });
+      kernels<T>().pack_columns(columns, to, panel);
+    };
+    if (plan.share_b)
+      team.each(at.width, lanes, 4 * lanes, [&](Index begin, Index end) { pack(begin, end, shared + begin / lanes * panel); });
     Gemm<T> block = g;  // whose shares are cut
-    block.c.cols = at.width;
+    block.c.cols = block.b.cols = at.width;
+    block.b.rows = at.depth;
     const GemmCut cut = cut_gemm(block, plan, team.size());
     team.phase(cut.pieces(), [&](Member& member) {
-      T *packed_a = own + own_size * member.rank() + size.b, *tile_c = size.c ? packed_a + size.a : nullptr;
+      T *packed = own + own_size * member.rank(), *packed_a = packed + size.b, *tile_c = size.c ? packed_a + size.a : nullptr;
+      Index holds = -1;  // the first column of what is packed
       for (Index i; (i = member.next()) >= 0;) {
         const Span row = rows_of<T>(g.c.rows, plan, cut, i), col = columns_of<T>(at.width, cut, i);
         if (row.begin == row.end || col.begin == col.end) continue;
+        if (!plan.share_b && holds != col.begin) pack(holds = col.begin, col.end, packed);
         const Gemm<T> part = part_of(g, row.begin, row.end, at.j + col.begin, at.j + col.end);
-        block_part(part, plan, {0, col.end - col.begin, at.p, at.depth}, packed + col.begin / lanes * panel, packed_a, tile_c);
+        const T* b_part = plan.share_b ? shared + col.begin / lanes * panel : packed;
+        block_part(part, plan, {0, col.end - col.begin, at.p, at.depth}, b_part, packed_a, tile_c);
       }
     });
   });
@@ -420,9 +418,9 @@ template <class T>
 bool packs_rows(const Gemm<T>& g, Index depth) {
   const Index rows = g.c.rows, tile = kernels<T>().tile_rows, size = sizeof(T), bytes = depth * g.b.cols * size;
   const bool low = tile <= kLowTile;
-  if (bytes <= kSmallBytes) return low && rows >= kLowRows && depth >= kLowDepth;
+  if (bytes <= cached(kSmall)) return low && rows >= kLowRows && depth >= kLowDepth;
   if (g.b.row_stride * size % kSetBytes == 0) return true;  // 8x2048x2048: 42 % of the peak instead of 14
-  const Index most = bytes > kFarBytes ? 0 : low ? kLowTiles * tile : bytes > kNearBytes ? kMiddleTiles * tile : kNearRows;
+  const Index most = bytes > cached(kFar) ? 0 : low ? kLowTiles * tile : bytes > cached(kNear) ? kMiddleTiles * tile : kNearRows;
   return rows > most;
 }
 
@@ -438,7 +436,7 @@ GemmPlan plan_gemm(const Gemm<T>& given, bool alone) noexcept {
   plan.piece = pieces ? std::max(kPiece, (k / kMostPieces + 63) / 64 * 64) : k;
   const Gemm<T> g = plan.form == GemmForm::turned ? turned(given) : given;
   const Index n = g.b.cols;
-  const bool large = plan.piece * n * size > kSmallBytes, few = g.c.rows <= kernels<T>().few;
+  const bool large = plan.piece * n * size > cached(kSmall), few = g.c.rows <= kernels<T>().few;
   const bool shallow = k <= kernels<T>().shallow && n * size >= kShallowRowBytes;
   plan.by_rows = plan.form == GemmForm::tiles && !pieces && k > 0 &&
                  (g.b.col_stride == 1 ? (few && large && n * size >= kLongRowBytes) || shallow : few && g.b.row_stride == 1);
@@ -454,9 +452,8 @@ GemmPlan plan_gemm(const Gemm<T>& given, bool alone) noexcept {
     plan.depth = k;
     if (plan.pack_b) plan.width = std::min(plan.width, round_up<T>(kDepth * kWidthBytes / size / std::max<Index>(k, 1)));
   }
-  const Index block = std::min(plan.depth, k) * plan.width * size;
-  const bool several = plan.depth < k || plan.width < n, tall = g.c.rows >= kSharedTiles * kernels<T>().tile_rows;
-  plan.share_b = !alone && plan.pack_b && plan.form == GemmForm::tiles && !pieces && tall && (several || block >= kSharedBytes);
+  const bool far = std::min(plan.depth, k) * plan.width * size >= cached(kShared), tall = g.c.rows >= kSharedRows;
+  plan.share_b = !alone && plan.pack_b && plan.form == GemmForm::tiles && !pieces && tall && far;
   return plan;
 }
 
@@ -466,10 +463,12 @@ GemmScratch gemm_scratch(const Gemm<T>& g, const GemmPlan& plan) noexcept {
 }
 
 Index cuts_of(double nanoseconds, Index places) noexcept {
-  constexpr double kPiece = 50e3;
+  // Pieces cost their calls and the edges of their tiles: 1 % of a step of 784-100x4-10 where its shares are cut in 4, 0.2 %
+  // in 2.
+  constexpr double kPiece = 100e3, kWhole = 20e3;
   constexpr Index kFewest = 2, kMost = 64;
-  const Index cuts = std::clamp(static_cast<Index>(nanoseconds / kPiece), kFewest, kMost);
-  return std::max<Index>(1, std::min(cuts, places));
+  if (nanoseconds < kWhole || places < 2) return 1;
+  return std::min(std::clamp(static_cast<Index>(nanoseconds / kPiece), kFewest, kMost), places);
 }
 
 template <class T>
@@ -477,30 +476,24 @@ Index tile_rows() noexcept {
   return kernels<T>().tile_rows;
 }
 template <class T>
-bool is_one_phase(const Gemm<T>& g, const GemmPlan& plan) noexcept {
-  return !plan.share_b && pieces_of(g, plan) == 1;
-}
-
-template <class T>
 GemmCut cut_gemm(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept {
   if (members == 1) return {1, 1, 1, 1};
   const bool few = (plan.by_rows && g.c.rows <= kernels<T>().few) || (plan.form == GemmForm::dots && g.c.rows <= kDotRows);
   const Grid grid = few ? Grid{1, members} : plan.form == GemmForm::tiles ? grid_of(g, plan, members) : Grid{members, 1};
   const auto units = [](Index n, Index shares, Index unit) { return ((n + shares - 1) / shares + unit - 1) / unit; };
-  const Index down = units(g.c.rows, grid.rows, row_unit<T>(plan)), across = units(g.c.cols, grid.columns, 4 * kernels<T>().lanes);
+  // Long pieces of B's rows are foreseen by the hardware: cut at 4 vectors, 16x2048x2048 took 1.15 times as long.
+  const Index wide = g.b.col_stride == 1 ? 32 : 4;
+  const Index down = units(g.c.rows, grid.rows, row_unit<T>(plan)),
+              across = units(g.c.cols, grid.columns, wide * kernels<T>().lanes);
   const double share = cost::gemm<T>(g.c.rows, g.c.cols, g.b.rows) / members;
   if (few || down == 1) return {grid.rows, grid.columns, 1, cuts_of(share, across)};
   return {grid.rows, grid.columns, cuts_of(share, down), 1};
 }
 
 template <class T>
-void gemm_piece(const Gemm<T>& given, const GemmPlan& plan, const GemmCut& cut, Index piece, T* scratch, OwnRoom<T>& own) noexcept {
-  Gemm<T> g = given;
-  const SharedScratch shared = shared_scratch(g, plan);
-  if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
-  const Span row = rows_of<T>(g.c.rows, plan, cut, piece), col = columns_of<T>(g.c.cols, cut, piece);
-  if (row.begin == row.end || col.begin == col.end) return;
-  compute(part_of(g, row.begin, row.end, col.begin, col.end), plan, own, scratch + shared.c + row.begin * g.c.cols);
+bool is_one_phase(const Gemm<T>& g, const GemmPlan& plan, const GemmCut& cut) noexcept {
+  const bool blocks = plan.pack_b && plan.form == GemmForm::tiles && (plan.depth < g.b.rows || plan.width < g.c.cols);
+  return !plan.share_b && pieces_of(g, plan) == 1 && !(blocks && cut.rows * cut.row_cuts > 1);
 }
 
 template <class T>
@@ -512,36 +505,22 @@ void gemm_rows(const Gemm<T>& given, const GemmPlan& plan, Index row, Index row_
 }
 
 template <class T>
-Index packed_size(const Gemm<T>& g, const GemmPlan& plan) noexcept {
-  if (!plan.pack_b || plan.form != GemmForm::tiles) return 0;
-  Index size = 0;
-  each_block(g, plan, [&](const BlockOfB& at) { size += packed_block<T>(at); });
-  return size;
-}
-template <class T>
-Index panels_of(const Gemm<T>& g) noexcept {
-  return round_up<T>(g.b.cols) / kernels<T>().lanes;
-}
-template <class T>
-void pack_panels(const Gemm<T>& g, const GemmPlan& plan, Index begin, Index end, T* to) noexcept {
-  const Index lanes = kernels<T>().lanes;
-  each_block(g, plan, [&](const BlockOfB& at) {
-    const Index first = std::max(begin * lanes, at.j), last = std::min(end * lanes, at.j + at.width);
-    if (first < last) {
-      const Matrix<const T> b{g.b.data + at.p * g.b.row_stride + first * g.b.col_stride, at.depth, last - first, g.b.row_stride,
-                              g.b.col_stride};
-      const Index panel = packed_panel(at.depth, lanes);
-      kernels<T>().pack_columns(b, to + (first - at.j) / lanes * panel, panel);
-    }
-    to += packed_block<T>(at);
-  });
+void gemm_piece(const Gemm<T>& given, const GemmPlan& plan, const GemmCut& cut, Index piece, T* scratch,
+                OwnRoom<T>& own) noexcept {
+  if (cut.pieces() == 1) return gemm_rows(given, plan, 0, given.c.rows, scratch, own);
+  Gemm<T> g = given;
+  const SharedScratch shared = shared_scratch(g, plan);
+  if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
+  const Span row = rows_of<T>(g.c.rows, plan, cut, piece), col = columns_of<T>(g.c.cols, cut, piece);
+  if (row.begin == row.end || col.begin == col.end) return;
+  compute(part_of(g, row.begin, row.end, col.begin, col.end), plan, own, scratch + shared.c + row.begin * g.c.cols);
 }
 
 template <class T>
 void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T* own, Index own_size) noexcept {
   if (given.c.rows == 0 || given.c.cols == 0) return;
   const GemmCut cut = cut_gemm(given, plan, team.size());
-  if (is_one_phase(given, plan))
+  if (is_one_phase(given, plan, cut))
     return team.phase(cut.pieces(), [&](Member& member) {
       OwnRoom<T> mine{own + own_size * member.rank()};
       for (Index i; (i = member.next()) >= 0;) gemm_piece(given, plan, cut, i, scratch, mine);
@@ -551,7 +530,7 @@ void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T*
   T *turned = scratch + shared.c, *pieces = turned + shared.t;
   if (shared.c) g.c = {scratch, g.c.rows, g.c.cols, g.c.cols, 1};
   if (shared.pieces) return compute_pieces(team, g, plan, own, own_size, turned, pieces);
-  shared_blocks(team, g, plan, pieces, own, own_size);
+  block_by_block(team, g, plan, pieces, own, own_size);
 }
 
 template <class T>
@@ -564,24 +543,22 @@ void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>&
   g.b = turn ? a.transposed() : b;
   g.c = turn ? c.transposed() : c;
   g.c.col_stride = 1;
+  g.by_batch = true;
   const int members = members_for(cost::gemm<T>(c.rows, c.cols, a.cols));
   const GemmPlan plan = plan_gemm(g);
   T* room = scratch<T>(gemm_scratch(g, plan).of_team(members));
   run_team(members, [&](Team& team) { gemm(team, g, plan, room); });
 }
 
-#define FASTNN_INSTANTIATE(T)                                                  \
-  template GemmPlan plan_gemm(const Gemm<T>&, bool) noexcept; \
-  template Index packed_size(const Gemm<T>&, const GemmPlan&) noexcept; \
-  template Index panels_of(const Gemm<T>&) noexcept; \
-  template void pack_panels(const Gemm<T>&, const GemmPlan&, Index, Index, T*) noexcept; \
-  template void gemm_rows(const Gemm<T>&, const GemmPlan&, Index, Index, T*, OwnRoom<T>&) noexcept; \
-  template GemmScratch gemm_scratch(const Gemm<T>&, const GemmPlan&) noexcept; \
-  template Index tile_rows<T>() noexcept; \
-  template bool is_one_phase(const Gemm<T>&, const GemmPlan&) noexcept; \
-  template GemmCut cut_gemm(const Gemm<T>&, const GemmPlan&, int) noexcept; \
+#define FASTNN_INSTANTIATE(T)                                                                                 \
+  template GemmPlan plan_gemm(const Gemm<T>&, bool) noexcept;                                                 \
+  template void gemm_rows(const Gemm<T>&, const GemmPlan&, Index, Index, T*, OwnRoom<T>&) noexcept;           \
+  template GemmScratch gemm_scratch(const Gemm<T>&, const GemmPlan&) noexcept;                                \
+  template Index tile_rows<T>() noexcept;                                                                     \
+  template bool is_one_phase(const Gemm<T>&, const GemmPlan&, const GemmCut&) noexcept;                       \
+  template GemmCut cut_gemm(const Gemm<T>&, const GemmPlan&, int) noexcept;                                   \
   template void gemm_piece(const Gemm<T>&, const GemmPlan&, const GemmCut&, Index, T*, OwnRoom<T>&) noexcept; \
-  template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*, T*, Index) noexcept; \
+  template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*, T*, Index) noexcept;                         \
   template void matmul(const Matrix<const T>&, const Matrix<const T>&, const Matrix<T>&);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

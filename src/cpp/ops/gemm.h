@@ -38,7 +38,7 @@ struct GemmPlan {
   Index depth, width;  // of a block of B
   Index piece;         // of the inner dimension: each is a product of its own, and their sum is C
 };
-// `alone`: each part of the product is one thread's, which packs what it needs or is given all of B packed.
+// `alone`: each part of the product is one thread's.
 template <class T>
 GemmPlan plan_gemm(const Gemm<T>& g, bool alone = false) noexcept;
 
@@ -56,23 +56,14 @@ struct OwnRoom {
   T* data;
   const T* packed = nullptr;  // where the block of B begins that is packed
   Index col = 0, row = 0;     // and where in B: strides may be zero
-  const T* all_packed = nullptr;  // all of B, packed before, or null
 };
 
-// Numbers of all of B packed; 0 where the product does not use it so.
-template <class T>
-Index packed_size(const Gemm<T>& g, const GemmPlan& plan) noexcept;
-// Panels of B that pack_panels() can be asked for, and some of them.
-template <class T>
-Index panels_of(const Gemm<T>& g) noexcept;
-template <class T>
-void pack_panels(const Gemm<T>& g, const GemmPlan& plan, Index begin, Index end, T* to) noexcept;
 // Rows [row, row_end) of the product, by one thread.
 template <class T>
 void gemm_rows(const Gemm<T>& g, const GemmPlan& plan, Index row, Index row_end, T* shared, OwnRoom<T>& own) noexcept;
 
-// The whole product, by a team; member r's own scratch is at own + own_size*r. The bits of C depend neither on the team's size nor
-// on the other rows.
+// The whole product, by a team; member r's own scratch is at own + own_size*r. The bits of C depend neither on the team's size
+// nor on the other rows.
 template <class T>
 void gemm(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* shared, T* own, Index own_size) noexcept;
 // The same with scratch for the whole team in one piece.
@@ -91,11 +82,11 @@ struct GemmCut {
 // Rows that a product's tiles are made of.
 template <class T>
 Index tile_rows() noexcept;
-// Whether the product is one phase.
-template <class T>
-bool is_one_phase(const Gemm<T>& g, const GemmPlan& plan) noexcept;
 template <class T>
 GemmCut cut_gemm(const Gemm<T>& g, const GemmPlan& plan, int members) noexcept;
+// Whether the product is one phase, so cut.
+template <class T>
+bool is_one_phase(const Gemm<T>& g, const GemmPlan& plan, const GemmCut& cut) noexcept;
 // One piece of a product that is one phase. Between pieces of one product, the room stays as it is.
 template <class T>
 void gemm_piece(const Gemm<T>& g, const GemmPlan& plan, const GemmCut& cut, Index piece, T* shared, OwnRoom<T>& own) noexcept;

@@ -22,7 +22,7 @@ double sum_rows(Index n, double nanoseconds, const double* weight, F&& rows) {
 
 template <class T>
 double row_cost(Index rows, Index cols) {
-  return cost::elements<T>(rows * cols, cost::kTranscendental) + static_cast<double>(rows) * cost::kRow;
+  return cost::elements<T>(rows * cols, cost::kTranscendental) + cost::rows(rows);
 }
 
 // Softmax of every row, then loss(i, max, log_sum).

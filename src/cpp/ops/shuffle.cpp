@@ -31,7 +31,7 @@ void permutation(uint64_t seed, uint64_t epoch, Index n, int64_t* order) {
   const RandomStream stream{seed, epoch, 0xffffffffu};
   run_team(members_for(cost::elements<float>(2 * n, cost::kRandom)), [&](Team& team) {
     team.each(static_cast<Index>(words.size()), 64,
-               [&](Index begin, Index end) { kernels<float>().random_words(stream, begin, end - begin, words.data() + begin); });
+              [&](Index begin, Index end) { kernels<float>().random_words(stream, begin, end - begin, words.data() + begin); });
   });
   const auto key_of = [&](Index i) {
     const auto at = static_cast<std::size_t>(2 * i);

@@ -29,7 +29,7 @@ class AsAtImport {
 
 struct NativeClass {
   PyTypeObject* type;
-  int kind, activation;              // of the layer, the loss or the optimizer
+  int kind, activation;               // of the layer, the loss or the optimizer
   std::vector<py::str> names, slots;  // of a layer's parameters; of an optimizer's betas and its memory
   AsAtImport attributes;
 

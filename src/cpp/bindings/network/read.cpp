@@ -65,9 +65,8 @@ Index last_extent(py::handle array, int dimensions) {
 // The numbers of a contiguous array of T of this shape, which a step can write to; cols < 0: of one dimension. The call holds it.
 template <class T>
 T* numbers(Call& call, py::handle array, Index rows, Index cols) {
-  const bool fits = array && is_array(array) && is_dtype<T>(array) && is_contiguous(array) &&
-                    rank(array) == (cols < 0 ? 1 : 2) && extent(array, 0) == rows && (cols < 0 || extent(array, 1) == cols) &&
-                    (!call.train || is_writeable(array));
+  const bool fits = array && is_array(array) && is_dtype<T>(array) && is_contiguous(array) && rank(array) == (cols < 0 ? 1 : 2) &&
+                    extent(array, 0) == rows && (cols < 0 || extent(array, 1) == cols) && (!call.train || is_writeable(array));
   if (!fits) throw Unsupported{};
   T* data = data_of<T>(array);
   const Index size = cols < 0 ? rows : rows * cols;
@@ -106,8 +105,7 @@ void read_parameter(Call& call, const LayerObject& l, std::size_t i, int which, 
   if (call.keep && l.kind != LayerKind::embedding)
     to.g = beside<T>(call, call.layers[i].grads, l.names[which], p, rows, cols, false);
   T** const slots[2] = {&to.s1, &to.s2};
-  for (int s = 0; s < call.state_count; ++s)
-    *slots[s] = beside<T>(call, call.states[s], l.entries[which], p, rows, cols, true);
+  for (int s = 0; s < call.state_count; ++s) *slots[s] = beside<T>(call, call.states[s], l.entries[which], p, rows, cols, true);
 }
 
 // Arrays that share memory are updated one after the other, which a plan does not do; and what it reads of the data must stay.
@@ -140,8 +138,7 @@ bool look_up(const std::vector<LayerObject>& layers, Call& call) {
     if (!l.parameters) continue;
     const py::handle params = entry_of(found.attributes, name.params);
     if (!is_dict(params) || PyDict_GET_SIZE(params.ptr()) != l.parameters) throw Unsupported{};
-    for (int p = 0; p < l.parameters; ++p)
-      found.parameters[p] = py::reinterpret_borrow<py::object>(entry_of(params, l.names[p]));
+    for (int p = 0; p < l.parameters; ++p) found.parameters[p] = py::reinterpret_borrow<py::object>(entry_of(params, l.names[p]));
     if (!first) first = parameter(call, i, 0);
     if (!call.train) continue;
     const py::handle grads = entry_of(found.attributes, name.grads);
@@ -362,9 +359,9 @@ void read_targets(Call& call, network::Data& data, network::Loss loss, py::handl
   if (data.dense.cols != outputs || rows.n != n) throw Unsupported{};
 }
 
-#define FASTNN_INSTANTIATE(T)                                                                     \
-  template void read_layers(const std::vector<LayerObject>&, Call&, std::vector<Layer<T>>&);      \
-  template Rows read_rows<T>(Call&, const char*, py::handle, bool, bool);                         \
+#define FASTNN_INSTANTIATE(T)                                                                \
+  template void read_layers(const std::vector<LayerObject>&, Call&, std::vector<Layer<T>>&); \
+  template Rows read_rows<T>(Call&, const char*, py::handle, bool, bool);                    \
   template void read_targets<T>(Call&, network::Data&, network::Loss, py::handle, Index, Index, Index);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

@@ -40,9 +40,9 @@ struct Call {
   py::object trainer, optimizer, loss;  // their attributes
   int state_count = 0;
   py::object states[2];
-  uint64_t seed = 0;    // the trainer's
-  Index features = 0;   // of a row of the data
-  Extent x{};           // where the data lie, if a step reads them there
+  uint64_t seed = 0;   // the trainer's
+  Index features = 0;  // of a row of the data
+  Extent x{};          // where the data lie, if a step reads them there
   std::vector<py::object> owned;
   std::vector<NewEntry> entries;
   std::vector<Extent> extents;   // of what a step writes to

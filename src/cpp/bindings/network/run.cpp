@@ -13,6 +13,19 @@ constexpr Index kKeepBytes = 8 << 20;
 constexpr Index kCheckRows = 4096;  // of targets: they are converted to be checked, and no copy of all is to be made
 constexpr Index kConverted = 256;   // rows, at most, that are copied as a whole where they cannot be used as they lie
 
+// Beyond this loss a step is done in Python, which looks at the gradients before it squares them: 10^10 in a column of x makes
+// one of 10^18 or more, and gradients of 10^20.
+template <class T>
+constexpr double kLargeLoss = sizeof(T) == 4 ? 1e16 : 1e140;
+
+[[noreturn]] void refuse_square(uint64_t step) {
+  const std::string message = "the square of a gradient of step " + std::to_string(step) +
+                              " is infinite: the elements it belongs to are as before it, the others are updated; scale the "
+                              "data or limit the norm with clip_norm; a trainer with nonfinite=\"ignore\" goes on";
+  PyErr_SetString(PyExc_FloatingPointError, message.c_str());
+  throw py::error_already_set();
+}
+
 }  // namespace
 
 CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers) : lock_(lock), type_(only_class(Role::network)) {
@@ -120,14 +133,21 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
     steps.count = std::min(steps.count, extent(request.losses, 0));
   }
 
+  bool lost = false;
+  rule.update.lost = &lost;
+  const bool squares = squares_gradients(rule.update.kind);
+  rule.largest_loss = squares ? kLargeLoss<T> : std::numeric_limits<double>::max();
+  rule.largest_norm =
+      std::sqrt(static_cast<double>(squares ? std::numeric_limits<T>::max() : std::numeric_limits<double>::max()));
   typed.runner.prepare(layers, steps.rows, clip);
   const network::Done done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
                                       [&] { return typed.runner.run(layers, data, steps, rule); });
-  if (done.updates > 0)
-    write_back(layers_, call_, layers, typed.runner.plan(), request.x, rule, done.updates, steps.rows);
+  if (done.updates > 0) write_back(layers_, call_, layers, typed.runner.plan(), request.x, rule, done.updates, steps.rows);
   if (steps.first + done.steps * steps.rows >= n) order_.clear();
+  if (lost && rule.stop_at_nonfinite) refuse_square(rule.step + static_cast<uint64_t>(done.updates) - 1);
   const bool bad_loss = !done.finite && !std::isfinite(done.loss), bad_norm = !done.finite && !bad_loss;
-  // The steps before a bad norm are returned like any others; the next call finds it first, and the step in Python tells of it.
+  // What a loss that is large, statistics or a norm may mean is for the step in Python to find out. The steps before it are
+  // returned like any others; the next call comes upon it first.
   if (bad_norm && done.steps == 0) return py::none();
   if (single) return py::float_(done.finite ? one : done.loss);
   return py::make_tuple(done.updates, done.steps, bad_loss ? py::object(py::float_(done.loss)) : py::none());

@@ -55,7 +55,7 @@ void write_back(const std::vector<LayerObject>& objects, const Call& call, const
   call.loss[name.y] = y;
 }
 
-#define FASTNN_INSTANTIATE(T)                                                                                             \
+#define FASTNN_INSTANTIATE(T)                                                                                                   \
   template void write_back(const std::vector<LayerObject>&, const Call&, const std::vector<Layer<T>>&, const network::Plan<T>&, \
                            py::handle, const network::Rule&, Index, Index);
 FASTNN_INSTANTIATE(float)
