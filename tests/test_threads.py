@@ -162,6 +162,130 @@ def test_a_network_in_two_threads_at_once(second):
     assert_same_bits(y, fastnn.Affine.create(4, 3, rng=0).forward(X))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("first", ["dense", "embedding"])
+def test_readers_side_by_side_get_the_serial_answers(first, threads, tmp_path):
+    """Each has a plan of its own; batches of several sizes by turns."""
+    rng = np.random.default_rng(0)
+    if first == "dense":
+        net, x = (
+            fastnn.mlp([30, 64, 64, 5], batch_norm=True, dropout=0.2, seed=0),
+            rng.normal(size=(2000, 30)),
+        )
+    else:
+        layers = [fastnn.Embedding.create(50, 4, rng=0), fastnn.Affine.create(24, 5, rng=1)]
+        net, x = fastnn.Sequential(layers), rng.integers(0, 50, (2000, 6))
+    t = rng.integers(0, 5, 2000)
+    trainer = fastnn.Trainer(net, fastnn.SoftmaxCrossEntropy(), fastnn.Adam())
+    trainer.fit(x, t, epochs=1)
+    y, figures, state = net.predict(x), trainer.evaluate(x, t), net.state_dict()
+    loss_y = trainer.loss.y.copy()
+
+    def read(i):
+        with fastnn.threads(threads):
+            for k in range(12):
+                n = (1, 50, 300, 2000)[(i + k) % 4]
+                assert_same_bits(net.predict(x[:n]), y[:n])
+                assert_same_bits(net.predict(x[:n], batch_size=n // 3 + 1), y[:n])
+                assert trainer.evaluate(x, t) == figures
+                assert_same_bits(net.state_dict(), state)
+            net.save(tmp_path / f"{i}.npz")
+            trainer.save(tmp_path / f"trainer {i}.npz")
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(read, range(6)))
+    assert_same_bits(fastnn.Sequential.load(tmp_path / "5.npz").state_dict(), state)
+    assert_same_bits(trainer.loss.y, loss_y)  # reading changes nothing
+    trainer.step(x, t)
+
+
+def test_reading_is_shared_and_writing_is_not():
+    lock = _core.InUse()
+
+    def refused(enter):
+        with pytest.raises(RuntimeError, match="in use by another thread"):
+            in_a_thread(enter)
+
+    def write():
+        with lock:
+            pass
+
+    def read():
+        lock.enter_reading()
+        lock.leave_reading()
+
+    lock.enter_reading()
+    in_a_thread(read)
+    refused(write)
+    with lock:  # the only reader may write
+        refused(read)
+        read()
+    in_a_thread(read)
+    refused(write)
+    lock.leave_reading()
+    in_a_thread(write)
+
+    there, leave = threading.Event(), threading.Event()
+
+    def stay():
+        lock.enter_reading()
+        there.set()
+        leave.wait(60)
+        lock.leave_reading()
+
+    with ThreadPoolExecutor(1) as pool:
+        staying = pool.submit(stay)
+        assert there.wait(60)
+        read()
+        lock.enter_reading()
+        with pytest.raises(RuntimeError, match="in use by another thread"):
+            write()
+        lock.leave_reading()
+        leave.set()
+        staying.result(60)
+    write()
+
+
+@pytest.mark.parametrize("call", ["step", "forward", "load_state_dict"])
+def test_a_writer_is_refused_while_another_thread_reads(call):
+    net = fastnn.mlp([200, 800, 800, 3], seed=0)
+    trainer = fastnn.Trainer(net, fastnn.SoftmaxCrossEntropy(), fastnn.SGD())
+    x, t, state = np.ones((6000, 200), np.float32), np.zeros(6000, int), net.state_dict()
+    y = net.predict(x)
+    calls = {
+        "step": lambda: trainer.step(x[:2], t[:2]),
+        "forward": lambda: net.forward(x[:2]),
+        "load_state_dict": lambda: net.load_state_dict(state),
+    }
+    begun, refused = threading.Event(), 0
+
+    def read():
+        begun.set()
+        return net.predict(x)
+
+    for _ in range(20):
+        begun.clear()
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(read)
+            begun.wait(60)
+            while not reading.done() and not refused:
+                try:
+                    assert_same_bits(net.predict(x[:5]), y[:5])  # another reader
+                    net._in_use.enter_reading()
+                    net._in_use.leave_reading()
+                    with net._in_use:
+                        pass
+                except RuntimeError:
+                    refused += 1
+                    with pytest.raises(RuntimeError, match="in use by another thread"):
+                        calls[call]()
+            assert_same_bits(reading.result(60), y)
+        if refused:
+            break
+    assert refused
+    calls[call]()
+
+
 @pytest.mark.parametrize("second", ["step", "fit", "evaluate"])
 def test_a_trainer_in_two_threads_at_once(second):
     calls = {

@@ -5,15 +5,33 @@ from typing import Any
 from ._checks import Array
 
 class InUse:
-    """Held while a call works on an object; a second thread that enters meanwhile gets RuntimeError."""
+    """Held while a call changes an object, or, by any number of threads, reads it.
+
+    A thread that comes meanwhile and may not gets RuntimeError.
+    """
 
     def __enter__(self) -> None: ...
     def __exit__(self, *error: object) -> None: ...
+    def enter_reading(self) -> None: ...
+    def leave_reading(self) -> None: ...
+
+def register_class(
+    role: str,
+    type: type[Any],
+    kind: int = 0,
+    activation: int = 0,
+    names: tuple[str, ...] = (),
+    slots: tuple[str, ...] = (),
+) -> None:
+    """Make a native class, as it is now, known to networks.
+
+    Once it is changed, or an object of another class stands in its place, Python runs it.
+    """
 
 class CompiledNetwork:
-    """A network of native layers, (kind, layer, activation, weight's name, bias's name, prefix) of each."""
+    """A network of native layers."""
 
-    def __init__(self, lock: InUse, layers: list[tuple[Any, ...]]) -> None: ...
+    def __init__(self, lock: InUse, layers: tuple[Any, ...]) -> None: ...
     def step(self, trainer: Any, x: Any, t: Any, weight: Any) -> float | None:
         """Do a trainer's step and return its loss, or None if Python has to do it.
 
@@ -97,8 +115,8 @@ def update(
     kind: int,
     params: dict[str, Any],
     grads: dict[str, Any],
-    s1: dict[str, Array] | None,
-    s2: dict[str, Array] | None,
+    state: dict[str, dict[str, Array]],
+    slots: tuple[str, ...],
     lr: float,
     weight_decay: float,
     beta1: float,

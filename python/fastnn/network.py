@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
 
-from . import _core, layers
+from . import _checks, _core, layers
 from .reference import network as reference
 
 if TYPE_CHECKING:
@@ -15,24 +15,41 @@ if TYPE_CHECKING:
 
     from ._checks import Array
 
-__all__ = ["Sequential", "exclusive", "mlp"]
+__all__ = ["Sequential", "exclusive", "mlp", "shared"]
 
 # Kind of layer, kind of activation, and the names of its parameters, as the native plan knows them.
-PLANNED: dict[type, tuple[int, int, str, str]] = {
-    layers.Affine: (0, 0, "W", "b"),
-    layers.BatchNorm: (1, 0, "gamma", "beta"),
-    layers.Dropout: (3, 0, "", ""),
-    layers.Embedding: (4, 0, "W", ""),
+PLANNED: dict[type, tuple[int, int, tuple[str, ...]]] = {
+    layers.Affine: (0, 0, ("W", "b")),
+    layers.BatchNorm: (1, 0, ("gamma", "beta")),
+    layers.Dropout: (3, 0, ()),
+    layers.Embedding: (4, 0, ("W",)),
     **{
-        c: (2, c._kind, "", "")
+        c: (2, c._kind, ())
         for c in (layers.ReLU, layers.LeakyReLU, layers.Sigmoid, layers.Tanh, layers.GELU, layers.SiLU)
     },
 }
+for layer, (kind, activation, names) in PLANNED.items():
+    _core.register_class("layer", layer, kind, activation, names)
 
 UNSCALED = 1.0  # which need not be checked
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def shared(method: Callable[P, R]) -> Callable[P, R]:
+    """Return a method that only reads its object: other threads may read it meanwhile."""
+
+    @wraps(method)
+    def among_others(*args: P.args, **options: P.kwargs) -> R:
+        lock = args[0]._in_use  # type: ignore[attr-defined]
+        lock.enter_reading()
+        try:
+            return method(*args, **options)
+        finally:
+            lock.leave_reading()
+
+    return among_others
 
 
 def exclusive(method: Callable[P, R]) -> Callable[P, R]:
@@ -69,11 +86,7 @@ class Sequential(reference.Sequential):
             return None
         if layers.Affine not in classes or layers.Embedding in classes[1:]:
             return None
-        parts = []
-        for i, layer in enumerate(self.layers):
-            kind, activation, weight, bias = PLANNED[type(layer)]
-            parts.append((kind, layer, activation, weight, bias, f"{i}."))
-        return _core.CompiledNetwork(self._in_use, parts)
+        return _core.CompiledNetwork(self._in_use, self.layers)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
@@ -83,16 +96,22 @@ class Sequential(reference.Sequential):
     backward_params = exclusive(reference.Sequential.backward_params)
 
     def predict(self, x: Any, batch_size: int | None = None, scale: float = UNSCALED) -> Array:
-        if batch_size is None and self._compiled is not None:
-            y = self._compiled.infer(x, scale if scale is UNSCALED else reference.input_scale(self, scale))
+        if batch_size is not None:  # which native code chooses itself
+            _checks.integer("batch_size", batch_size, 1)
+        compiled = self._compiled
+        if compiled is not None:
+            y = compiled.infer(x, scale if scale is UNSCALED else reference.input_scale(self, scale))
             if y is not None:
                 return y
         return self._predict(x, batch_size, scale)
 
     _predict = exclusive(reference.Sequential.predict)
-    state_dict = exclusive(reference.Sequential.state_dict)
+    state_dict = shared(reference.Sequential.state_dict)
     load_state_dict = exclusive(reference.Sequential.load_state_dict)
-    save = exclusive(reference.Sequential.save)
+    save = shared(reference.Sequential.save)
+
+
+_core.register_class("network", Sequential)
 
 
 def mlp(

@@ -21,6 +21,7 @@ __all__ = ["CLASSES", "SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov",
 class _Native(reference.Optimizer):
     """The update by rule `_kind` of the native table, with the options named in `_betas`, and eps."""
 
+    eps: float  # of those that have it among their options
     _kind: ClassVar[int]
     _betas: ClassVar[tuple[str, ...]] = ()
 
@@ -32,9 +33,8 @@ class _Native(reference.Optimizer):
         return {name: value for name, value in self.__dict__.items() if name != "_in_use"}
 
     def update(self, params: dict[str, Any], grads: dict[str, Any]) -> None:
-        state1, state2 = (*self.state.values(), None, None)[:2]
         beta1, beta2 = (*(getattr(self, name) for name in self._betas), 0.0, 0.0)[:2]
-        lr, eps = self.rate(), getattr(self, "eps", 0.0)
+        lr, eps = self.rate(), self.eps if "eps" in self.options else 0.0
         # Counted first: Ctrl-C during the native call is raised after it, when the parameters have moved.
         self.step += 1
         try:
@@ -43,8 +43,8 @@ class _Native(reference.Optimizer):
                 self._kind,
                 params,
                 grads,
-                state1,
-                state2,
+                self.state,
+                self.slots,
                 lr,
                 self.weight_decay,
                 beta1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from . import _checks, _core, losses, optimizers
 from .layers import documented
-from .network import Sequential, exclusive
+from .network import Sequential, exclusive, shared
 from .reference import trainer as reference
 from .reference.trainer import History
 from .sparse import RowSparse
@@ -21,9 +22,6 @@ __all__ = ["History", "Trainer"]
 
 SLICE_SECONDS = 0.05  # between looks at callbacks, the progress bar and Ctrl-C
 RATES = 256
-# What a native step, and a native epoch besides, does without calling it.
-STEP_PARTS = ("_loss", "_check_loss", "_check_finite", "_clip")
-EPOCH_PARTS = ("step", "_inputs", "_gather")
 
 
 @documented
@@ -33,16 +31,6 @@ class Trainer(reference.Trainer):
         name: getattr(losses, name) for name in reference.Trainer.loss_classes
     }
     optimizer_classes = optimizers.CLASSES
-    _steps_natively = _runs_natively = True  # but in a subclass that does part of it in its own way
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-
-        def keeps(parts: tuple[str, ...]) -> bool:
-            return all(getattr(cls, part) is getattr(Trainer, part) for part in parts)
-
-        cls._steps_natively = keeps(STEP_PARTS)
-        cls._runs_natively = cls._steps_natively and keeps(EPOCH_PARTS)
 
     def __init__(
         self,
@@ -55,11 +43,16 @@ class Trainer(reference.Trainer):
         nonfinite: str = "raise",
     ) -> None:
         super().__init__(net, loss, optimizer, clip_norm, seed, nonfinite=nonfinite)
-        # A trainer works on its network all along, so they share what says that they are in use.
-        self._in_use = getattr(net, "_in_use", None) or _core.InUse()
+        self._alone = _core.InUse()
+
+    @property
+    def _in_use(self) -> _core.InUse:
+        """What says that it is in use: its network's, on which it works all along."""
+        lock: _core.InUse = getattr(self.net, "_in_use", self._alone)
+        return lock
 
     def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        compiled = getattr(self.net, "_compiled", None) if self._steps_natively else None
+        compiled = getattr(self.net, "_compiled", None)
         loss: float | None = None if compiled is None else compiled.step(self, x, t, sample_weight)
         if loss is None:
             return self._step_by_layers(x, t, sample_weight)
@@ -69,14 +62,24 @@ class Trainer(reference.Trainer):
 
     _step_by_layers = exclusive(reference.Trainer.step)
     fit = exclusive(reference.Trainer.fit)
-    evaluate = exclusive(reference.Trainer.evaluate)
-    save = exclusive(reference.Trainer.save)
+    _evaluate_by_layers = exclusive(reference.Trainer.evaluate)
+    save = shared(reference.Trainer.save)
+
+    def evaluate(
+        self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024, scale: float = 1.0
+    ) -> dict[str, float]:
+        data = x, t, sample_weight, batch_size, scale
+        own_loss = self.loss_classes.get(type(self.loss).__name__) is type(self.loss)
+        if getattr(self.net, "_compiled", None) is None or not own_loss:
+            return self._evaluate_by_layers(*data)
+        reader = copy.copy(self)  # the trainer itself is left alone: others may read it, too
+        reader.net, reader.loss = _Outputs(self.net), copy.copy(self.loss)
+        return _evaluate_among_others(reader, *data)
 
     def _run_epoch(
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
     ) -> Iterator[Sequence[float]]:
-        natively = self._runs_natively and "step" not in self.__dict__
-        compiled = getattr(self.net, "_compiled", None) if natively else None
+        compiled = getattr(self.net, "_compiled", None)
         batch_size = min(batch_size, len(x))
         steps, step = -(-len(x) // batch_size), 0
         losses = np.empty(steps)
@@ -123,7 +126,7 @@ class Trainer(reference.Trainer):
 
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
-        norm = math.sqrt(_core.sum_of_squares(arrays))
+        norm = reference.l2_norm(arrays, _core.sum_of_squares)
         self._check_finite("norm of the gradients", norm)
         if norm > limit:
             for a in arrays:
@@ -131,3 +134,26 @@ class Trainer(reference.Trainer):
                     _core.scale_in_place(a, limit / norm)
                 else:
                     a *= limit / norm
+
+
+class _Outputs:
+    """A network whose forward, as it is without training, leaves nothing for backward."""
+
+    def __init__(self, net: Sequential) -> None:
+        self._net = net
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._net, name)
+
+    def forward(self, x: Any, train: bool) -> Any:
+        return self._net.predict(x)
+
+
+_evaluate_among_others = shared(reference.Trainer.evaluate)
+
+_core.register_class("trainer", Trainer)
+_core.register_class("epochs", Trainer)
+for loss in Trainer.loss_classes.values():
+    _core.register_class("loss", loss, loss._kind)
+for optimizer in optimizers.CLASSES.values():
+    _core.register_class("optimizer", optimizer, optimizer._kind, 0, optimizer._betas, optimizer.slots)

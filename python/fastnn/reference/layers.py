@@ -138,6 +138,11 @@ def matched(dout: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     return array
 
 
+def normal(eps: float, like: Array) -> float:
+    """Return what keeps a divisor from zero, at least the smallest normal number of an array's dtype."""
+    return max(eps, float(np.finfo(like.dtype).tiny))
+
+
 def flattened(x: Array, features: int) -> Array:
     """Return x (N, ...) as (N, features); ValueError if it has not as many features."""
     if x.ndim == 0 or math.prod(x.shape[1:]) != features:
@@ -296,7 +301,7 @@ class BatchNorm(Layer):
                 running += (1 - self.momentum) * batch
         else:
             centred, var = flat - self.running_mean, self.running_var
-        rstd = 1 / np.sqrt(var + self.eps)
+        rstd = 1 / np.sqrt(var + normal(self.eps, var))
         xhat = centred * rstd
         self._saved = x.shape, xhat, rstd, train
         y: Array = np.reshape(gamma * xhat + beta, x.shape)

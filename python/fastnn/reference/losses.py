@@ -61,9 +61,10 @@ class Loss:
             loss = float(np.mean(losses, dtype=np.float64))
         else:
             weights, total = _checks.sample_weights("sample_weight", sample_weight, len(x))
-            share = (weights / total).astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+            parts = weights / total
+            share = parts.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
             y, losses = self._rows(x, t)
-            loss = float(np.dot(weights, losses) / total)
+            loss = float(np.dot(parts, losses))
         self.y = y
         self._saved = x, t, share
         return loss

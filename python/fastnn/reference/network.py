@@ -65,34 +65,48 @@ class Sequential:
     }
 
     def __init__(self, layers: Iterable[Any]) -> None:
+        self.layers = layers
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The layers; others may be put in their place, which are checked as those of a new network."""
+        layers: tuple[Any, ...] = self.__dict__["layers"]
+        return layers
+
+    @layers.setter
+    def layers(self, layers: Iterable[Any]) -> None:
         try:
-            self.layers = tuple(layers)
+            layers = tuple(layers)
         except TypeError:
             raise TypeError(f"layers must be an iterable of layers, got {_checks.shown(layers)}") from None
-        if not self.layers:
+        if not layers:
             raise ValueError("layers must hold at least one layer")
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(layers):
             methods = (getattr(layer, name, None) for name in ("forward", "backward"))
             if isinstance(layer, type) or not all(map(callable, methods)):
                 raise TypeError(f"layers[{i}] must have forward and backward, got {_checks.shown(layer)}")
             if isinstance(layer, Sequential):
                 raise TypeError(f"layers[{i}] is a network: pass its layers, *net.layers")
-        if len({id(layer) for layer in self.layers}) < len(self.layers):
+        if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("layers must hold each layer once")
-        self._named = [(f"{i}.", layer) for i, layer in enumerate(self.layers)]
-        self._with_params = [(prefix, layer) for prefix, layer in self._named if hasattr(layer, "params")]
-        self.dtype: np.dtype[Any] | None = None
-        for name, param in self.params.items():
+        named = [(f"{i}.", layer) for i, layer in enumerate(layers)]
+        with_params = [(prefix, layer) for prefix, layer in named if hasattr(layer, "params")]
+        dtype: np.dtype[Any] | None = None
+        params = {prefix + name: p for prefix, layer in with_params for name, p in layer.params.items()}
+        for name, param in params.items():
             if not isinstance(param, np.ndarray) or param.dtype not in _checks.FLOATS:
                 raise TypeError(
                     f"parameter {name} must be a float32 or float64 array, got {_checks.shown(param)}"
                 )
-            if self.dtype not in (None, param.dtype):
+            if dtype not in (None, param.dtype):
                 raise TypeError(
-                    f"parameter {name} must have the dtype {self.dtype} of the others, got {param.dtype}"
+                    f"parameter {name} must have the dtype {dtype} of the others, got {param.dtype}"
                 )
-            self.dtype = param.dtype
-        self._takes_indices = bool(getattr(self.layers[0], "takes_indices", False))
+            dtype = param.dtype
+        self.__dict__["layers"] = layers
+        self._named, self._with_params = named, with_params
+        self.dtype = dtype
+        self._takes_indices = bool(getattr(layers[0], "takes_indices", False))
 
     @classmethod
     def from_sizes(

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _checks, schedules
 from ..sparse import RowSparse
+from .layers import normal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,6 +54,7 @@ class Optimizer:
 
     options: ClassVar[tuple[str, ...]] = ("weight_decay",)
     slots: ClassVar[tuple[str, ...]] = ()
+    squares = False  # whether it remembers squares of gradients
 
     def __init__(self, lr: Rate, weight_decay: float) -> None:
         self.lr = lr if callable(lr) else _checks.real_number("lr", lr, 0)
@@ -70,7 +72,8 @@ class Optimizer:
         grads : dict
             For each name in `params`, and no other, the gradient: an array of the same shape and dtype; a
             number for a number; or a `RowSparse`, for which only the rows that it names, and their state,
-            change ("lazy"), by weight decay too.
+            change ("lazy"), by weight decay too. An element the square of whose gradient is infinite, where
+            the optimizer remembers squares, is left as it is: it would never move again.
 
         Raises
         ------
@@ -87,12 +90,14 @@ class Optimizer:
                 if isinstance(g, RowSparse):
                     rows = g.rows
                     p_rows, state_rows = p[rows], [memory[rows] for memory in state]
-                    self._step(p_rows, g.values, state_rows, lr)
+                    self._step_finite(p_rows, g.values, state_rows, lr)
                     p[rows] = p_rows
                     for memory, changed in zip(state, state_rows, strict=True):
                         memory[rows] = changed
                 else:
-                    self._step(np.atleast_1d(p), np.atleast_1d(g), [np.atleast_1d(m) for m in state], lr)
+                    self._step_finite(
+                        np.atleast_1d(p), np.atleast_1d(g), [np.atleast_1d(m) for m in state], lr
+                    )
                 if not isinstance(params[name], np.ndarray):
                     params[name] = p[()] if isinstance(params[name], np.generic) else float(p)
         self.step += 1
@@ -123,6 +128,17 @@ class Optimizer:
                     raise ValueError(f"params[{name!r}] must be what it was, {was}, got {_checks.shown(p)}")
             entries.append((name, p, g, [np.zeros(p.shape, p.dtype) if m is None else m for m in state]))
         return entries
+
+    def _step_finite(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+        """Update one parameter and its state in place, but where the square of its gradient is infinite."""
+        if not self.squares or not np.isinf(g * g).any():
+            return self._step(p, g, state, lr)
+        fits = ~np.isinf(g * g)
+        arrays = [p, *state]
+        p_part, *state_part = parts = [a[fits] for a in arrays]
+        self._step(p_part, g[fits], state_part, lr)
+        for array, part in zip(arrays, parts, strict=True):
+            array[fits] = part
 
     def _step(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
         """Update one parameter and its state in place."""
@@ -267,6 +283,7 @@ class AdaGrad(Optimizer):
 
     options = ("eps", "weight_decay")
     slots = ("h",)
+    squares = True
 
     def __init__(self, lr: Rate = 0.01, eps: float = 1e-7, *, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
@@ -275,7 +292,7 @@ class AdaGrad(Optimizer):
     def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
         (h,) = state
         h += g * g
-        p -= lr * g / (np.sqrt(h) + self.eps)
+        p -= lr * g / (np.sqrt(h) + normal(self.eps, h))
 
 
 class RMSProp(Optimizer):
@@ -293,6 +310,7 @@ class RMSProp(Optimizer):
 
     options = ("decay_rate", "eps", "weight_decay")
     slots = ("h",)
+    squares = True
 
     def __init__(
         self, lr: Rate = 0.01, decay_rate: float = 0.99, eps: float = 1e-7, *, weight_decay: float = 0.0
@@ -305,7 +323,7 @@ class RMSProp(Optimizer):
         (h,) = state
         h *= self.decay_rate
         h += (1 - self.decay_rate) * (g * g)
-        p -= lr * g / (np.sqrt(h) + self.eps)
+        p -= lr * g / (np.sqrt(h) + normal(self.eps, h))
 
 
 class Adam(Optimizer):
@@ -325,6 +343,7 @@ class Adam(Optimizer):
 
     options = ("beta1", "beta2", "eps", "weight_decay")
     slots = ("m", "v")
+    squares = True
 
     def __init__(
         self,
@@ -349,7 +368,7 @@ class Adam(Optimizer):
         v += (1 - self.beta2) * (g * g)
         mhat = m / (1 - self.beta1**t)
         vhat = v / (1 - self.beta2**t)
-        p -= lr * mhat / (np.sqrt(vhat) + self.eps)
+        p -= lr * mhat / (np.sqrt(vhat) + normal(self.eps, v))
 
 
 class AdamW(Adam):

@@ -48,8 +48,11 @@ class Trainer:
         Governs the order of the rows in `fit` and the masks of every Dropout that was made without a seed of
         its own.
     nonfinite : "raise" or "ignore"
-        What a step does whose loss, or with `clip_norm` the norm of whose gradients, is infinite or NaN:
-        raise FloatingPointError and leave all but gradients as the step before has left it, or go on.
+        What a step does whose loss, or with `clip_norm` the norm of whose gradients, is infinite or NaN, or
+        that would make running statistics or the squares that an optimizer remembers infinite: raise
+        FloatingPointError and leave all but gradients as the step before has left it, or go on. (A native
+        step that finds squares to be infinite while its loss is small, below 1e16, says that it has left
+        those elements alone, which do not move then with "ignore" either, and updated the others.)
 
     Attributes
     ----------
@@ -96,13 +99,21 @@ class Trainer:
         self.nonfinite = _checks.choice("nonfinite", nonfinite, ("raise", "ignore"))
         self.steps = 0
         self.epochs = 0
-        layers = getattr(net, "layers", ())
-        self._dropouts = [
+
+    @property
+    def _dropouts(self) -> list[tuple[int, Any]]:
+        """The places and layers of dropout, of the network as it is now."""
+        return [
             (i, layer)
-            for i, layer in enumerate(layers)
+            for i, layer in enumerate(getattr(self.net, "layers", ()))
             if all(hasattr(layer, name) for name in ("seed", "stream", "step"))
         ]
-        self._running = [(layer, name) for layer in layers for name in RUNNING if hasattr(layer, name)]
+
+    @property
+    def _running(self) -> list[tuple[Any, str]]:
+        """The layers and names of running statistics."""
+        layers = getattr(self.net, "layers", ())
+        return [(layer, name) for layer in layers for name in RUNNING if hasattr(layer, name)]
 
     # One step
 
@@ -127,8 +138,8 @@ class Trainer:
             If an argument does not fit; then parameters, statistics, counters and the optimizer are as they
             were.
         FloatingPointError
-            If the loss, or the norm that `clip_norm` limits, is infinite or NaN, unless `nonfinite` is
-            "ignore"; then likewise.
+            If the loss, the norm that `clip_norm` limits, or what the step would remember is infinite or
+            NaN, unless `nonfinite` is "ignore"; then likewise.
         """
         undo = self._snapshot()
         try:
@@ -143,6 +154,7 @@ class Trainer:
             grads = self.net.grads
             if self.clip_norm is not None:
                 self._clip(grads, self.clip_norm)
+            self._check_state(grads)
             params = self.net.params
         except BaseException:
             undo()
@@ -173,6 +185,24 @@ class Trainer:
                 'a trainer with nonfinite="ignore" goes on'
             )
 
+    def _check_state(self, grads: dict[str, Any]) -> None:
+        """Raise FloatingPointError where a step would make statistics or the optimizer's memory infinite."""
+        if self.nonfinite != "raise":
+            return
+        found = next(
+            (name for layer, name in self._running if not np.isfinite(getattr(layer, name)).all()), None
+        )
+        if getattr(self.optimizer, "squares", False):
+            for name, g in grads.items():
+                values = np.asarray(g.values if isinstance(g, RowSparse) else g)
+                if not np.abs(values).max(initial=0) <= math.sqrt(np.finfo(values.dtype).max):
+                    found = f"square of a gradient of {name}"
+        if found is not None:
+            raise FloatingPointError(
+                f"the {found} is not finite in step {self.steps}: parameters and optimizer are as before it; "
+                'scale the data or limit the norm with clip_norm; a trainer with nonfinite="ignore" goes on'
+            )
+
     def _snapshot(self) -> Callable[[], None]:
         """Return a function that undoes what a step that fails before its update has changed."""
         statistics = [(layer, name, getattr(layer, name).copy()) for layer, name in self._running]
@@ -189,7 +219,7 @@ class Trainer:
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         """Scale all gradients by limit / norm, in place, where their common L2 norm exceeds the limit."""
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
-        norm = math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
+        norm = l2_norm(arrays, _sum_of_squares)
         self._check_finite("norm of the gradients", norm)
         if norm > limit:
             for a in arrays:
@@ -503,6 +533,22 @@ class Trainer:
             f"Trainer({self.net!r}, {self.loss!r}, {self.optimizer!r}, clip_norm={self.clip_norm}, "
             f"seed={self.seed}, nonfinite={self.nonfinite!r}) after {self.epochs} epochs, {self.steps} steps"
         )
+
+
+def _sum_of_squares(arrays: list[Array]) -> float:
+    return sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
+
+
+def l2_norm(arrays: list[Array], sum_of_squares: Callable[[list[Array]], float]) -> float:
+    """Return the norm of all numbers together, finite wherever it can be."""
+    with np.errstate(over="ignore"):
+        squares = sum_of_squares(arrays)
+    if not math.isinf(squares):
+        return math.sqrt(squares)
+    largest = max(float(np.abs(a).max(initial=0)) for a in arrays)
+    if not largest < math.inf:
+        return largest
+    return largest * math.sqrt(sum_of_squares([a / largest for a in arrays]))
 
 
 def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[Array, Array, Array | None]:

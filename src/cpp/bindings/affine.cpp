@@ -2,6 +2,7 @@
 #include "ops/affine.h"
 
 #include "bindings/arrays.h"
+#include "bindings/in_use.h"
 #include "ops/cost.h"
 #include "ops/gemm.h"
 
@@ -43,7 +44,7 @@ py::object multiply(py::handle given_a, py::handle given_b, py::handle out) {
   const Matrix<T> z = matrix<T>("out", target);
   unlocked(cost::gemm<T>(x.rows, y.cols, x.cols), [&] { ops::matmul(x, y, z); });
   if (out.is_none()) return target;
-  if (!direct) result[py::ellipsis()] = target;
+  if (!direct) copy_into(result, target);
   return result;
 }
 

@@ -3,10 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <stdexcept>
 
 #include "bindings/buffers.h"
-#include "core/team.h"
 
 namespace fastnn::bindings {
 namespace {
@@ -49,11 +47,16 @@ bool is_i64(py::handle array) noexcept { return is_integer<int64_t>(array); }
 bool is_i32(py::handle array) noexcept { return is_integer<int32_t>(array); }
 bool is_u8(py::handle array) noexcept { return is_integer<uint8_t>(array); }
 
-std::string shape_of(py::handle array) { return py::str(array.attr("shape")); }
+py::tuple shape_tuple(py::handle array) {
+  py::tuple shape(static_cast<std::size_t>(rank(array)));
+  for (int i = 0; i < rank(array); ++i) shape[static_cast<std::size_t>(i)] = py::int_(extent(array, i));
+  return shape;
+}
+std::string shape_of(py::handle array) { return py::str(shape_tuple(array)); }
 
 std::string describe(py::handle h) {
   if (!is_array(h)) return py::str(py::type::handle_of(h).attr("__name__"));
-  return std::string(py::str(h.attr("dtype"))) + " array of shape " + shape_of(h);
+  return std::string(py::str(py::handle(array_proxy(h.ptr())->descr))) + " array of shape " + shape_of(h);
 }
 
 bool same_shape(py::handle a, py::handle b) noexcept {
@@ -105,14 +108,8 @@ py::object as_real(const char* name, py::handle x, py::handle like) {
     if (right && is_aligned(x)) return py::reinterpret_borrow<py::object>(x);
   }
   const py::array array = real_array(name, x);
-  py::object dtype;
-  if (!any)
-    dtype = like.attr("dtype");
-  else if (array.dtype().num() == npy_api::NPY_DOUBLE_)
-    dtype = py::dtype::of<double>();
-  else
-    dtype = py::dtype::of<float>();
-  return array.attr("astype")(dtype, py::arg("order") = "C");
+  const bool wide = any ? array.dtype().num() == npy_api::NPY_DOUBLE_ : is_f64(like);
+  return array.attr("astype")(wide ? py::dtype::of<double>() : py::dtype::of<float>(), py::arg("order") = "C");
 }
 
 bool is_aligned(py::handle array) noexcept { return (array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_ALIGNED_) != 0; }
@@ -125,12 +122,29 @@ bool is_writeable(py::handle array) noexcept {
 
 py::object aligned(py::handle array) {
   if (is_aligned(array)) return py::reinterpret_borrow<py::object>(array);
-  return array.attr("copy")("C");
+  return copied(array);
 }
 
 py::object contiguous(py::handle array) {
   if (is_contiguous(array)) return py::reinterpret_borrow<py::object>(array);
-  return array.attr("copy")("C");
+  return copied(array);
+}
+
+void copy_into(py::handle to, py::handle from) {
+  if (npy_api::get().PyArray_CopyInto_(to.ptr(), from.ptr()) != 0) throw py::error_already_set();
+}
+
+py::object copied(py::handle array) {
+  py::object copy = new_like(array);
+  copy_into(copy, array);
+  return copy;
+}
+
+py::object plain_view(py::handle array) {
+  auto& api = npy_api::get();
+  PyObject* view = api.PyArray_View_(array.ptr(), nullptr, reinterpret_cast<PyObject*>(api.PyArray_Type_));
+  if (!view) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(view);
 }
 
 Extent extent_of(py::handle array) noexcept {
@@ -168,23 +182,21 @@ py::object new_like(py::handle array) {
                    reinterpret_cast<const Index*>(array_proxy(array.ptr())->dimensions));
 }
 
+py::object zeros_like(py::handle array) {
+  const py::dtype type = is_f32(array) ? py::dtype::of<float>() : py::dtype::of<double>();
+  py::object zeros = py::module_::import("numpy").attr("zeros")(shape_tuple(array), type);
+  const bool right = is_array(zeros) && (is_f32(array) ? is_f32(zeros) : is_f64(zeros)) && same_shape(zeros, array) &&
+                     is_contiguous(zeros) && is_writeable(zeros);
+  if (!right) refuse_type("numpy.zeros must return zeros, got " + describe(zeros));
+  return zeros;
+}
+
 WithoutGil::~WithoutGil() {
   try {
     PyEval_RestoreThread(state_);
   } catch (...) {  // what unwinds the stack, which must go on or never come back
     for (;;) ::pause();
   }
-}
-
-void InUse::enter() {
-  const unsigned long self = PyThread_get_thread_ident();
-  const int generation = fork_generation();
-  if (generation != generation_) depth_ = 0;
-  if (depth_ > 0 && owner_ != self)
-    throw std::runtime_error("this object is in use by another thread: give each thread its own, or take turns");
-  owner_ = self;
-  generation_ = generation;
-  ++depth_;
 }
 
 }  // namespace fastnn::bindings

@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -37,6 +38,8 @@ inline bool is_dtype<int64_t>(py::handle array) noexcept {
   return is_i64(array);
 }
 
+// What an array is comes from the array itself: attributes and methods are a subclass's to redefine.
+py::tuple shape_tuple(py::handle array);
 std::string shape_of(py::handle array);  // "(3, 4)"
 std::string describe(py::handle h);      // "float32 array of shape (3, 4)" or "list"
 bool same_shape(py::handle a, py::handle b) noexcept;
@@ -46,6 +49,12 @@ bool same_shape(py::handle a, py::handle b) noexcept;
 // real numbers.
 py::object as_real(const char* name, py::handle x, py::handle like);
 
+// A C-contiguous copy, a plain array.
+py::object copied(py::handle array);
+// Another plain array of the same memory.
+py::object plain_view(py::handle array);
+// to[...] = from
+void copy_into(py::handle to, py::handle from);
 // A copy of an array of numbers as a C-contiguous one of int64.
 py::object copied_as_i64(py::handle array);
 // The same of x, for a table's row numbers; TypeError where it holds no integers.
@@ -124,6 +133,8 @@ py::object new_vector(Index n) {
   return new_array(py::dtype::of<T>(), 1, &n);
 }
 py::object new_like(py::handle array);  // same type and shape, C order
+// Zeros of the type and shape of an array of float32 or float64, on pages that take no memory until they are used.
+py::object zeros_like(py::handle array);
 
 // f(T{}) for the type of a float32 or float64 array.
 template <class F>
@@ -131,6 +142,12 @@ auto by_dtype(const char* name, py::handle array, F&& f) {
   if (is_array(array) && is_f32(array)) return f(float{});
   if (is_array(array) && is_f64(array)) return f(double{});
   refuse_type(std::string(name) + " must be a float32 or float64 array, got " + describe(array));
+}
+
+// What keeps a divisor from zero, in T: a smaller number would be flushed.
+template <class T>
+T normal(double eps) {
+  return static_cast<T>(eps < static_cast<double>(std::numeric_limits<T>::min()) ? std::numeric_limits<T>::min() : eps);
 }
 
 // While it lives, the calling thread is without the GIL. Up to Python 3.13 an interpreter that ends unwinds the stack of a daemon
@@ -156,35 +173,13 @@ auto unlocked(double nanoseconds, F&& f) {
   return f();
 }
 
-// Held by a thread while a call of its works on an object; another thread that comes meanwhile gets RuntimeError. A thread may
-// enter again what it holds. Guarded by the GIL.
-class InUse {
- public:
-  void enter();
-  void leave() noexcept { --depth_; }
-
- private:
-  unsigned long owner_ = 0;
-  int depth_ = 0;
-  int generation_ = 0;  // of the process, by forks: the threads of a parent hold nothing in its child
-};
-class Hold {
- public:
-  explicit Hold(InUse& lock) : lock_(lock) { lock_.enter(); }
-  ~Hold() { lock_.leave(); }
-  Hold(const Hold&) = delete;
-  Hold& operator=(const Hold&) = delete;
-
- private:
-  InUse& lock_;
-};
-
 // One file per subject.
 void bind_runtime(py::module_& m);
 void bind_affine(py::module_& m);
 void bind_batchnorm(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_embedding(py::module_& m);
+void bind_in_use(py::module_& m);
 void bind_losses(py::module_& m);
 void bind_network(py::module_& m);
 void bind_optimizers(py::module_& m);

@@ -1,6 +1,7 @@
 #include "ops/batchnorm.h"
 
 #include "bindings/arrays.h"
+#include "bindings/in_use.h"
 #include "ops/cost.h"
 
 namespace fastnn::bindings {
@@ -26,9 +27,9 @@ py::tuple forward(InUse& lock, py::handle x, py::handle gamma, py::handle beta, 
   T *m = data_of<T>(mean), *r = data_of<T>(rstd);
   unlocked(cost::elements<T>(input.rows * n, 3 * cost::kMove), [&] {
     if (train)
-      ops::batchnorm_train(input, v, momentum, static_cast<T>(eps), m, r, out);
+      ops::batchnorm_train(input, v, momentum, normal<T>(eps), m, r, out);
     else
-      ops::batchnorm_eval(input, v, static_cast<T>(eps), m, r, out);
+      ops::batchnorm_eval(input, v, normal<T>(eps), m, r, out);
   });
   return py::make_tuple(std::move(y), std::move(mean), std::move(rstd));
 }

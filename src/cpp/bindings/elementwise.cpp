@@ -67,7 +67,8 @@ template <class T>
 py::object dropout_backward(py::handle keep, double scale, py::handle dout) {
   const py::object gradient = contiguous(dout);
   const Index n = size_of(gradient);
-  if (size_of(keep) != (n + 7) / 8) refuse("dout must have the shape of the output, got " + describe(dout));
+  if (!is_array(keep) || !is_u8(keep) || !is_contiguous(keep) || size_of(keep) != (n + 7) / 8)
+    refuse("dout must have the shape of the output, got " + describe(dout));
   py::object dx = new_like(gradient);
   const uint8_t* bits = data_of<uint8_t>(keep);
   const T* dy = data_of<T>(gradient);

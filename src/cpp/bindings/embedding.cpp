@@ -39,6 +39,8 @@ py::tuple forward(py::handle x, py::handle w) {
 // (rows, values): the distinct indices in order, and the sums of dout over the places of each.
 template <class T>
 py::tuple backward(py::handle index, py::handle dout, Index dim) {
+  if (!is_array(index) || !is_i64(index) || !is_contiguous(index))
+    refuse_type("the saved row numbers must be a contiguous int64 array, got " + describe(index));
   const Index n = size_of(index);
   bool fits = is_array(dout) && is_dtype<T>(dout) && rank(dout) == rank(index) + 1 && extent(dout, rank(index)) == dim;
   for (int i = 0; fits && i < rank(index); ++i) fits = extent(dout, i) == extent(index, i);

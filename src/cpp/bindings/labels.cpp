@@ -24,11 +24,16 @@ Weights weights_of(py::handle weight, Index n) {
     w.sum += w.data[i];
   }
   if (!(w.sum > 0) || std::isinf(w.sum)) refuse("sample_weight must have a finite sum > 0, got " + std::to_string(w.sum));
-  constexpr double kSmall = 0x1p-900;  // only ratios count, and kernels flush subnormals
-  if (w.sum < kSmall) {
+  // Only ratios count, and kernels flush subnormals, such as the reciprocal of a large sum.
+  constexpr double kLarge = 0x1p900;
+  const double factor = w.sum < 1 / kLarge ? kLarge : w.sum > kLarge ? 1 / kLarge : 1;
+  if (factor != 1) {
     w.subnormal = false;
-    w.sum /= kSmall;
-    for (Index i = 0; i < n; ++i) data[i] /= kSmall;
+    w.sum *= factor;
+    for (Index i = 0; i < n; ++i) {
+      data[i] *= factor;
+      w.subnormal = w.subnormal || std::fpclassify(data[i]) == FP_SUBNORMAL;
+    }
   }
   return w;
 }

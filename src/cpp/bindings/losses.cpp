@@ -13,13 +13,21 @@ void check_batch(py::handle x) {
   if (rank(x) < 1 || size_of(x) == 0) refuse("x must be a batch of at least one row and one column, got shape " + shape_of(x));
 }
 
-// What forward saved may be in the user's hands too, and have been given another shape there.
-void check_unchanged(py::handle y, py::handle labels, py::handle weight) {
+// What forward saved is in the user's hands too, and may have been replaced, written to, or given another shape there.
+template <class T>
+void check_saved(py::handle y, py::handle labels, py::handle weight, bool classes) {
   const Index rows = rank(y) > 0 ? extent(y, 0) : 0;
-  const bool fits = rank(y) >= 1 && rows > 0 && is_contiguous(y) &&
-                    ((rank(y) == 2 && rank(labels) == 1 && extent(labels, 0) == rows) || size_of(labels) == size_of(y)) &&
-                    (weight.is_none() || extent(weight, 0) == rows);
-  if (!fits) refuse("x, t or y was given another shape after forward: " + shape_of(y));
+  bool fits = rows > 0 && is_contiguous(y) && is_array(labels) && is_contiguous(labels);
+  if (fits && classes) {
+    fits = is_i64(labels) && rank(y) == 2 && extent(labels, 0) == rows;
+    const int64_t* label = fits ? data_of<const int64_t>(labels) : nullptr;
+    for (Index i = 0; fits && i < rows; ++i) fits = label[i] >= 0 && label[i] < extent(y, 1);
+  } else if (fits) {
+    fits = is_dtype<T>(labels) && size_of(labels) == size_of(y);
+  }
+  if (fits && !weight.is_none())
+    fits = is_array(weight) && is_f64(weight) && is_contiguous(weight) && rank(weight) == 1 && extent(weight, 0) == rows;
+  if (!fits) refuse("x, t or y was given another shape or contents after forward: " + shape_of(y));
 }
 
 template <class T>
@@ -41,13 +49,14 @@ py::tuple softmax_forward(py::handle x, py::handle t, py::handle sample_weight) 
 
 template <class T>
 py::object softmax_backward(py::handle y, py::handle labels, py::handle weight, double scale) {
-  check_unchanged(y, labels, weight);
+  const bool classes = is_array(labels) && rank(labels) == 1;
+  check_saved<T>(y, labels, weight, classes);
   py::object dx = new_like(y);
   const Matrix<T> out = matrix<T>("dx", dx);
   const double* weights = weight.is_none() ? nullptr : data_of<const double>(weight);
   const T* p = data_of<const T>(y);
   unlocked(cost_of(y), [&] {
-    if (rank(labels) == 1)
+    if (classes)
       ops::softmax_cross_entropy_backward(p, data_of<const int64_t>(labels), weights, scale, out);
     else
       ops::weighted_difference(p, data_of<const T>(labels), weights, scale, out);
@@ -65,7 +74,7 @@ py::tuple dense_forward(bool sigmoid, py::handle x, py::handle t, py::handle sam
   check_targets<T>(target, x, sigmoid);
   const T *from = data_of<const T>(input), *labels = data_of<const T>(target);
   const Weights weights = weights_of(sample_weight, rows);
-  py::object y = sigmoid ? new_like(input) : py::object(input.attr("view")());
+  py::object y = sigmoid ? new_like(input) : plain_view(input);
   T* to = data_of<T>(y);
   const double sum = unlocked(cost_of(x), [&] {
     return sigmoid ? ops::sigmoid_cross_entropy(from, labels, weights.data, rows, cols, to)
@@ -77,7 +86,7 @@ py::tuple dense_forward(bool sigmoid, py::handle x, py::handle t, py::handle sam
 
 template <class T>
 py::object dense_backward(py::handle y, py::handle t, py::handle weight, double scale) {
-  check_unchanged(y, t, weight);
+  check_saved<T>(y, t, weight, false);
   py::object dx = new_like(y);
   const Index rows = extent(y, 0), cols = size_of(y) / rows;
   const Matrix<T> out{data_of<T>(dx), rows, cols, cols, 1};

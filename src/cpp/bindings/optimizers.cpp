@@ -2,10 +2,14 @@
 #include "ops/optimizers.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/in_use.h"
+#include "bindings/objects.h"
 #include "ops/cost.h"
 
 namespace fastnn::bindings {
@@ -38,12 +42,6 @@ class Extents {
   bool overlap_ = false;
 };
 
-PyObject* find(py::handle dict, py::handle key) {
-  PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
-  if (!value && PyErr_Occurred()) throw py::error_already_set();
-  return value;
-}
-
 // What one call works on. Owns a reference to every array it uses, since the dicts may change once the GIL is released.
 class Pending {
  public:
@@ -71,7 +69,7 @@ class Pending {
     for (const auto& u : f32_) n += u.size;
     for (const auto& u : f64_) n += 2 * u.size;
     unlocked(cost::elements<float>(n, cost::kUpdate), [&] { ops::update(rule, f32_, f64_); });
-    for (const auto& [target, copy] : write_back_) target[py::ellipsis()] = copy;
+    for (const auto& [target, copy] : write_back_) copy_into(target, copy);
     for (const auto& [key, number] : numbers_) params_[key] = py::float_(*data_of<double>(number));
   }
 
@@ -108,7 +106,7 @@ class Pending {
     const py::handle dict = states_[which];
     const py::handle array = find(dict, key);
     if (!array) {
-      const py::object zeros = py::module_::import("numpy").attr("zeros")(like.attr("shape"), py::dtype::of<T>());
+      const py::object zeros = zeros_like(like);
       new_states_.push_back({py::reinterpret_borrow<py::dict>(dict), py::reinterpret_borrow<py::object>(key), zeros});
       return own<T>(zeros);
     }
@@ -131,7 +129,7 @@ class Pending {
         refuse(entry("grads", key) + " must have the shape of its parameter, " + shape_of(param) + ", got " + describe(real));
       real = contiguous(real);
       // A gradient inside a parameter's memory is read before that changes, unless it is its parameter, element for element.
-      if (data_of<T>(real) != u.p && extents_.meet(extent_of(real))) real = real.attr("copy")();
+      if (data_of<T>(real) != u.p && extents_.meet(extent_of(real))) real = copied(real);
       u.g = own<T>(std::move(real));
       u.size = size_of(param);
     }
@@ -147,7 +145,7 @@ class Pending {
     if (!is_array(rows) || rank(rows) != 1 || !is_i64(rows) || !is_contiguous(rows))
       refuse_type(name + ".rows must be a contiguous int64 array of shape (k,), got " + describe(rows));
     py::object values = contiguous(as_real((name + ".values").c_str(), given, param));
-    if (extents_.meet(extent_of(values))) values = values.attr("copy")();
+    if (extents_.meet(extent_of(values))) values = copied(values);
     const Index count = extent(rows, 0);
     u.dim = 1;
     bool fits = rank(param) >= 1 && rank(values) == rank(param) && extent(values, 0) == count;
@@ -158,7 +156,7 @@ class Pending {
     if (!fits)
       refuse(name + ".values must have shape (" + std::to_string(count) + ", ...) and the rows of its parameter of shape " +
              shape_of(param) + ", got " + describe(values));
-    u.rows = own<int64_t>(rows.attr("copy")());  // which nobody else can change once they are checked
+    u.rows = own<int64_t>(copied(rows));  // which nobody else can change once they are checked
     int64_t before = -1;
     for (Index i = 0; i < count; ++i) {
       if (u.rows[i] <= before || u.rows[i] >= extent(param, 0))
@@ -171,17 +169,19 @@ class Pending {
   }
 
   void add_number(py::handle key, py::handle param, py::handle grad) {
-    const auto number = [&](const char* dict, py::handle h) {
+    const auto number = [&](const char* dict, py::handle h, bool finite) {
       const double v = PyBool_Check(h.ptr()) || PyComplex_Check(h.ptr()) ? -1.0 : PyFloat_AsDouble(h.ptr());
       if (PyBool_Check(h.ptr()) || PyComplex_Check(h.ptr()) || PyErr_Occurred()) {
         PyErr_Clear();
         refuse_type(entry(dict, key) + " must be a float32 or float64 array or a float, got " + describe(h));
       }
+      if (std::isnan(v) || (finite && std::isinf(v)))
+        refuse(entry(dict, key) + " must be a number, got " + std::string(py::str(py::float_(v))));
       py::object zero_d = new_array(py::dtype::of<double>(), 0, nullptr);
       *data_of<double>(zero_d) = v;
       return zero_d;
     };
-    const py::object p = number("params", param), g = number("grads", grad);
+    const py::object p = number("params", param, true), g = number("grads", grad, false);
     ops::Update<double> u{};
     u.p = own<double>(p);
     u.g = own<double>(g);
@@ -204,8 +204,25 @@ class Pending {
   std::vector<Number> numbers_;
 };
 
-void update(InUse& lock, int kind, py::handle params, py::handle grads, const py::object& s1, const py::object& s2, double lr,
-            double weight_decay, double beta1, double beta2, double eps, int64_t step) {
+// The optimizer's memory of one kind; null where it has no such.
+py::object memory_of(py::handle state, const py::tuple& slots, std::size_t which) {
+  if (which >= slots.size()) return {};
+  if (!PyDict_Check(state.ptr())) refuse_type("the optimizer's state must be a dict, got " + describe(state));
+  const py::handle memory = find(state, slots[which]);
+  if (!memory) throw py::key_error(std::string(py::str(slots[which])));
+  if (!PyDict_Check(memory.ptr())) refuse_type("the optimizer's state must hold dicts of arrays, got " + describe(memory));
+  return py::reinterpret_borrow<py::object>(memory);
+}
+
+// The number of the update, or where it is beyond all reason the largest there is: Adam's t, of which only beta^t counts.
+int64_t count_of(const py::int_& step) {
+  int overflow = 0;
+  const int64_t n = PyLong_AsLongLongAndOverflow(step.ptr(), &overflow);
+  return overflow > 0 ? std::numeric_limits<int64_t>::max() : n;
+}
+
+void update(InUse& lock, int kind, py::handle params, py::handle grads, py::handle state, const py::tuple& slots, double lr,
+            double weight_decay, double beta1, double beta2, double eps, const py::int_& step) {
   const Hold hold(lock);
   if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
   if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
@@ -218,9 +235,9 @@ void update(InUse& lock, int kind, py::handle params, py::handle grads, const py
   for (const auto& [key, unused] : g)
     if (!find(p, key)) refuse(entry("grads", key) + " has no parameter of that name");
   const int states = states_of(static_cast<Optimizer>(kind));
-  if ((states > 0 && !PyDict_Check(s1.ptr())) || (states > 1 && !PyDict_Check(s2.ptr())))
-    refuse_type("the optimizer's state must be dicts of arrays, got " + describe(s1) + " and " + describe(s2));
-  const ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, step};
+  if (slots.size() != static_cast<std::size_t>(states)) refuse("there must be as many slots as the optimizer has states");
+  const py::object s1 = memory_of(state, slots, 0), s2 = memory_of(state, slots, 1);
+  const ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, count_of(step)};
   const Extents extents(p);
   Pending all(extents, own_params, states, s1, s2);
   all.reserve(p.size());

@@ -1,6 +1,5 @@
 // Threads, the instruction set, and the small tools that Python layers use at their doors.
 #include <cstdlib>
-#include <memory>
 
 #include "bindings/arrays.h"
 #include "core/limits.h"
@@ -19,12 +18,6 @@ void bind_runtime(py::module_& m) {
   } catch (const std::invalid_argument& error) {
     throw py::import_error(error.what());
   }
-
-  py::class_<InUse>(m, "InUse")
-      .def(py::init<>())
-      .def("__enter__", &InUse::enter)
-      .def("__exit__", [](InUse& lock, const py::args&) { lock.leave(); })
-      .def(py::pickle([](const InUse&) { return py::tuple(); }, [](const py::tuple&) { return std::make_unique<InUse>(); }));
 
   m.def("as_real", [](const char* name, py::handle x, py::handle like) { return as_real(name, x, like); });
 

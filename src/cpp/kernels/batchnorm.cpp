@@ -209,8 +209,9 @@ void input_gradient(const BatchNormColumns<T>& c, const T* gamma, const T* dgamm
       const Vec<T> rstd = load(c.rstd + at, lanes);
       store(mean + j, load(c.mean + at, lanes));
       store(scale + j, rstd * load(gamma + at, lanes));
-      store(slope + j, rstd * load(dgamma + at, lanes) * share);
-      store(shift + j, load(dbeta + at, lanes) * share);
+      // Without a share dgamma and dbeta, which may be infinite, do not count.
+      store(slope + j, per_row == T(0) ? share : rstd * load(dgamma + at, lanes) * share);
+      store(shift + j, per_row == T(0) ? share : load(dbeta + at, lanes) * share);
     });
     for (Index r = i; r < i + group; ++r) {
       const T *x = c.x + r * c.x_row + first, *g = dy + r * dy_row + first;

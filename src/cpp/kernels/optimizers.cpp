@@ -1,5 +1,5 @@
 // In-place updates of parameters p by their gradient, one pass. g = gradient + weight_decay*p unless said otherwise; s1, s2 are
-// the state.
+// the state. An element whose state would be infinite, as g^2 overflows, is left as it is: it would never move again.
 #include "kernels/parts.h"
 #include "simd/simd.h"
 
@@ -8,6 +8,8 @@ namespace {
 
 template <class T>
 struct Step {  // OptimizerStep in vectors
+  static constexpr T kLeast =
+      sizeof(T) == 4 ? T(__FLT_MIN__) : T(__DBL_MIN__);  // what is smaller would be flushed, and 0/0 is not a number
   Vec<T> lr, weight_decay, beta1, beta2, rest1, rest2, eps, step1, rsqrt2, decay;
   explicit inline __attribute__((always_inline)) Step(const OptimizerStep<T>& s)
       : lr(set1(s.lr)),
@@ -16,7 +18,7 @@ struct Step {  // OptimizerStep in vectors
         beta2(set1(s.beta2)),
         rest1(set1(s.rest1)),
         rest2(set1(s.rest2)),
-        eps(set1(s.eps)),
+        eps(set1(s.eps < kLeast ? kLeast : s.eps)),
         step1(set1(s.step1)),
         rsqrt2(set1(s.rsqrt2)),
         decay(set1(T(1) - s.lr * s.weight_decay)) {}
@@ -25,14 +27,14 @@ struct Step {  // OptimizerStep in vectors
 // p -= lr g
 template <class T>
 struct Sgd {
-  static constexpr bool kDecoupled = false;
+  static constexpr bool kDecoupled = false, kSquares = false;
   static constexpr int kStates = 0;
   FASTNN_INLINE void apply(const Step<T>& c, Vec<T> g, Vec<T>& p, Vec<T>&, Vec<T>&) { p = p - c.lr * g; }
 };
 // v = beta1 v - lr g; p += v  (Polyak 1964)
 template <class T>
 struct Momentum {
-  static constexpr bool kDecoupled = false;
+  static constexpr bool kDecoupled = false, kSquares = false;
   static constexpr int kStates = 1;
   FASTNN_INLINE void apply(const Step<T>& c, Vec<T> g, Vec<T>& p, Vec<T>& v, Vec<T>&) {
     v = c.beta1 * v - c.lr * g;
@@ -42,7 +44,7 @@ struct Momentum {
 // v' = beta1 v - lr g; p += beta1 v' - lr g  (Sutskever et al. 2013, in the form of Bengio et al. 2012)
 template <class T>
 struct Nesterov {
-  static constexpr bool kDecoupled = false;
+  static constexpr bool kDecoupled = false, kSquares = false;
   static constexpr int kStates = 1;
   FASTNN_INLINE void apply(const Step<T>& c, Vec<T> g, Vec<T>& p, Vec<T>& v, Vec<T>&) {
     const Vec<T> step = c.lr * g;
@@ -53,7 +55,7 @@ struct Nesterov {
 // h += g^2; p -= lr g/(sqrt(h) + eps)  (Duchi et al. 2011)
 template <class T>
 struct AdaGrad {
-  static constexpr bool kDecoupled = false;
+  static constexpr bool kDecoupled = false, kSquares = true;
   static constexpr int kStates = 1;
   FASTNN_INLINE void apply(const Step<T>& c, Vec<T> g, Vec<T>& p, Vec<T>& h, Vec<T>&) {
     h = fma(g, g, h);
@@ -63,7 +65,7 @@ struct AdaGrad {
 // h = beta1 h + (1 - beta1) g^2; p -= lr g/(sqrt(h) + eps)  (Tieleman & Hinton 2012)
 template <class T>
 struct RmsProp {
-  static constexpr bool kDecoupled = false;
+  static constexpr bool kDecoupled = false, kSquares = true;
   static constexpr int kStates = 1;
   FASTNN_INLINE void apply(const Step<T>& c, Vec<T> g, Vec<T>& p, Vec<T>& h, Vec<T>&) {
     h = fma(c.beta1, h, c.rest1 * (g * g));
@@ -74,7 +76,7 @@ struct RmsProp {
 // 1)
 template <class T>
 struct Adam {
-  static constexpr bool kDecoupled = false;
+  static constexpr bool kDecoupled = false, kSquares = true;
   static constexpr int kStates = 2;
   FASTNN_INLINE void apply(const Step<T>& c, Vec<T> g, Vec<T>& p, Vec<T>& m, Vec<T>& v) {
     m = fma(c.beta1, m, c.rest1 * g);
@@ -91,15 +93,26 @@ struct AdamW : Adam<T> {
 template <class T, template <class> class F>
 void update(const OptimizerStep<T>& coefficients, Index n, const T* gradient, T* parameters, T* s1, T* s2) {
   const Step<T> c(coefficients);
+  const Vec<T> infinity = set1(T(__builtin_inf()));
   each_vector<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
     Vec<T> p = load(parameters + i, lanes), g = load(gradient + i, lanes), a = set1(T(0)), b = a;
     if constexpr (F<T>::kStates > 0) a = load(s1 + i, lanes);
     if constexpr (F<T>::kStates > 1) b = load(s2 + i, lanes);
+    const Vec<T> old_p = p, old_a = a, old_b = b;
     if constexpr (F<T>::kDecoupled)
       p = p * c.decay;
     else
       g = fma(c.weight_decay, p, g);
     F<T>::apply(c, g, p, a, b);
+    if constexpr (F<T>::kSquares) {
+      const Mask<T> lost = (F<T>::kStates > 1 ? b : a) >= infinity;
+      if (__builtin_expect(bits(lost) != 0, 0)) {
+        p = select(lost, old_p, p);
+        a = select(lost, old_a, a);
+        b = select(lost, old_b, b);
+        if (coefficients.lost) __atomic_store_n(coefficients.lost, true, __ATOMIC_RELAXED);
+      }
+    }
     store(parameters + i, p, lanes);
     if constexpr (F<T>::kStates > 0) store(s1 + i, a, lanes);
     if constexpr (F<T>::kStates > 1) store(s2 + i, b, lanes);

@@ -70,6 +70,7 @@ struct RandomStream {
 enum class Optimizer { sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw };
 constexpr int kOptimizers = 7;
 constexpr int states_of(Optimizer o) { return o == Optimizer::sgd ? 0 : o == Optimizer::adam || o == Optimizer::adamw ? 2 : 1; }
+constexpr bool squares_gradients(Optimizer o) { return o >= Optimizer::adagrad; }
 template <class T>
 struct OptimizerStep {
   T lr, weight_decay;
@@ -77,6 +78,7 @@ struct OptimizerStep {
   T rest1, rest2;  // 1 - beta, subtracted before rounding: 1 - float(0.999) is off by 1e-5
   T eps;
   T step1, rsqrt2;  // Adam: lr/(1 - beta1^t), 1/sqrt(1 - beta2^t)
+  bool* lost;       // set where an element is left as it was, since its gradient's square is infinite; or null
 };
 
 template <class T>

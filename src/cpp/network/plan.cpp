@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "ops/cost.h"
@@ -636,7 +637,7 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
   double sum = 0;
   for (Index piece = 0; piece < pieces; ++piece) sum += norms_[piece];
   const double norm = std::sqrt(sum);
-  if (rule.stop_at_nonfinite && !std::isfinite(norm)) return false;
+  if (rule.stop_at_nonfinite && !(std::isfinite(norm) && std::min(norm, rule.clip_norm) <= rule.largest_norm)) return false;
   const T factor = norm > rule.clip_norm ? static_cast<T>(rule.clip_norm / norm) : T(1);
   for (const Node& node : nodes_)
     if (node.layer.kind == LayerKind::batchnorm) update_statistics(node, 0, node.layer.out);
@@ -654,13 +655,23 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
   return true;
 }
 
+// Whether the batch's variances are such that running ones can take them in.
+template <class T>
+bool Plan<T>::finite_statistics() const noexcept {
+  bool finite = true;
+  for (const Node& node : nodes_)
+    if (node.layer.kind == LayerKind::batchnorm)
+      for (Index j = 0; j < node.layer.out; ++j) finite &= node.var[j] <= std::numeric_limits<T>::max();
+  return finite;
+}
+
 template <class T>
 typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept {
   double factor = 1 / weight_sum(batch);
   if (rule.loss != Loss::softmax) factor *= (rule.loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(outputs_);
   walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr});
   const double value = total_loss(batch);
-  if (rule.stop_at_nonfinite && !std::isfinite(value)) return {value, false};
+  if (rule.stop_at_nonfinite && !(value <= rule.largest_loss && finite_statistics())) return {value, false};
   if (nodes_.front().layer.kind == LayerKind::embedding)
     ops::occurrences_of(batch.indices, rows_ * nodes_.front().layer.in, occurrences_);
   const Update update{rule.update.kind, ops::optimizer_step<T>(rule.update)};

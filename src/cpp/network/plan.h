@@ -130,6 +130,7 @@ class Plan {
   void update_rows(const Node& node, Index begin, Index end, const Update& update) const noexcept;
   template <class F>
   void each_gradient(F&& f) const;
+  bool finite_statistics() const noexcept;
   bool clip_and_update(Team& team, const Rule& rule, const Update& update) noexcept;
 
   std::vector<Node> nodes_;

@@ -98,7 +98,8 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
         steps.losses[done.updates++] = outcome.loss;
       }
       done.steps = s + 1;
-      if (!team.did(plan_.cost()) || enough) return;
+      const bool lost = rule.update.lost && *rule.update.lost;
+      if (!team.did(plan_.cost()) || enough || lost) return;
     }
   });
   return done;

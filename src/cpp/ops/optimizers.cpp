@@ -24,6 +24,7 @@ OptimizerStep<T> optimizer_step(const UpdateRule& r) noexcept {
   s.rest1 = static_cast<T>(1 - r.beta1);
   s.rest2 = static_cast<T>(1 - r.beta2);
   s.eps = static_cast<T>(r.eps);
+  s.lost = r.lost;
   if (r.kind == Optimizer::adam || r.kind == Optimizer::adamw) {
     const double t = static_cast<double>(r.step);
     s.step1 = static_cast<T>(r.lr / (1 - std::pow(r.beta1, t)));

@@ -9,7 +9,8 @@ namespace fastnn::ops {
 struct UpdateRule {
   Optimizer kind;
   double lr, weight_decay, beta1, beta2, eps;
-  int64_t step;  // 1 for the first update: Adam's t
+  int64_t step;          // 1 for the first update: Adam's t
+  bool* lost = nullptr;  // set where an element is left as it was, since its gradient's square is infinite; or null
 };
 
 // One array, or for a row-sparse gradient the rows named of it: then p, s1, s2 are whole tables of rows of `dim` numbers,

@@ -1,0 +1,68 @@
+#include "bindings/in_use.h"
+
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+
+#include "bindings/arrays.h"
+#include "core/team.h"
+
+namespace fastnn::bindings {
+namespace {
+
+[[noreturn]] void refuse_thread() {
+  throw std::runtime_error("this object is in use by another thread: give each thread its own, or take turns");
+}
+
+}  // namespace
+
+// Raises while another thread writes.
+void InUse::check(unsigned long self) {
+  if (const int generation = fork_generation(); generation != generation_) {
+    const auto other = [&](const Reader& reader) { return reader.thread != self; };
+    readers_.erase(std::remove_if(readers_.begin(), readers_.end(), other), readers_.end());
+    if (owner_ != self) depth_ = 0;
+    generation_ = generation;
+  }
+  if (depth_ > 0 && owner_ != self) refuse_thread();
+}
+
+void InUse::enter() {
+  const unsigned long self = PyThread_get_thread_ident();
+  check(self);
+  for (const Reader& reader : readers_)
+    if (reader.thread != self) refuse_thread();
+  owner_ = self;
+  ++depth_;
+}
+
+void InUse::enter_reading() {
+  const unsigned long self = PyThread_get_thread_ident();
+  check(self);
+  for (Reader& reader : readers_)
+    if (reader.thread == self) {
+      ++reader.depth;
+      return;
+    }
+  readers_.push_back({self, 1});
+}
+
+void InUse::leave_reading() noexcept {
+  const unsigned long self = PyThread_get_thread_ident();
+  const auto own = std::find_if(readers_.begin(), readers_.end(), [&](const Reader& reader) { return reader.thread == self; });
+  if (own != readers_.end() && --own->depth == 0) readers_.erase(own);
+}
+
+void bind_in_use(py::module_& m) {
+  py::class_<InUse>(m, "InUse")
+      .def(py::init<>())
+      .def("__enter__", &InUse::enter)
+      .def("__exit__", [](InUse& lock, const py::args&) { lock.leave(); })
+      .def("enter_reading", &InUse::enter_reading)
+      .def("leave_reading", &InUse::leave_reading)
+      .def(py::pickle([](const InUse&) { return py::tuple(); }, [](const py::tuple&) { return std::make_unique<InUse>(); }));
+}
+
+}  // namespace fastnn::bindings

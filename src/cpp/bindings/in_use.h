@@ -1,0 +1,51 @@
+#pragma once
+// Who may work on an object at the same time.
+#include <vector>
+
+namespace fastnn::bindings {
+
+// Held by a thread while a call of its works on an object: by one that changes it, or by any number that only read. Another that
+// comes meanwhile and may not gets RuntimeError. A thread may enter again what it holds, and write where it alone reads. Guarded
+// by the GIL.
+class InUse {
+ public:
+  void enter();
+  void leave() noexcept { --depth_; }
+  void enter_reading();
+  void leave_reading() noexcept;
+
+ private:
+  void check(unsigned long self);
+
+  struct Reader {
+    unsigned long thread;
+    int depth;
+  };
+  unsigned long owner_ = 0;  // who writes
+  int depth_ = 0;
+  std::vector<Reader> readers_;
+  int generation_ = 0;  // of the process, by forks: the threads of a parent hold nothing in its child
+};
+
+class Hold {
+ public:
+  explicit Hold(InUse& lock) : lock_(lock) { lock_.enter(); }
+  ~Hold() { lock_.leave(); }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+ private:
+  InUse& lock_;
+};
+class HoldReading {
+ public:
+  explicit HoldReading(InUse& lock) : lock_(lock) { lock_.enter_reading(); }
+  ~HoldReading() { lock_.leave_reading(); }
+  HoldReading(const HoldReading&) = delete;
+  HoldReading& operator=(const HoldReading&) = delete;
+
+ private:
+  InUse& lock_;
+};
+
+}  // namespace fastnn::bindings

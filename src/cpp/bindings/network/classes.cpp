@@ -1,0 +1,93 @@
+#include "bindings/network/classes.h"
+
+#include <algorithm>
+#include <iterator>
+#include <memory>
+#include <unordered_map>
+
+namespace fastnn::bindings {
+namespace {
+
+constexpr const char* kRoles[] = {"layer", "loss", "optimizer", "network", "trainer", "epochs"};
+
+// Whatever the role: what an attribute is.
+const std::vector<const char*> kAccess = {"__getattribute__", "__getattr__", "__setattr__", "__dict__"};
+
+std::vector<const char*> attributes_of_role(Role role) {
+  switch (role) {
+    case Role::layer:
+      return {"forward",  "backward", "backward_params", "params", "grads",  "alpha", "momentum",     "eps",        "ratio",
+              "inverted", "seed",     "seeded",          "step",   "stream", "_kept", "running_mean", "running_var"};
+    case Role::loss:
+      return {"forward", "backward", "y"};
+    case Role::optimizer:
+      return {"update", "rate", "lr", "weight_decay", "state", "step", "eps", "momentum", "decay_rate", "beta1", "beta2"};
+    case Role::network:
+      return {"forward", "backward", "backward_params", "params", "grads", "layers"};
+    case Role::trainer:
+      return {"net",   "loss",  "optimizer",   "clip_norm",     "seed", "nonfinite",
+              "steps", "_loss", "_check_loss", "_check_finite", "_clip"};
+    case Role::epochs:
+      return {"step", "_inputs", "_gather"};
+  }
+  return {};
+}
+
+using Classes = std::unordered_map<PyTypeObject*, std::unique_ptr<NativeClass>>;
+Classes& classes(Role role) {
+  static auto* const all = new Classes[std::size(kRoles)];  // outlives the interpreter's end
+  return all[static_cast<int>(role)];
+}
+
+// The attribute as the class has it, without a word of its own code.
+PyObject* attribute(PyTypeObject* type, const py::str& name) { return _PyType_Lookup(type, name.ptr()); }
+
+}  // namespace
+
+AsAtImport::AsAtImport(PyTypeObject* type, Role role) {
+  std::vector<const char*> all = attributes_of_role(role);
+  all.insert(all.end(), kAccess.begin(), kAccess.end());
+  for (const char* text : all) {
+    const py::str name = interned(text);
+    attributes_.emplace_back(name, py::reinterpret_borrow<py::object>(attribute(type, name)));
+  }
+}
+
+bool AsAtImport::compare(PyTypeObject* type) const {
+  for (const auto& [name, value] : attributes_)
+    if (attribute(type, name) != value.ptr()) return false;
+  last_ = type;
+  last_tag_ = type->tp_version_tag;
+  return true;
+}
+
+const NativeClass& class_of(Role role, PyTypeObject* type) {
+  const Classes& known = classes(role);
+  const auto at = known.find(type);
+  if (at == known.end()) throw Unsupported{};
+  return *at->second;
+}
+
+const NativeClass& only_class(Role role) {
+  const Classes& known = classes(role);
+  if (known.size() != 1) throw Unsupported{};
+  return *known.begin()->second;
+}
+
+void register_class(const std::string& role, const py::type& type, int kind, int activation, const py::tuple& names,
+                    const py::tuple& slots) {
+  const auto at = std::find(std::begin(kRoles), std::end(kRoles), role);
+  if (at == std::end(kRoles)) refuse("unknown role " + role);
+  const Role known = static_cast<Role>(at - std::begin(kRoles));
+  auto* const class_type = reinterpret_cast<PyTypeObject*>(type.ptr());
+  const auto all = [](const py::tuple& texts) {
+    std::vector<py::str> list;
+    for (const py::handle text : texts) list.push_back(interned(text.cast<std::string>().c_str()));
+    return list;
+  };
+  type.inc_ref();
+  classes(known)[class_type] = std::make_unique<NativeClass>(
+      NativeClass{class_type, kind, activation, all(names), all(slots), AsAtImport(class_type, known)});
+}
+
+}  // namespace fastnn::bindings

@@ -1,0 +1,48 @@
+#pragma once
+// The native classes as they were at import. An object of a class that has been changed since is not what it was taken for:
+// Python runs it.
+#include <utility>
+#include <vector>
+
+#include "bindings/objects.h"
+
+namespace fastnn::bindings {
+
+enum class Role { layer, loss, optimizer, network, trainer, epochs };  // epochs: a trainer that goes through many steps
+
+// The attributes of a class that native code stands in for, or reads from instances, where a class must not have them.
+class AsAtImport {
+ public:
+  AsAtImport(PyTypeObject* type, Role role);
+  // Whether a class, the same or one derived from it, has them still.
+  bool holds_for(PyTypeObject* type) const {
+    return (type == last_ && type->tp_version_tag == last_tag_ && last_tag_ != 0) || compare(type);
+  }
+
+ private:
+  bool compare(PyTypeObject* type) const;
+
+  std::vector<std::pair<py::str, py::object>> attributes_;  // null: none
+  mutable PyTypeObject* last_ = nullptr;                    // found to be right when it had this tag, which no change leaves
+  mutable unsigned int last_tag_ = 0;
+};
+
+struct NativeClass {
+  PyTypeObject* type;
+  int kind, activation;               // of the layer, the loss or the optimizer
+  std::vector<py::str> names, slots;  // of a layer's parameters; of an optimizer's betas and its memory
+  AsAtImport attributes;
+
+  // Whether an object is of this class itself, unchanged.
+  bool has(py::handle object) const { return Py_TYPE(object.ptr()) == type && attributes.holds_for(type); }
+};
+
+// Throws Unsupported for a class that is none.
+const NativeClass& class_of(Role role, PyTypeObject* type);
+// The only class of its role: the network's, and the trainer's.
+const NativeClass& only_class(Role role);
+
+void register_class(const std::string& role, const py::type& type, int kind, int activation, const py::tuple& names,
+                    const py::tuple& slots);
+
+}  // namespace fastnn::bindings

@@ -1,0 +1,369 @@
+#include "bindings/network/read.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace fastnn::bindings {
+
+LayerObject::LayerObject(py::handle layer, std::size_t place)
+    : object(py::reinterpret_borrow<py::object>(layer)),
+      type(&class_of(Role::layer, Py_TYPE(layer.ptr()))),
+      kind(static_cast<LayerKind>(type->kind)),
+      parameters(static_cast<int>(type->names.size())) {
+  for (int i = 0; i < parameters; ++i) {
+    names[i] = type->names[static_cast<std::size_t>(i)];
+    entries[i] = interned((std::to_string(place) + "." + std::string(names[i])).c_str());
+  }
+}
+
+void Call::clear() {
+  train = keep = false;
+  for (Found& layer : layers) layer = Found{};
+  trainer = optimizer = loss = py::object();
+  state_count = 0;
+  for (py::object& state : states) state = py::object();
+  x = {};
+  owned.clear();
+  entries.clear();
+  extents.clear();
+}
+
+const int64_t* Order::read(py::handle order, Index n, bool anew) {
+  if (!anew && order.is(array)) return rows.data();
+  clear();
+  const bool fits = is_array(order) && is_i64(order) && is_contiguous(order) && rank(order) == 1 && extent(order, 0) == n;
+  if (!fits) throw Unsupported{};
+  const int64_t* from = data_of<const int64_t>(order);
+  rows.assign(from, from + n);
+  uint64_t highest = 0;  // a negative number is a large one
+  for (const int64_t row : rows) highest = std::max(highest, static_cast<uint64_t>(row));
+  if (highest >= static_cast<uint64_t>(n)) throw Unsupported{};
+  array = py::reinterpret_borrow<py::object>(order);
+  return rows.data();
+}
+
+namespace {
+
+// Whether an object has an attribute of its own in the place of one of its class.
+template <class... Name>
+bool replaces(py::handle attributes, const Name&... name) {
+  return (... || (find(attributes, name) != nullptr));
+}
+
+py::handle parameter(const Call& call, std::size_t layer, int which) {
+  const py::object& array = call.layers[layer].parameters[which];
+  if (!array || !is_array(array)) throw Unsupported{};
+  return array;
+}
+
+Index last_extent(py::handle array, int dimensions) {
+  if (rank(array) != dimensions) throw Unsupported{};
+  return extent(array, dimensions - 1);
+}
+
+// The numbers of a contiguous array of T of this shape, which a step can write to; cols < 0: of one dimension. The call holds it.
+template <class T>
+T* numbers(Call& call, py::handle array, Index rows, Index cols) {
+  const bool fits = array && is_array(array) && is_dtype<T>(array) && is_contiguous(array) && rank(array) == (cols < 0 ? 1 : 2) &&
+                    extent(array, 0) == rows && (cols < 0 || extent(array, 1) == cols) && (!call.train || is_writeable(array));
+  if (!fits) throw Unsupported{};
+  T* data = data_of<T>(array);
+  const Index size = cols < 0 ? rows : rows * cols;
+  if (call.train) call.extents.push_back({reinterpret_cast<const char*>(data), reinterpret_cast<const char*>(data + size)});
+  return data;
+}
+
+// The array that stands beside a parameter in a dict, or a new one.
+template <class T>
+T* beside(Call& call, py::handle dict, py::handle key, py::handle like, Index rows, Index cols, bool zeros) {
+  if (!is_dict(dict)) throw Unsupported{};
+  py::object array = py::reinterpret_borrow<py::object>(find(dict, key));
+  if (!array) {
+    array = zeros ? zeros_like(like) : new_like(like);
+    call.entries.push_back({py::reinterpret_borrow<py::dict>(dict), py::reinterpret_borrow<py::object>(key), array});
+  }
+  T* data = numbers<T>(call, array, rows, cols);
+  call.owned.push_back(std::move(array));
+  return data;
+}
+
+template <class T>
+T* statistic(Call& call, py::handle attributes, py::handle name, Index size) {
+  const py::handle array = entry_of(attributes, name);
+  call.owned.push_back(py::reinterpret_borrow<py::object>(array));
+  return numbers<T>(call, array, size, -1);
+}
+
+template <class T>
+void read_parameter(Call& call, const LayerObject& l, std::size_t i, int which, Index rows, Index cols,
+                    network::Parameter<T>& to) {
+  const py::handle p = parameter(call, i, which);
+  to.p = numbers<T>(call, p, rows, cols);
+  to.size = cols < 0 ? rows : rows * cols;
+  if (!call.train) return;
+  if (call.keep && l.kind != LayerKind::embedding)
+    to.g = beside<T>(call, call.layers[i].grads, l.names[which], p, rows, cols, false);
+  T** const slots[2] = {&to.s1, &to.s2};
+  for (int s = 0; s < call.state_count; ++s) *slots[s] = beside<T>(call, call.states[s], l.entries[which], p, rows, cols, true);
+}
+
+// Arrays that share memory are updated one after the other, which a plan does not do; and what it reads of the data must stay.
+void check_distinct(Call& call) {
+  const auto same = [](const Extent& a, const Extent& b) { return a.first == b.first && a.last == b.last; };
+  const std::vector<Extent>& now = call.extents;
+  for (const Extent& e : now)
+    if (e.meets(call.x)) throw Unsupported{};
+  if (std::equal(now.begin(), now.end(), call.distinct.begin(), call.distinct.end(), same)) return;
+  std::vector<Extent> sorted = now;
+  std::sort(sorted.begin(), sorted.end(), [](const Extent& a, const Extent& b) { return a.first < b.first; });
+  for (std::size_t i = 1; i < sorted.size(); ++i)
+    if (sorted[i].meets(sorted[i - 1])) throw Unsupported{};
+  call.distinct = now;
+}
+
+}  // namespace
+
+bool look_up(const std::vector<LayerObject>& layers, Call& call) {
+  const Names& name = names();
+  call.layers.resize(layers.size());
+  py::handle first;  // parameter of all
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const LayerObject& l = layers[i];
+    if (!l.type->has(l.object)) throw Unsupported{};
+    Call::Found& found = call.layers[i];
+    found.attributes = attributes_of(l.object);
+    if (replaces(found.attributes, name.forward)) throw Unsupported{};
+    if (call.train && replaces(found.attributes, name.backward, name.backward_params)) throw Unsupported{};
+    if (!l.parameters) continue;
+    const py::handle params = entry_of(found.attributes, name.params);
+    if (!is_dict(params) || PyDict_GET_SIZE(params.ptr()) != l.parameters) throw Unsupported{};
+    for (int p = 0; p < l.parameters; ++p) found.parameters[p] = py::reinterpret_borrow<py::object>(entry_of(params, l.names[p]));
+    if (!first) first = parameter(call, i, 0);
+    if (!call.train) continue;
+    const py::handle grads = entry_of(found.attributes, name.grads);
+    if (!is_dict(grads)) throw Unsupported{};
+    found.grads = py::reinterpret_borrow<py::object>(grads);
+  }
+  if (!first) throw Unsupported{};
+  return is_f64(first);
+}
+
+template <class T>
+void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector<Layer<T>>& to) {
+  const Names& name = names();
+  to.resize(layers.size());
+  Index features = call.features;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const LayerObject& from = layers[i];
+    const py::object& attributes = call.layers[i].attributes;
+    Layer<T>& l = to[i];
+    l = Layer<T>{};
+    l.kind = from.kind;
+    l.keeps_gradients = call.keep;
+    l.in = l.out = features;
+    switch (from.kind) {
+      case LayerKind::affine:
+        l.out = last_extent(parameter(call, i, 0), 2);
+        read_parameter(call, from, i, 0, l.in, l.out, l.weight);
+        read_parameter(call, from, i, 1, l.out, -1, l.bias);
+        break;
+      case LayerKind::batchnorm:
+        read_parameter(call, from, i, 0, l.out, -1, l.weight);
+        read_parameter(call, from, i, 1, l.out, -1, l.bias);
+        l.running_mean = statistic<T>(call, attributes, name.running_mean, l.out);
+        l.running_var = statistic<T>(call, attributes, name.running_var, l.out);
+        l.momentum = number(attributes, name.momentum);
+        l.eps = normal<T>(number(attributes, name.eps));
+        break;
+      case LayerKind::embedding: {
+        const py::handle w = parameter(call, i, 0);
+        l.dim = last_extent(w, 2);
+        l.vocabulary = extent(w, 0);
+        l.out = l.in * l.dim;
+        read_parameter(call, from, i, 0, l.vocabulary, l.dim, l.weight);
+        break;
+      }
+      case LayerKind::activation:
+        l.activation = static_cast<Activation>(from.type->activation);
+        if (l.activation == Activation::leaky_relu) l.alpha = static_cast<T>(number(attributes, name.alpha));
+        break;
+      case LayerKind::dropout:
+        l.ratio = number(attributes, name.ratio);
+        if (!(l.ratio >= 0 && l.ratio < 1) || features > (Index{1} << 24)) throw Unsupported{};
+        l.inverted = truth(attributes, name.inverted);
+        if (call.train) l.seed = truth(attributes, name.seeded) ? unsigned_number(entry_of(attributes, name.seed)) : call.seed;
+        break;
+    }
+    features = l.out;
+    if (features <= 0) throw Unsupported{};
+  }
+  if (call.train) check_distinct(call);
+}
+
+namespace {
+
+network::Loss read_loss(Call& call, py::handle loss) {
+  const NativeClass& type = class_of(Role::loss, Py_TYPE(loss.ptr()));
+  if (!type.has(loss)) throw Unsupported{};
+  call.loss = attributes_of(loss);
+  if (replaces(call.loss, names().forward, names().backward)) throw Unsupported{};
+  return static_cast<network::Loss>(type.kind);
+}
+
+ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
+  const Names& name = names();
+  const NativeClass& type = class_of(Role::optimizer, Py_TYPE(optimizer.ptr()));
+  if (!type.has(optimizer)) throw Unsupported{};
+  const auto held = py::reinterpret_borrow<py::object>(optimizer);  // whatever its schedule does to the trainer
+  call.optimizer = attributes_of(optimizer);
+  if (replaces(call.optimizer, name.update, name.rate)) throw Unsupported{};
+  ops::UpdateRule rule{};
+  rule.kind = static_cast<Optimizer>(type.kind);
+  const py::handle lr = entry_of(call.optimizer, name.lr);
+  if (PyFloat_CheckExact(lr.ptr()) && PyFloat_AS_DOUBLE(lr.ptr()) >= 0 && std::isfinite(PyFloat_AS_DOUBLE(lr.ptr())))
+    rule.lr = PyFloat_AS_DOUBLE(lr.ptr());
+  else if (!rates)
+    rule.lr = held.attr("rate")().cast<double>();
+  rule.weight_decay = number(call.optimizer, name.weight_decay);
+  double* const betas[2] = {&rule.beta1, &rule.beta2};
+  for (std::size_t b = 0; b < type.names.size(); ++b) *betas[b] = number(call.optimizer, type.names[b]);
+  if (squares_gradients(rule.kind)) rule.eps = number(call.optimizer, name.eps);
+  const uint64_t step = unsigned_number(entry_of(call.optimizer, name.step));
+  if (step >> 62) throw Unsupported{};
+  rule.step = static_cast<int64_t>(step) + 1;
+  call.state_count = states_of(rule.kind);
+  const py::handle state = entry_of(call.optimizer, name.state);
+  if (!is_dict(state) || PyDict_GET_SIZE(state.ptr()) != call.state_count) throw Unsupported{};
+  for (int s = 0; s < call.state_count; ++s)
+    call.states[s] = py::reinterpret_borrow<py::object>(entry_of(state, type.slots[static_cast<std::size_t>(s)]));
+  return rule;
+}
+
+}  // namespace
+
+network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates) {
+  const Names& name = names();
+  PyTypeObject* const type = Py_TYPE(trainer.ptr());  // which may be one derived from ours
+  if (!only_class(Role::trainer).attributes.holds_for(type)) throw Unsupported{};
+  if (epochs && !only_class(Role::epochs).attributes.holds_for(type)) throw Unsupported{};
+  const py::dict attributes = attributes_of(trainer);
+  call.trainer = attributes;
+  if (replaces(attributes, name.own_loss, name.check_loss, name.check_finite, name.clip)) throw Unsupported{};
+  if (epochs && replaces(attributes, name.step, name.inputs, name.gather)) throw Unsupported{};
+  network::Rule rule{};
+  rule.update = read_optimizer(call, entry_of(attributes, name.optimizer), rates);
+  rule.loss = read_loss(call, entry_of(attributes, name.loss));
+  const bool clip = !entry_of(attributes, name.clip_norm).is_none();
+  rule.clip_norm = clip ? number(attributes, name.clip_norm) : std::numeric_limits<double>::infinity();
+  const py::handle nonfinite = entry_of(attributes, name.nonfinite);
+  if (!PyUnicode_CheckExact(nonfinite.ptr())) throw Unsupported{};
+  rule.stop_at_nonfinite = nonfinite.is(name.raise) || PyUnicode_Compare(nonfinite.ptr(), name.raise.ptr()) == 0;
+  rule.step = unsigned_number(entry_of(attributes, name.steps));
+  if (rule.step >> 63) throw Unsupported{};
+  call.seed = unsigned_number(entry_of(attributes, name.seed));
+  return rule;
+}
+
+namespace {
+
+bool number_type(py::handle array, ops::Number& type) {
+  if (is_f32(array))
+    type = ops::Number::f32;
+  else if (is_f64(array))
+    type = ops::Number::f64;
+  else if (is_u8(array))
+    type = ops::Number::u8;
+  else if (is_i32(array))
+    type = ops::Number::i32;
+  else if (is_i64(array))
+    type = ops::Number::i64;
+  else
+    return false;
+  return true;
+}
+
+// Each row contiguous, whatever lies between rows.
+bool has_whole_rows(py::handle array) {
+  if (!is_aligned(array)) return false;
+  const auto* p = py::detail::array_proxy(array.ptr());
+  Index expected = py::reinterpret_borrow<py::dtype>(p->descr).itemsize();
+  for (int i = p->nd - 1; i > 0; --i) {
+    if (p->dimensions[i] != 1 && p->strides[i] != expected) return false;
+    expected *= p->dimensions[i];
+  }
+  return true;
+}
+
+template <class T>
+py::handle sized() {
+  static const py::handle array = new_vector<T>(0).release();
+  return array;
+}
+
+// Rows [first, first + n) of the targets of a data set.
+template <class T>
+void check_dense(network::Loss loss, py::handle rows, Index first, Index n, Index outputs) {
+  if (loss == network::Loss::softmax) {
+    softmax_labels<T>(rows, n, outputs, false, first);
+    return;
+  }
+  const Index shape[] = {n, outputs};
+  check_targets<T>(contiguous(as_real("t", rows, sized<T>())), new_array(py::dtype::of<T>(), 2, shape),
+                   loss == network::Loss::sigmoid, first);
+}
+
+}  // namespace
+
+template <class T>
+Rows read_rows(Call& call, const char* name, py::handle array, bool may_convert, bool indices) {
+  if (!is_array(array) || rank(array) < 1) throw Unsupported{};
+  py::object rows = py::reinterpret_borrow<py::object>(array);
+  ops::RowSource from{};
+  const bool readable = number_type(rows, from.type) && (!indices || ops::is_integer(from.type));
+  if (!readable || !has_whole_rows(rows)) {
+    if (!may_convert) throw Unsupported{};
+    rows = indices ? row_numbers(rows) : contiguous(as_real(name, rows, sized<T>()));
+    number_type(rows, from.type);
+  }
+  const Index n = extent(rows, 0);
+  from.data = data_of<const char>(rows);
+  from.row_bytes = py::detail::array_proxy(rows.ptr())->strides[0];
+  from.cols = n ? size_of(rows) / n : 0;
+  call.owned.push_back(std::move(rows));
+  return {from, n};
+}
+
+template <class T>
+void read_targets(Call& call, network::Data& data, network::Loss loss, py::handle t, Index n, Index outputs, Index check_rows) {
+  if (loss == network::Loss::softmax && (!is_array(t) || rank(t) != 2)) {
+    const Labels labels = softmax_labels<T>(t, n, outputs, false);
+    if (labels.classes) {
+      data.labels = data_of<const int64_t>(labels.array);
+      call.owned.push_back(labels.array);
+      return;
+    }
+  }
+  const py::object targets = is_array(t) ? py::reinterpret_borrow<py::object>(t) : as_real("t", t, sized<T>());
+  if (check_rows == n) {
+    check_dense<T>(loss, targets, 0, n, outputs);
+  } else if (check_rows > 0) {
+    const py::object plain = plain_view(targets);  // whose slices are what they seem
+    for (Index first = 0; first < n; first += check_rows) {
+      const Index end = std::min(first + check_rows, n);
+      check_dense<T>(loss, plain[py::slice(first, end, 1)], first, end - first, outputs);
+    }
+  }
+  const Rows rows = read_rows<T>(call, "t", targets, true, false);
+  data.dense = rows.from;
+  if (data.dense.cols != outputs || rows.n != n) throw Unsupported{};
+}
+
+#define FASTNN_INSTANTIATE(T)                                                                \
+  template void read_layers(const std::vector<LayerObject>&, Call&, std::vector<Layer<T>>&); \
+  template Rows read_rows<T>(Call&, const char*, py::handle, bool, bool);                    \
+  template void read_targets<T>(Call&, network::Data&, network::Loss, py::handle, Index, Index, Index);
+FASTNN_INSTANTIATE(float)
+FASTNN_INSTANTIATE(double)
+
+}  // namespace fastnn::bindings

@@ -1,0 +1,104 @@
+#pragma once
+// The first room of a network's door: what the Python objects say, read anew for each call. Only exact native classes that are as
+// they were at import get through, with what stands in their own dicts, and arrays by what they are themselves; for the rest
+// Unsupported is thrown, and Python does it.
+#include "bindings/labels.h"
+#include "bindings/network/classes.h"
+#include "network/run.h"
+
+namespace fastnn::bindings {
+
+using network::Layer;
+using network::LayerKind;
+
+// A layer of a network, and the keys of what belongs to it.
+struct LayerObject {
+  LayerObject(py::handle layer, std::size_t place);
+
+  py::object object;
+  const NativeClass* type;
+  LayerKind kind;
+  py::str names[2];    // of params and grads: weight and bias, gamma and beta, or the table alone
+  py::str entries[2];  // of the optimizer's state
+  int parameters;
+};
+
+// An array that goes into a dict once the call has succeeded.
+struct NewEntry {
+  py::dict dict;
+  py::object key, array;
+};
+
+// What the objects of a call have been found to be. Owns a reference to every array, since the objects may change once the GIL is
+// released, or while a schedule runs.
+struct Call {
+  struct Found {
+    py::object attributes, grads, parameters[2];
+  };
+  bool train = false, keep = false;  // whether it trains; whether gradients are kept
+  std::vector<Found> layers;
+  py::object trainer, optimizer, loss;  // their attributes
+  int state_count = 0;
+  py::object states[2];
+  uint64_t seed = 0;   // the trainer's
+  Index features = 0;  // of a row of the data
+  Extent x{};          // where the data lie, if a step reads them there
+  std::vector<py::object> owned;
+  std::vector<NewEntry> entries;
+  std::vector<Extent> extents;   // of what a step writes to
+  std::vector<Extent> distinct;  // extents that were found not to meet
+
+  void clear();  // but for room
+};
+
+// Forgets the objects of a call at its end, however it ends.
+struct Calling {
+  explicit Calling(Call& call) : call(call) {}
+  ~Calling() { call.clear(); }
+  Calling(const Calling&) = delete;
+  Calling& operator=(const Calling&) = delete;
+  Call& call;
+};
+
+// The order of the rows of an epoch, each of which is in range: a copy, as the array may be somebody's.
+struct Order {
+  py::object array;
+  std::vector<int64_t> rows;
+
+  const int64_t* read(py::handle order, Index n, bool anew);
+  void clear() {
+    array = py::object();
+    rows = {};
+  }
+};
+
+// Finds the arrays of all layers; whether they are of float64.
+bool look_up(const std::vector<LayerObject>& layers, Call& call);
+
+// The layers as they are now, for data whose features are known.
+template <class T>
+void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector<Layer<T>>& to);
+
+// What a trainer does beside its network. `epochs`: it goes through many steps; `rates`: the learning rates are given. May call
+// the optimizer's schedule.
+network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates);
+
+// Rows of numbers, or of indices, as they lie there; of other types, or with gaps within rows, they are converted if they may be.
+struct Rows {
+  ops::RowSource from;
+  Index n;
+};
+template <class T>
+Rows read_rows(Call& call, const char* name, py::handle array, bool may_convert, bool indices);
+
+// Labels or targets for n rows of `outputs` numbers; labels are checked, and targets so many rows at a time.
+template <class T>
+void read_targets(Call& call, network::Data& data, network::Loss loss, py::handle t, Index n, Index outputs, Index check_rows);
+
+template <class T>
+constexpr ops::Number number_of() {
+  return sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64;
+}
+inline bool has_parameters(LayerKind kind) { return kind != LayerKind::activation && kind != LayerKind::dropout; }
+
+}  // namespace fastnn::bindings

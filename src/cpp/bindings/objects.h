@@ -1,0 +1,52 @@
+#pragma once
+// What Python objects hold, as their dicts say: no code of theirs is run, and nothing that is missing or of another type is
+// believed.
+#include <cstdint>
+
+#include "bindings/arrays.h"
+
+namespace fastnn::bindings {
+
+// What native code cannot take as it is: Python does it then.
+struct Unsupported {};
+
+// A borrowed value, or null.
+inline PyObject* find(py::handle dict, py::handle key) {
+  PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
+  if (!value && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+// The value, which must be there.
+inline py::handle entry_of(py::handle dict, py::handle key) {
+  PyObject* value = find(dict, key);
+  if (!value) throw Unsupported{};
+  return value;
+}
+inline bool is_dict(py::handle value) { return value && PyDict_CheckExact(value.ptr()); }
+
+// An object's own attributes, the live dict.
+py::dict attributes_of(py::handle object);
+
+// Exact numbers and truths of a dict.
+double number(py::handle dict, py::handle name);
+bool truth(py::handle dict, py::handle name);
+uint64_t unsigned_number(py::handle value);
+
+py::str interned(const char* name);
+
+// Names that are looked up in every call.
+struct Names {
+  py::str params = interned("params"), grads = interned("grads"), alpha = interned("alpha"), momentum = interned("momentum"),
+          eps = interned("eps"), ratio = interned("ratio"), inverted = interned("inverted"), seed = interned("seed"),
+          seeded = interned("seeded"), step = interned("step"), steps = interned("steps"), stream = interned("stream"),
+          running_mean = interned("running_mean"), running_var = interned("running_var"), optimizer = interned("optimizer"),
+          loss = interned("loss"), clip_norm = interned("clip_norm"), nonfinite = interned("nonfinite"), lr = interned("lr"),
+          weight_decay = interned("weight_decay"), state = interned("state"), y = interned("y"), kept = interned("_kept"),
+          forward = interned("forward"), backward = interned("backward"), backward_params = interned("backward_params"),
+          update = interned("update"), rate = interned("rate"), raise = interned("raise"), own_loss = interned("_loss"),
+          check_loss = interned("_check_loss"), check_finite = interned("_check_finite"), clip = interned("_clip"),
+          inputs = interned("_inputs"), gather = interned("_gather");
+};
+const Names& names();
+
+}  // namespace fastnn::bindings

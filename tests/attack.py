@@ -1,0 +1,210 @@
+"""Objects of all kinds, spoilt in all ways, at the door: python tests/attack.py [seed [rounds [threads]]].
+
+Exceptions are as they may be; the process must live.
+"""
+
+import contextlib
+import random
+import sys
+import threading
+import warnings
+
+import numpy as np
+
+import fastnn
+from fastnn import optimizers
+from fastnn.sparse import RowSparse
+
+LAYERS = [fastnn.ReLU, fastnn.Affine, fastnn.BatchNorm, fastnn.Dropout]
+LOSSES = [fastnn.SoftmaxCrossEntropy, fastnn.SigmoidCrossEntropy, fastnn.MeanSquaredError]
+
+
+class Liar(np.ndarray):
+    shape = property(lambda self: (random.randrange(9), random.randrange(9)), lambda self, value: None)
+    dtype = property(lambda self: random.choice([np.dtype("i1"), np.dtype("f8")]), lambda self, value: None)
+
+    def copy(self, *_):
+        return np.zeros(random.randrange(9), "i1")
+
+    def astype(self, *_, **__):
+        return None
+
+    def view(self, *_):
+        return np.zeros(1)
+
+    def reshape(self, *_):
+        return np.zeros(1, "f4")
+
+    def __array_finalize__(self, other):
+        pass
+
+
+class Dict(dict):
+    def __getitem__(self, key):
+        raise KeyError(key)
+
+
+class Number:
+    def __index__(self):
+        raise OverflowError
+
+    __float__ = __index__
+
+
+def chance(share):
+    return random.random() < share
+
+
+def array():
+    shape = [random.randrange(7) for _ in range(random.randrange(4))]
+    a = np.random.default_rng(random.randrange(9)).normal(size=shape)
+    a = a.astype(random.choice(["f4", "f8", "f4", ">f4", "i8", "u1", "O", "c8", "f2"]))
+    if chance(0.3):
+        a = np.ndarray.view(a, Liar)
+    if chance(0.2) and a.ndim:
+        a = np.ndarray.__getitem__(a, (slice(None, None, -1),) * a.ndim)
+    if chance(0.1):
+        a = np.ndarray.view(a)
+        a.flags.writeable = False
+    return a
+
+
+def junk():
+    return random.choice(
+        [
+            *(
+                lambda value=value: value
+                for value in (None, 0, -1, 2**70, 1e308, float("nan"), "raise", "W", True)
+            ),
+            Number,
+            dict,
+            object,
+            array,
+            array,
+            array,
+            lambda: Dict(W=array()),
+            lambda: {"W": array(), "b": array()},
+            lambda: lambda *_, **__: random.choice([0.1, array(), None]),
+            lambda: RowSparse.trusted(array(), array(), (3, 3)),
+            lambda: np.float32(0.5),
+            lambda: [1, [2]],
+            lambda: np.array(5),
+            lambda: np.arange(40) * random.choice([1, 10**9]),
+            fastnn.SGD,
+            fastnn.ReLU,
+            fastnn.MeanSquaredError,
+            lambda: fastnn.Affine(np.ones((6, 3), "f4"), np.ones(3, "f4")),
+        ]
+    )()
+
+
+def build():
+    dtype = random.choice(["f4", "f8"])
+    if chance(0.25):
+        parts = [fastnn.Embedding.create(9, 2, dtype=dtype), fastnn.Affine.create(12, 3, dtype=dtype)]
+        net = fastnn.Sequential(parts)
+    else:
+        net = fastnn.mlp(
+            [6, 5, 3],
+            batch_norm=chance(0.5),
+            dropout=random.choice([0, 0.3]),
+            dtype=dtype,
+            activation=random.choice(["relu", "gelu", "leaky_relu"]),
+        )
+    cls = fastnn.Trainer
+    if chance(0.3):
+        own = ["loss", "optimizer", "clip_norm", "steps", "seed", "net", "nonfinite", "_order", "_in_use"]
+        value = junk()
+        ways = [property(lambda self: value, lambda self, v: None), lambda self, *_: value, value]
+        cls = type("Own", (cls,), {random.choice(own): random.choice(ways)})
+    kind = random.choice(list(optimizers.CLASSES.values()))
+    return cls(net, random.choice(LOSSES)(), kind(), random.choice([None, 1.0]))
+
+
+def spoil(trainer):
+    """Change something of a trainer or its parts that should not be changed."""
+    layers = list(trainer.net.layers)
+    at = random.choice([trainer, trainer.loss, trainer.optimizer, trainer.net, *layers, *layers])
+    name = random.choice([*vars(at), "forward", "backward", "update", "rate", "params", "__class__"])
+    value, way = getattr(at, name, None), random.random()
+    if way < 0.15:
+        delattr(at, name)
+    elif way < 0.35 and isinstance(value, dict) and value:
+        key = random.choice(list(value))
+        if chance(0.3):
+            del value[key]
+        else:
+            value[random.choice([key, key, 3, "W", "0.W", "m", "v"])] = junk()
+    elif way < 0.5 and isinstance(value, dict):
+        for a in list(value.values()):
+            a.resize(random.choice([(2,), (6, 9), (0,)]))
+    elif name == "__class__":
+        at.__class__ = random.choice([*LAYERS, type(at)])
+    else:
+        setattr(at, name, junk())
+
+
+def use(trainer):
+    """Do something that anybody does."""
+    net, optimizer = trainer.net, trainer.optimizer
+    n = random.choice([1, 8, 40])
+    x = random.choice(
+        [np.ones((n, 6)), np.ones((n, 6), "f4"), np.ones((n, 6), int), np.full((n, 6), 2**40), junk()]
+    )
+    t = random.choice([np.arange(n) % 3, np.ones((n, 3)) / 3, np.full(n, 99), junk()])
+    w = random.choice([None, None, np.ones(n), junk()])
+    random.choice(
+        [
+            lambda: trainer.step(x, t, w),
+            lambda: trainer.step(x, t),
+            lambda: trainer.fit(x, t, 2, 8),
+            lambda: trainer.fit(x, t, 1, 8, sample_weight=w),
+            lambda: trainer.evaluate(x, t, w),
+            lambda: net.predict(x),
+            lambda: net.forward(x),
+            lambda: net.backward(t),
+            lambda: trainer.loss.backward(),
+            net.state_dict,
+            lambda: net.load_state_dict(net.state_dict()),
+            lambda: optimizer.update(net.params, net.grads),
+            lambda: optimizer.update(junk(), junk()),
+            lambda: optimizer.update({"a": array(), "b": junk()}, {"a": array(), "b": junk()}),
+        ]
+    )()
+
+
+def attempt(act, trainer):
+    with contextlib.suppress(Exception):
+        act(trainer)
+
+
+def run(seed=0, rounds=10_000, threads=2):
+    """Do it, with so many other threads at the same objects; return the number of calls."""
+    random.seed(seed)
+    warnings.simplefilter("ignore")
+    np.seterr(all="ignore")
+    calls, current, done = 0, [build()], threading.Event()
+
+    def meanwhile():
+        while not done.is_set():
+            attempt(random.choice([spoil, use]), current[0])
+
+    others = [threading.Thread(target=meanwhile) for _ in range(threads)]
+    for other in others:
+        other.start()
+    for _ in range(rounds):
+        try:
+            current[0] = trainer = build()
+        except (TypeError, ValueError, AttributeError):  # a class that cannot be used at all
+            continue
+        for _ in range(12):
+            calls += 1
+            attempt(random.choice([spoil, use, use]), trainer)
+    done.set()
+    for other in others:
+        other.join()
+    return calls
+
+
+if __name__ == "__main__":
+    print(run(*map(int, sys.argv[1:])))
