@@ -204,7 +204,7 @@ def test_the_penalty_of_an_epoch_of_batches():
 
 def test_single_precision_learns_the_same():
     theirs, ours = both("MLPClassifier", FEW)
-    ours = MLPClassifier(random_state=0, max_iter=10, alpha=0).fit(*FEW)
+    ours = MLPClassifier(random_state=0, max_iter=10, alpha=0, dtype="float32").fit(*FEW)
     assert {p.dtype for p in (*ours.coefs_, *ours.intercepts_)} == {np.dtype(np.float32)}
     np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-3)
     assert abs(ours.score(*FEW) - theirs.score(*FEW)) < 0.005
@@ -212,14 +212,18 @@ def test_single_precision_learns_the_same():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int64, np.int16, np.float16, bool])
 @pytest.mark.parametrize("rows", [200, 201])
-def test_dtypes(dtype, rows):
-    x = (16 * DIGITS[0][:rows]).astype(dtype)
-    model = MLPClassifier(5, max_iter=2, random_state=0).fit(x, DIGITS[1][:rows])
-    few = rows == 200 and dtype != np.float32
-    assert model.coefs_[0].dtype == (np.float64 if few else np.float32)
-    assert model.predict_proba(x).dtype == (np.float32 if dtype == np.float32 else np.float64)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_dtypes(dtype, rows, method):
+    """The network has scikit-learn's dtype, of however many rows and by whatever method."""
+    x, y = (16 * DIGITS[0][:rows]).astype(dtype), DIGITS[1][:rows]
+    classes = {"classes": np.arange(10)} if method == "partial_fit" else {}
+    theirs, model = (
+        getattr(lib.MLPClassifier(5, max_iter=2, random_state=0), method)(x, y, **classes) for lib in (sk, fn)
+    )
+    assert {p.dtype for p in (*model.coefs_, *model.intercepts_)} == {theirs.coefs_[0].dtype}
+    assert model.predict_proba(x).dtype == theirs.predict_proba(x).dtype
     same = MLPClassifier(5, max_iter=2, random_state=0, dtype=model.coefs_[0].dtype)
-    same.fit(x.astype(np.float64), DIGITS[1][:rows])
+    getattr(same, method)(x.astype(np.float64), y, **classes)
     np.testing.assert_array_equal(model.coefs_[0], same.coefs_[0])
 
 
@@ -481,7 +485,7 @@ def test_copies(copied, tmp_path):
 
 
 def test_a_pickle_holds_parameters_and_moments_only():
-    model = MLPClassifier(100, max_iter=2).fit(*FEW)
+    model = MLPClassifier(100, max_iter=2, dtype="float32").fit(*FEW)
     assert len(pickle.dumps(model)) < 1.5 * 3 * 4 * (64 * 100 + 100 + 100 * 10 + 10)
 
 
