@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -141,9 +142,10 @@ class Course:
         """Score the model on the validation data; FloatingPointError where that overflows."""
         model = self._model
         outputs = trainer.net.predict(judge.x)
-        if not np.isfinite(outputs).all():
-            raise FloatingPointError("the outputs for the validation data are not finite")
-        score = model._score_of(outputs, judge)
+        with np.errstate(over="ignore"):
+            score = model._score_of(outputs, judge) if np.isfinite(outputs).all() else -math.inf
+        if math.isinf(score):
+            raise FloatingPointError("the score of the validation data is infinite")
         model.validation_scores_.append(score)
         if model.verbose:
             print(f"Validation score: {score:f}")
