@@ -922,6 +922,20 @@ def test_a_refused_call_changes_nothing(name, case, begun, warm_start):
             model.predict(IRIS[0])
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_two_threads_do_not_train_one_estimator(method):
+    """The second one is refused, and spoils nothing of what the first one does."""
+    models = [MLPClassifier(5, max_iter=3, warm_start=True, random_state=0).fit(*IRIS) for _ in range(2)]
+
+    def intrude(trainer, history):
+        with ThreadPoolExecutor(1) as other, pytest.raises(RuntimeError, match="in use by another thread"):
+            other.submit(getattr(models[0], method), *IRIS).result()
+
+    for model, callbacks in zip(models, ([intrude], []), strict=True):
+        model.fit(*IRIS, callbacks=callbacks)
+    np.testing.assert_equal(picture(models[0]), picture(models[1]))
+
+
 def test_until_a_fit_is_done_the_model_answers_as_before():
     model = MLPClassifier(5, max_iter=2, random_state=0).fit(*IRIS)
     before, seen = model.predict_proba(IRIS[0]), []
