@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,10 +15,10 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from .. import _checks, layers
+from .. import _checks, callbacks, layers
 from ..network import Sequential
 from ..reference.network import ACTIVATIONS
 from .compat import validate_data
@@ -24,20 +26,23 @@ from .course import Course, Judge, ShuffledTrainer
 from .solvers import SOLVERS, Solver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from .._checks import Array
 
-__all__ = ["MLP", "PARAMETERS"]
+__all__ = ["MLP", "PARAMETERS", "READ", "refuse_sparse"]
 
 HIDDEN = {"identity": None, "logistic": "Sigmoid", **ACTIVATIONS}
 READ = (np.float64, np.float32, np.uint8, np.int64)  # dtypes of X that training reads as they are
-FEW_ROWS = 200  # that are trained on in the dtype of X
+LARGE = 1e6  # numbers from which training at the usual rates learns nothing
+SAMPLE_ROWS = 1000  # that are looked at for such numbers
 AUTO_BATCH = 200
 CALLS_OF_LBFGS = 15000
+CALLBACKS = tuple(getattr(callbacks, name) for name in callbacks.__all__)
 
 PARAMETERS = """\
     hidden_layer_sizes : int or sequence of int >= 1
+        Python's or NumPy's whole numbers; those that end in .0 are none.
     activation : str
         Of the hidden layers: scikit-learn's "identity", "logistic", "tanh" or "relu", or "leaky_relu",
         "sigmoid" (which is "logistic"), "gelu" or "silu".
@@ -86,9 +91,9 @@ PARAMETERS = """\
     batch_norm : bool
         Whether a BatchNorm stands before each activation.
     dtype : "auto", "float32" or "float64"
-        Of the parameters, in which training computes. "auto": float32, but for a `fit` on 200 rows or fewer
-        the dtype of X, as in scikit-learn: there it costs little, and what ought to be equal is so to the
-        last digits. Predictions have the dtype of X in any case.
+        Of the parameters, in which training computes. "auto": as in scikit-learn, float32 where the X of the
+        first call is float32, else float64, which takes about twice the time. Predictions are float32 where
+        their X is, else float64.
 """
 
 BATCH_CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
@@ -97,12 +102,28 @@ UNFINISHED = (
 )
 DIVERGED = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-    "preprocessed."
+    "preprocessed. Scale X, and the y of a regression, as StandardScaler does, or lower learning_rate_init; "
+    "the model is as it was before the call"
+)
+UNSCALED = (
+    "%s has values as large as %.2g, from which a network learns next to nothing: scale it, as "
+    "StandardScaler does"
+)
+NO_WEIGHT = "Sample weights must contain at least one non-zero number."
+SPARSE = (
+    "Sparse data was passed for X, but dense data is required. Use '.toarray()' to convert to a dense numpy "
+    "array. A OneHotEncoder makes none with sparse_output=False, a ColumnTransformer with sparse_threshold=0"
 )
 NO_LBFGS = (
     "solver='lbfgs' is not there: fastnn trains in mini-batches, and L-BFGS needs the exact gradient of all "
     "rows at once. solver='adam' gets as far; sklearn.neural_network has 'lbfgs'"
 )
+
+
+def refuse_sparse(X: Any) -> None:
+    """Raise TypeError, in scikit-learn's words and with what to do, if X is a sparse matrix."""
+    if hasattr(X, "toarray"):
+        raise TypeError(SPARSE)
 
 
 class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -185,9 +206,11 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Return the score of the network's outputs for validation data."""
         raise NotImplementedError
 
-    def _weights_of(self, y: Any, sample_weight: Array | None, incremental: bool) -> Array | None:
-        """Return the weights of the rows."""
-        return sample_weight
+    def _weights_of(
+        self, t: Array, sample_weight: Array | None, incremental: bool
+    ) -> tuple[Array | None, Array | None]:
+        """Return the weights of the rows and, where it is the loss that knows the classes, of these."""
+        return sample_weight, None
 
     def _strata(self, t: Array) -> Array | None:
         """Return what the rows that early_stopping sets aside are to be balanced by."""
@@ -206,6 +229,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     ) -> Any:
         """Train on a data set.
 
+        Until it is done the model is what it was before, and if an error leaves it, it stays that.
+
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
@@ -219,7 +244,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             aside.
         callbacks : iterable of functions (trainer, history)
             See `fastnn.callbacks`. What they monitor, "loss", "val_loss" and "val_accuracy", are the figures
-            of fastnn's loss, without the penalty.
+            of fastnn's loss, without the penalty. Those of `fastnn.callbacks` are copied, and take over what
+            their copies have when the fit is done: one may be given to fits that run side by side.
 
         Returns
         -------
@@ -230,7 +256,44 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         TypeError, ValueError
             If an argument does not fit, worded as scikit-learn does, or if the training diverges.
         """
-        return self._fit(X, y, sample_weight, validation, callbacks, incremental=False)
+        with self._draft(incremental=False) as draft:
+            draft._fit(X, y, sample_weight, validation, callbacks, incremental=False)
+        return self
+
+    @contextmanager
+    def _draft(self, incremental: bool) -> Iterator[Any]:
+        """Give a copy of the model to train, which takes the model's place unless an error leaves."""
+        self._check_parameters()
+        draft = object.__new__(type(self))
+        draft.__dict__.update(self.__dict__)
+        with nullcontext() if self._begins(incremental) else self._restored():
+            yield draft
+        for name in vars(self).keys() - vars(draft).keys():
+            delattr(self, name)
+        self.__dict__.update(draft.__dict__)
+
+    def _begins(self, incremental: bool) -> bool:
+        """Return whether the training begins with a new network."""
+        return not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+
+    @contextmanager
+    def _restored(self) -> Iterator[None]:
+        """Bring back, if an error leaves, what a training that goes on changes in place."""
+        net, trainer, optimizer = self._net, self._trainer, self._trainer.optimizer
+        with net._in_use:
+            state, memory = net.state_dict(), optimizer.state_dict()
+            parts = [(part, dict(vars(part))) for part in (trainer, optimizer, self._solver)]
+            curves = [(a, len(a)) for a in (self.loss_curve_, self.validation_scores_) if a is not None]
+            try:
+                yield
+            except BaseException:
+                net.load_state_dict(state)
+                for part, attributes in parts:
+                    vars(part).update(attributes)
+                optimizer.load_state_dict(memory)
+                for curve, length in curves:
+                    del curve[length:]
+                raise
 
     def _fit(
         self,
@@ -240,31 +303,31 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         validation: tuple[Any, ...] | None,
         callbacks: Iterable[Any],
         incremental: bool,
-    ) -> Any:
-        self._check_parameters()
+    ) -> None:
+        """Train; what goes wrong is for `_draft` to forget."""
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         if not hasattr(callbacks, "__iter__"):
             raise TypeError(f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}")
-        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        first = self._begins(incremental)
         X, t = self._checked(X, y, first, incremental)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
-            if (sample_weight < 0).any():
-                raise ValueError("Negative values in data passed to `sample_weight`")
-        weight = self._weights_of(y, sample_weight, incremental)
+        for name, values in (("X", X), ("y", t)):
+            largest = float(np.abs(values[:SAMPLE_ROWS]).max())
+            if largest > LARGE:
+                warnings.warn(UNSCALED % (name, largest), ConvergenceWarning, stacklevel=3)
+        sample_weight = _weights("sample_weight", sample_weight, X)
+        weights = self._weights_of(t, sample_weight, incremental)
+        judge = self._judge(validation)
         random = check_random_state(self.random_state)
         if first:
-            self._initialize(X, t, random, incremental)
+            self._initialize(X, random)
         else:
             self._resume()
-        judge = self._judge(validation)
         if self.early_stopping and judge is None:
-            X, t, weight, judge = self._set_aside(X, t, weight, random)
-        self._train(X, t, weight, random, judge, tuple(callbacks), incremental)
+            X, t, weights, judge = self._set_aside(X, t, weights, random)
+        self._train(X, t, weights, random, judge, tuple(callbacks), incremental)
         if not all(np.isfinite(p).all() for p in (*self.coefs_, *self.intercepts_)):
             raise ValueError(DIVERGED)
-        return self
 
     def _check_parameters(self) -> None:
         """Raise ValueError, as scikit-learn words it, unless all parameters are right."""
@@ -273,39 +336,40 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if isinstance(self.max_fun, Integral) and self.max_fun != CALLS_OF_LBFGS:
             raise ValueError(f"max_fun belongs to solver='lbfgs', which is not there; got {self.max_fun}")
         self._validate_params()
-        if any(size <= 0 for size in self._hidden_sizes()):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {self._hidden_sizes()}.")
+        sizes = self._hidden_sizes()
+        if any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
+            raise InvalidParameterError(
+                f"The 'hidden_layer_sizes' parameter of {type(self).__name__} must be an int in the range "
+                f"[1, inf) or a sequence of them. Got {self.hidden_layer_sizes!r} instead."
+            )
+        if any(size <= 0 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         if not isinstance(self.dtype, str):
             _checks.float_dtype("dtype", self.dtype)
 
-    def _hidden_sizes(self) -> list[int]:
-        return [int(size) for size in np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=int))]
+    def _hidden_sizes(self) -> list[Any]:
+        sizes = self.hidden_layer_sizes
+        return list(sizes) if hasattr(sizes, "__iter__") else [sizes]
 
     def _architecture(self) -> tuple[Any, ...]:
         """Return what a network is made from; parameters of another one cannot be used in it."""
-        return (self._hidden_sizes(), self.activation, self.dropout, self.batch_norm, str(self.dtype))
+        sizes = list(map(int, self._hidden_sizes()))
+        return (sizes, self.activation, self.dropout, self.batch_norm, str(self.dtype))
 
-    def _initialize(self, X: Array, t: Array, random: np.random.RandomState, incremental: bool) -> None:
+    def _initialize(self, X: Array, random: np.random.RandomState) -> None:
         """Make the network, with the initial values of scikit-learn, and all attributes as they begin."""
         self.n_iter_ = self.t_ = 0
         self.loss_curve_: list[float] = []
         self._no_improvement_count = 0
-        self.best_loss_ = None if self.early_stopping else math.inf
+        self.best_loss_: float | None = None
         self.validation_scores_: list[float] | None = None
         self.best_validation_score_: float | None = None
         self._made_as = self._architecture()
-        sizes = [X.shape[1], *self._hidden_sizes(), self.n_outputs_]
+        sizes = [X.shape[1], *self._made_as[0], self.n_outputs_]
         self.n_layers_ = len(sizes)
-        dtype = self._dtype(X, incremental)
+        dtype = _float_of(X) if self.dtype == "auto" else _checks.float_dtype("dtype", self.dtype)
         self._net = Sequential(self._layers(sizes, random, dtype))
         self._show_parameters()
-
-    def _dtype(self, X: Array, incremental: bool) -> np.dtype[Any]:
-        if self.dtype != "auto":
-            return _checks.float_dtype("dtype", self.dtype)
-        few = len(X) <= FEW_ROWS and not incremental
-        exact = few and X.dtype != np.float32
-        return _checks.FLOATS[exact]
 
     def _layers(self, sizes: list[int], random: np.random.RandomState, dtype: np.dtype[Any]) -> list[Any]:
         """Return the layers: uniform initial values (Glorot, Bengio 2010), also of the intercepts."""
@@ -337,14 +401,24 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.intercepts_ = [layer.b for layer in self._affine]
 
     def _take_parameters(self) -> None:
-        """Copy what a user has put in the place of the network's arrays into these, and show these again."""
+        """Copy what a user has put in the place of the network's arrays into these, and show these again.
+
+        Threads that predict may do it at the same time: they write the same.
+        """
         given = [*self.coefs_, *self.intercepts_]
         affine = self._affine
         own = [*(layer.W for layer in affine), *(layer.b for layer in affine)]
-        if any(a is not b for a, b in zip(own, given, strict=True)):
-            for to, new in zip(own, map(np.array, given), strict=True):
-                to[...] = new
-            self._show_parameters()
+        if list(map(id, own)) == list(map(id, given)):
+            return
+        new = [_checks.real_array("coefs_ and intercepts_", array) for array in given]
+        if [a.shape for a in new] != [a.shape for a in own]:
+            raise ValueError(
+                f"coefs_ and intercepts_ must have the shapes of the network, {[a.shape for a in own]}, got "
+                f"{[a.shape for a in new]}"
+            )
+        for to, array in zip(own, list(map(np.array, new)), strict=True):
+            to[...] = array
+        self._show_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state; the parameters are in it once, those of the network."""
@@ -383,12 +457,15 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 f"validation must be (X, y) or (X, y, sample_weight), got {_checks.shown(validation)}"
             )
         X, t = self._checked(validation[0], validation[1], first=False, incremental=True)
-        weight = None if len(validation) == 2 else _check_sample_weight(validation[2], X)
-        return Judge(X, t, weight)
+        return Judge(X, t, _weights("validation[2]", (*validation, None)[2], X))
 
     def _set_aside(
-        self, X: Array, t: Array, weight: Array | None, random: np.random.RandomState
-    ) -> tuple[Array, Array, Array | None, Judge]:
+        self,
+        X: Array,
+        t: Array,
+        weights: tuple[Array | None, Array | None],
+        random: np.random.RandomState,
+    ) -> tuple[Array, Array, tuple[Array | None, Array | None], Judge]:
         """Return the rows to train on, and those to stop by."""
         train, held = train_test_split(
             np.arange(len(X)),
@@ -400,14 +477,25 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        weights = (None, None) if weight is None else (weight[train], weight[held])
-        return X[train], t[train], weights[0], Judge(X[held], t[held], weights[1])
+        of_rows, of_classes = weights
+        weight = _combined(t, weights)
+        if weight is not None and not weight[held].any():
+            raise ValueError(
+                "The rows set aside for validation have no weight: increase validation_fraction, or give fit "
+                "validation data"
+            )
+        return (
+            X[train],
+            t[train],
+            (None if of_rows is None else of_rows[train], of_classes),
+            Judge(X[held], t[held], None if weight is None else weight[held]),
+        )
 
     def _train(
         self,
         X: Array,
         t: Array,
-        weight: Array | None,
+        weights: tuple[Array | None, Array | None],
         random: np.random.RandomState,
         judge: Judge | None,
         callbacks: tuple[Any, ...],
@@ -416,15 +504,21 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Do the epochs."""
         batch_size = self._batch_size(len(X))
         of_gradient, of_loss = self._shares()
+        weight = _combined(t, weights)
         mean_weight = 1.0 if weight is None else float(weight.mean())
         if not mean_weight > 0:
-            raise ValueError("Sample weights must contain at least one non-zero number.")
+            raise ValueError(NO_WEIGHT)
         if not (incremental and hasattr(self, "_trainer")):
             self._solver = Solver(self, of_gradient)
             self._trainer = self._made_trainer(random)
         self._solver.set_penalty(self.alpha, batch_size * mean_weight)
         if judge is not None and self.validation_scores_ is None:
             self.validation_scores_, self.best_validation_score_ = [], -math.inf
+        if self.early_stopping:
+            self.best_loss_ = None
+        elif self.best_loss_ is None:
+            self.best_loss_ = math.inf
+        own = [copy.deepcopy(c) if isinstance(c, CALLBACKS) else c for c in callbacks]
         penalty = 0.0 if self.solver == "adamw" else self.alpha / (2 * mean_weight)
         course = Course(self, self._solver, of_loss, len(X), batch_size, penalty, judge)
         self._trainer.begin(len(X), random)
@@ -436,12 +530,16 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 batch_size,
                 bool(self.shuffle),
                 judge[: 2 + (judge.weight is not None)] if judge is not None and callbacks else None,
-                (course, *callbacks),
+                (course, *own),
                 progress=False,
-                sample_weight=weight,
+                sample_weight=weights[0],
+                class_weight=weights[1],
             )
-        except FloatingPointError:
-            raise ValueError(DIVERGED) from None
+        except FloatingPointError as error:
+            raise ValueError(DIVERGED) from error
+        for given, used in zip(callbacks, own, strict=True):
+            if used is not given:
+                vars(given).update(vars(used))
         if history.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=4)
         elif self.n_iter_ == self.max_iter and not (incremental or course.converged):
@@ -463,9 +561,34 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _outputs(self, X: Any) -> Array:
         """Return the network's outputs, in the dtype of X if that is one of floats."""
         check_is_fitted(self)
+        refuse_sparse(X)
         X = validate_data(self, X, reset=False, dtype=READ)
         self._take_parameters()
-        outputs: Array = self._net.predict(X).astype(
-            np.float32 if X.dtype == np.float32 else np.float64, copy=False
-        )
+        outputs: Array = self._net.predict(X).astype(_float_of(X), copy=False)
         return outputs
+
+
+def _float_of(X: Array) -> np.dtype[Any]:
+    """Return the dtype in which scikit-learn computes with such X."""
+    return _checks.FLOATS[X.dtype != np.float32]
+
+
+def _weights(name: str, given: Any, X: Array) -> Array | None:
+    """Return weights of the rows of X, checked as scikit-learn's estimators do."""
+    if given is None:
+        return None
+    weights: Array = _check_sample_weight(given, X)
+    if (weights < 0).any():
+        raise ValueError(f"Negative values in data passed to `{name}`")
+    if not weights.any():
+        raise ValueError(NO_WEIGHT)
+    return weights
+
+
+def _combined(t: Array, weights: tuple[Array | None, Array | None]) -> Array | None:
+    """Return the weights of rows with targets t, given those of rows and those of classes."""
+    of_rows, of_classes = weights
+    if of_classes is None:
+        return of_rows
+    of_labels = of_classes[t.astype(np.intp, copy=False)]
+    return np.asarray(of_labels if of_rows is None else of_labels * of_rows)

@@ -16,8 +16,9 @@ from sklearn.utils.multiclass import (
     unique_labels,
 )
 
+from .. import _checks
 from ..losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
-from .base import MLP, PARAMETERS, READ
+from .base import MLP, PARAMETERS, READ, refuse_sparse
 from .compat import validate_data
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
     # Targets
 
     def _checked(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
+        refuse_sparse(X)
         X, y = validate_data(self, X, y, multi_output=True, dtype=READ, order="C", reset=first)
         if hasattr(y, "toarray"):  # a sparse matrix of labels
             y = y.toarray()
@@ -122,8 +124,13 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         if kind == "multiclass-multioutput":
             raise ValueError("Multioutput target data is not supported with label binarization")
         self._multilabel = kind == "multilabel-indicator"
-        if self._multilabel or not given:
+        if not given:
             self.classes_ = unique_labels(y)
+        elif self._multilabel and not np.array_equal(self.classes_, unique_labels(y)):
+            raise ValueError(
+                "where y is an indicator matrix classes must be the numbers of its columns, "
+                f"{unique_labels(y)}, got {self.classes_}"
+            )
         self._check_known(y)
         several = self._multilabel or len(self.classes_) > 2
         self.n_outputs_ = len(self.classes_) if several else 1
@@ -157,19 +164,50 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         share = 1.0 if self.out_activation_ == "softmax" else float(self.n_outputs_)
         return share, share
 
-    def _weights_of(self, y: Any, sample_weight: Array | None, incremental: bool) -> Array | None:
+    def _weights_of(
+        self, t: Array, sample_weight: Array | None, incremental: bool
+    ) -> tuple[Array | None, Array | None]:
         if self.class_weight is None:
-            return sample_weight
+            return sample_weight, None
         if incremental and self.class_weight == "balanced":
             raise ValueError(
                 "class_weight 'balanced' is not supported for partial_fit: a part of the rows does not tell "
                 "how common the classes are. Pass a dict of weights"
             )
-        weights: Array = compute_sample_weight(self.class_weight, y)
-        return weights if sample_weight is None else weights * sample_weight
+        if not self._multilabel:
+            return sample_weight, self._class_weights(t)
+        if self.class_weight != "balanced":
+            raise ValueError(
+                "class_weight must be 'balanced' or None where y is an indicator matrix: its columns are no "
+                f"classes, each of its numbers is a label's. Got {self.class_weight!r}"
+            )
+        weights: Array = compute_sample_weight("balanced", t)
+        return weights if sample_weight is None else weights * sample_weight, None
+
+    def _class_weights(self, t: Array) -> Array:
+        """Return the weights of the classes, two at least; ValueError if class_weight means others."""
+        known = self.classes_.tolist()
+        weights = np.ones(max(len(known), 2))
+        if isinstance(self.class_weight, str):
+            counts = np.bincount(t.astype(np.intp), minlength=len(weights))
+            return np.asarray(len(t) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
+        others = []
+        for label, weight in self.class_weight.items():
+            number = _checks.real_number(f"class_weight[{label!r}]", weight, 0)
+            if label in known:
+                weights[known.index(label)] = number
+            else:
+                others.append(label)
+        missing = [label for label in known if label not in self.class_weight]
+        if others and missing:  # of classes that a part of the data lacks the weights may be there
+            raise ValueError(
+                f"class_weight must have the classes, {known}, as keys: {others} are none, and {missing} are "
+                "not there"
+            )
+        return weights
 
     def _strata(self, t: Array) -> Array | None:
-        return t if self.n_outputs_ == 1 else None
+        return t.astype(bool)[:, None] if self.n_outputs_ == 1 else None
 
     def _score_of(self, outputs: Array, judge: Judge) -> float:
         """Return the accuracy: the share of the rows of which all labels are right."""
@@ -193,9 +231,10 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         -------
         self
         """
-        self._check_parameters()
-        _check_partial_fit_first_call(self, classes)
-        return self._fit(X, y, sample_weight, None, (), incremental=True)
+        with self._draft(incremental=True) as draft:
+            _check_partial_fit_first_call(draft, classes)
+            draft._fit(X, y, sample_weight, None, (), incremental=True)
+        return self
 
     # Predictions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -109,7 +110,8 @@ class Course:
         self._solver.begin_epoch(len(self._sizes))
         if model._no_improvement_count > model.n_iter_no_change:
             self.converged = self._solver.stops(model, self._reason())
-            model._no_improvement_count = 0
+            if not self.converged:
+                model._no_improvement_count = 0
         return self.converged
 
     def on_fit_end(self, trainer: Trainer, history: History) -> None:
@@ -137,9 +139,13 @@ class Course:
         return sum(float(np.vdot(w, w)) for w in self._model.coefs_) if self._penalty else 0.0
 
     def _score(self, trainer: Trainer, judge: Judge) -> None:
-        """Score the model on the validation data."""
+        """Score the model on the validation data; FloatingPointError where that overflows."""
         model = self._model
-        score = model._score_of(trainer.net.predict(judge.x), judge)
+        outputs = trainer.net.predict(judge.x)
+        with np.errstate(over="ignore"):
+            score = model._score_of(outputs, judge) if np.isfinite(outputs).all() else -math.inf
+        if math.isinf(score):
+            raise FloatingPointError("the score of the validation data is infinite")
         model.validation_scores_.append(score)
         if model.verbose:
             print(f"Validation score: {score:f}")

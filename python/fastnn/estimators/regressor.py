@@ -11,7 +11,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 
 from ..losses import MeanSquaredError
-from .base import MLP, PARAMETERS, READ
+from .base import MLP, PARAMETERS, READ, refuse_sparse
 from .compat import validate_data
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         super()._check_parameters()
 
     def _checked(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
+        refuse_sparse(X)
         X, y = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=READ, order="C", reset=first
         )
@@ -130,7 +131,9 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         -------
         self
         """
-        return self._fit(X, y, sample_weight, None, (), incremental=True)
+        with self._draft(incremental=True) as draft:
+            draft._fit(X, y, sample_weight, None, (), incremental=True)
+        return self
 
     def predict(self, X: Any) -> Array:
         """Return the outputs, (n_samples,) or, of several, (n_samples, n_outputs)."""
