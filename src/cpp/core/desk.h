@@ -57,13 +57,12 @@ struct Desk {
   }
 };
 
-// Gives a desk for teams of `size`, and sees that there are workers; or null, and the call goes on alone.
-Desk* open_desk(int size) noexcept;
+// Gives a desk for a team of `size`, and sees that there are workers; or null, and the call goes on alone. `complete`: waits, for
+// a while, until all have come.
+Desk* open_desk(int size, bool complete) noexcept;
 void close_desk(Desk& desk) noexcept;
 // Wakes workers for seats that are free, where any sleep.
 void wake_workers(Desk& desk) noexcept;
-// Waits, for a while, until no seat is free.
-void fill_seats(const Desk& desk) noexcept;
 // Whether a worker is awake and has nothing to do.
 bool workers_awake() noexcept;
 // Lets the members that hold up a phase run on the caller's processor, where the system does not run them on theirs.

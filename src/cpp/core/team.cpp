@@ -36,10 +36,10 @@ double own_time() noexcept {
   return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
 }
 
-// Whether teams of the calling thread pay: one that does not is given up for a while, and tried again. What a team takes is compared
-// with the time that the system has to give one thread for such work (by the model's measure of it), which is known from when teams
-// were given up. (By that, and not by how long one thread took: where other programs want the processors, a team gets more of them
-// and uses them worse. Two programs with two threads each on two processors did 0.72 of what they do with one each.)
+// Whether teams of the calling thread pay: one that does not is given up for a while, and tried again. What a team takes is
+// compared with the time that the system has to give one thread for such work (by the model's measure of it), which is known from
+// when teams were given up. (By that, and not by how long one thread took: where other programs want the processors, a team gets
+// more of them and uses them worse. Two programs with two threads each on two processors did 0.72 of what they do with one each.)
 class Balance {
  public:
   bool in_favour() const noexcept { return static_cast<int64_t>(ticks() - until_) >= 0; }
@@ -80,8 +80,8 @@ class Balance {
   };
   // Of the model, which is right within a factor of two: a team that takes longer is compared with one thread.
   static constexpr double kSuspect = 0.8;
-  // Nanoseconds: in which the system may have taken the processor away and given it back; lost at once; between measurements of one
-  // thread, which cost half a microsecond; and how long a team is given up.
+  // Nanoseconds: in which the system may have taken the processor away and given it back; lost at once; between measurements of
+  // one thread, which cost half a microsecond; and how long a team is given up.
   static constexpr double kWindow = 20e6, kStall = 1e6, kBetween = 50e3, kShortest = 2e6, kLongest = 32e6;
   Sums team_, alone_;
   uint64_t until_ = ticks(), next_ = ticks();
@@ -166,7 +166,7 @@ bool Team::did(double nanoseconds) noexcept {
 void run_team(const Crew& crew, void (*work)(Team&, void*), void* context) noexcept {
   const FlushSubnormals flush;
   const int members = std::min(crew.members, team::largest_team());
-  Team team(members > 1 ? team::open_desk(members) : nullptr, members, crew.given_up);
+  Team team(members > 1 ? team::open_desk(members, is_forced()) : nullptr, members, crew.given_up);
   if (!team.desk_) {
     const bool measured = crew.given_up && balance.measures_alone();
     const double begun = measured ? own_time() : 0;
@@ -175,7 +175,6 @@ void run_team(const Crew& crew, void (*work)(Team&, void*), void* context) noexc
     return;
   }
   team.since_ = ticks();
-  if (is_forced()) team::fill_seats(*team.desk_);
   work(team, context);
   team::close_desk(*team.desk_);
   team.did(crew.nanoseconds);

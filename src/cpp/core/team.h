@@ -19,8 +19,8 @@ struct Crew {
   double nanoseconds;  // that one thread needs, by the model; 0 where the work itself tells, by Team::did()
   bool given_up;       // there would be more, but teams do not pay at the moment
 };
-// How many pay off now: a model of the costs, the limits, whether workers are awake, and what teams have brought of late. Results do
-// not depend on it.
+// How many pay off now: a model of the costs, the limits, whether workers are awake, and what teams have brought of late. Results
+// do not depend on it.
 Crew crew_for(double nanoseconds) noexcept;
 
 // One who works on a phase.
@@ -55,7 +55,8 @@ class Team {
  public:
   int size() const noexcept { return size_; }
 
-  // Says that work of so many nanoseconds, by the model, is done; false where another crew may do better now: the call should end.
+  // Says that work of so many nanoseconds, by the model, is done; false where another crew may do better now: the call should
+  // end.
   bool did(double nanoseconds) noexcept;
 
   // Calls f(Member&) on every thread that comes in time, at least on this one, and returns when all pieces are done; f asks for
@@ -73,10 +74,10 @@ class Team {
   template <class F>
   void each(Index n, Index grain, Index least, F&& f) noexcept {
     if (n <= 0) return;
+    if (!desk_) return f(Index{0}, n);
     const Index units = (n + grain - 1) / grain, share = units / size_ * grain;
     const Index each = share / (least > grain ? least : grain);
     const Index pieces = size_ * (each < 1 ? 1 : each > kPieces ? kPieces : each);
-    if (!desk_) return f(Index{0}, n);
     phase(pieces, [&](Member& member) {
       for (Index i; (i = member.next()) >= 0;) {
         const Index begin = units * i / pieces * grain, end = units * (i + 1) / pieces * grain;

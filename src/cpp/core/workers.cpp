@@ -290,11 +290,12 @@ int largest_team() noexcept {
   return std::clamp(4 * processors, 8, kMaxThreads);
 }
 
-Desk* open_desk(int size) noexcept {
+Desk* open_desk(int size, bool complete) noexcept {
   Pool* p = pool();
   Desk* desk = p ? take_desk(*p) : nullptr;
   if (!desk) return nullptr;
-  grow(*p, std::min(p->wanted.fetch_add(size - 1) + size - 1, kMaxThreads));
+  const int wanted = p->wanted.fetch_add(size - 1) + size - 1;  // by all calls
+  grow(*p, complete ? wanted : std::min(wanted, largest_team()));
   if (p->workers.load(std::memory_order_relaxed) == 0) {
     p->wanted.fetch_sub(size - 1);
     desk->taken.store(false, std::memory_order_release);
@@ -309,6 +310,7 @@ Desk* open_desk(int size) noexcept {
   desk->job.fetch_add(1, std::memory_order_release);
   p->open.fetch_or(uint64_t{1} << desk->number);
   wake_workers(*desk);
+  for (const uint64_t since = ticks(); complete && free_seats(*desk) > 0 && ticks() - since < ticks_of(kFilled);) sched_yield();
   return desk;
 }
 
@@ -327,11 +329,6 @@ void wake_workers(Desk& desk) noexcept {
   if (count < 1) return;
   p.signal.fetch_add(1);
   futex_wake(p.signal, count);
-}
-
-void fill_seats(const Desk& desk) noexcept {
-  const uint64_t since = ticks();
-  while (free_seats(desk) > 0 && ticks() - since < ticks_of(kFilled)) sched_yield();
 }
 
 bool workers_awake() noexcept {
