@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Path = str | os.PathLike[str] | IO[bytes]
 
-__all__ = ["Contents", "Spec", "opened", "read", "write"]
+__all__ = ["Contents", "Spec", "opened", "read", "suffix_of", "write"]
 
 ENTRY = "__fastnn__"
 VERSION = 1
@@ -128,9 +128,7 @@ def write(path: Path, kind: str, arrays: Mapping[str, Array], meta: Mapping[str,
     import json
 
     name = _name(path, "write")
-    suffix = os.path.splitext(name)[1].lower() if name is not None else ""
-    if suffix not in SUFFIXES:
-        raise ValueError(f"path must end in .npz or .safetensors, got {name!r}")
+    suffix = "" if name is None else suffix_of(name)
     text = json.dumps({"format": "fastnn", "version": VERSION, "kind": kind, **meta}, allow_nan=False)
     arrays = {
         key: np.asarray(_checks.real_array(f"arrays[{key!r}]", array), order="C")
@@ -145,6 +143,14 @@ def write(path: Path, kind: str, arrays: Mapping[str, Array], meta: Mapping[str,
         fill(path)  # type: ignore[arg-type]
     else:
         _put(name, fill)
+
+
+def suffix_of(path: str) -> str:
+    """Return the suffix of a path, which says how it is written; ValueError if it is none of the formats'."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"path must end in .npz or .safetensors, got {path!r}")
+    return suffix
 
 
 def _name(path: Any, method: str) -> str | None:

@@ -247,6 +247,7 @@ class Sequential:
     def save(self, path: Path) -> None:
         """Write architecture and state to a file, .npz or .safetensors by its name; see `fastnn.checkpoint`.
 
+        `path` may be a binary file, or an io.BytesIO, which holds a .npz. ValueError for any other suffix.
         Raises TypeError, and writes nothing, if a layer is not one of fastnn's own.
         """
         checkpoint.write(path, "network", self._state(), {"layers": self.architecture()})

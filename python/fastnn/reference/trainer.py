@@ -429,6 +429,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write network, optimizer, loss and counters to a file, .npz or .safetensors by its name.
 
+        `path` may be a binary file, or an io.BytesIO, which holds a .npz. ValueError for any other suffix.
         Training resumes from it to the same bits. Raises TypeError, and writes nothing, if a layer, the loss,
         the optimizer or its schedule is not one of fastnn's own.
         """
