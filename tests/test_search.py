@@ -728,9 +728,35 @@ def test_a_search_goes_on_with_the_threads_that_there_are(monkeypatch, caplog):
     granted = {"trial-0"}
     assert len(run(bowl, 12, threads=3).trials) == 12
     assert "the search has 1 of 3 threads: can't start new thread" in caplog.text
-    granted = set()
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        run(bowl, 12, threads=3)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "sqlite"])
+def test_a_search_without_threads_runs_in_its_caller(stored, monkeypatch, tmp_path):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    def objective(trial):
+        if stored and trial.number == 5:  # those before are stored already
+            file = f"sqlite:///{tmp_path / 'a.db'}"
+            assert len(optuna.load_study(study_name="search", storage=file).trials) == 5
+        if trial.number == 7:
+            raise optuna.TrialPruned
+        return bowl(trial)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    study = run(objective, 12, tmp_path / "a.db" if stored else None, threads=3)
+    assert len(study.trials) == 12
+    assert study.trials[7].state == PRUNED
+    assert search._this_thread.over is None
+    with pytest.raises(KeyError, match="a mistake"):
+        run(lambda trial: {}["a mistake"], threads=3)
+    assert run(lambda trial: os.kill(os.getpid(), signal.SIGINT) or 1.0, threads=3).trials[0].value == 1.0
+
+    def interrupted(trial):
+        os.kill(os.getpid(), signal.SIGINT)
+        return fit(trial, "loss", epochs=1000, validation=None)[1].loss[-1]
+
+    assert [trial.state for trial in run(interrupted, threads=3).trials] == [FAIL]
 
 
 @pytest.mark.parametrize(

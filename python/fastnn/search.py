@@ -419,7 +419,8 @@ def run(
     catch : exception class or iterable of such
         What, raised by the objective, only fails its trial: it is logged, and the search goes on.
     threads : int >= 1 or None
-        How many trials run at a time; None: `get_num_threads()`. Where the system refuses threads, fewer.
+        How many trials run at a time; None: `get_num_threads()`. Where the system refuses threads, fewer, and
+        the calling thread if there is none.
     timeout : float > 0 or None
         Seconds after which no more trials begin.
     progress : bool or None
@@ -540,11 +541,11 @@ class _Search:
                     try:
                         worker.start()
                     except RuntimeError as error:  # the system refuses another
-                        if not workers:
-                            raise
                         _log.warning("the search has %d of %d threads: %s", i, count, error)
                         break
                     workers.append(worker)
+                if count and not workers:
+                    self._work(bar)
                 self._store(len(workers), bar)
             finally:
                 self.over.set()
@@ -563,8 +564,8 @@ class _Search:
 
     # What the workers do
 
-    def _work(self) -> None:
-        """Run one trial after another."""
+    def _work(self, bar: Any = None) -> None:
+        """Run one trial after another; with a bar in the calling thread, and store them too."""
         _this_thread.over = self.over
         try:
             with thread_limit(1):
@@ -574,8 +575,11 @@ class _Search:
                     finally:
                         with self.lock:
                             self.running -= 1
+                    if bar is not None:
+                        self._store(0, bar)
         except BaseException as error:
             self._fail(error)
+        _this_thread.over = None
         self.storage.remove_session()
         self.finished.put(None)
 
@@ -648,8 +652,8 @@ class _Search:
     # What the calling thread does
 
     def _store(self, workers: int, bar: Any) -> None:
-        """Store trials as they finish, until all workers have ended."""
-        while workers:
+        """Store trials as they finish, until so many workers have ended and none is left."""
+        while workers > 0 or not self.finished.empty():
             trial = self.finished.get()
             if trial is None:
                 workers -= 1
