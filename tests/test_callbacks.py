@@ -548,3 +548,8 @@ def test_callbacks_can_be_pickled(trainer):
     validated(trainer, Figures(2, 1, 3), stopping)
     twin = pickle.loads(pickle.dumps(stopping))
     assert (twin.best, twin.best_epoch, twin.patience) == (1, 2, 2)
+
+
+def test_a_checkpoint_of_no_known_format_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"path must end in .npz or .safetensors, got 'run-\{epoch\}.h5'"):
+        cb.Checkpoint("run-{epoch}.h5")

@@ -168,3 +168,41 @@ def test_load_mnist_refuses(put, tmp_path):
     mnist(put, "-", train_labels=np.zeros((6, 1), np.uint8))
     with pytest.raises(ValueError, match="train-labels-idx1-ubyte must hold uint8 with 1 dimension"):
         data.load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("file_name", ["{0}-{1}", "{0}.{1}"], ids=["same", "dot"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_load_mnist_out_of_folders_that_have_the_names_of_files(put, tmp_path, file_name, beside):
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        for what, ndim, shape in (("images", 3, (5, 4, 4)), ("labels", 1, (5,))):
+            name = f"{part}-{what}"
+            folder = f"{name}-idx{ndim}-ubyte"
+            (tmp_path / folder).mkdir()
+            content = idx(rng.integers(0, 9, shape).astype(np.uint8))
+            inner = file_name.format(name, f"idx{ndim}-ubyte")
+            if not beside:
+                put(content, f"{folder}/{inner}")
+            else:
+                put(content, f"{name}.idx{ndim}-ubyte")
+    assert data.load_mnist(tmp_path)[0].shape == (5, 16)
+
+
+def test_load_mnist_with_a_prefix(put, tmp_path):
+    rng = np.random.default_rng(0)
+    for prefix in ("emnist-letters-", "qmnist-"):
+        for part in ("train", "test"):
+            put(idx(rng.integers(0, 255, (5, 4, 4)).astype(np.uint8)), f"{prefix}{part}-images-idx3-ubyte")
+    for part in ("train", "test"):
+        put(idx(np.arange(5, dtype=np.uint8)), f"emnist-letters-{part}-labels-idx1-ubyte")
+        labels = np.stack([np.arange(5), *[np.full(5, 99)] * 7], 1).astype(np.int32)
+        put(idx(labels, 0x0C), f"qmnist-{part}-labels-idx2-int")
+    for prefix in ("emnist-letters-", "qmnist-"):
+        x, t, x_test, t_test = data.load_mnist(tmp_path, prefix)
+        assert x.shape == x_test.shape == (5, 16)
+        assert t.dtype == np.int64
+        assert t.tolist() == t_test.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(FileNotFoundError, match="has none of train-images"):
+        data.load_mnist(tmp_path)
+    with pytest.raises(TypeError, match="prefix must be a string, got 3"):
+        data.load_mnist(tmp_path, 3)

@@ -19,6 +19,7 @@ ALL = [
     WarmUp(0.1, 5),
     WarmUp(CosineDecay(0.1, 20), 5),
     WarmUp(WarmUp(StepDecay(0.3), 2), 3),
+    WarmUp(CosineDecay(0.1, 20), 5, delay=True),
 ]
 
 
@@ -36,6 +37,8 @@ ALL = [
         (WarmUp(0.8, 4), {0: 0.2, 1: 0.4, 3: 0.8, 4: 0.8, 100: 0.8}),
         (WarmUp(StepDecay(0.8, 0.5, 2), 4), {0: 0.2, 1: 0.4, 2: 0.3, 3: 0.4, 4: 0.2}),
         (WarmUp(0.8, 0), {0: 0.8}),
+        (WarmUp(StepDecay(0.8, 0.5, 2), 4, delay=True), {0: 0.2, 1: 0.4, 3: 0.8, 4: 0.8, 5: 0.8, 6: 0.4}),
+        (WarmUp(CosineDecay(0.8, 4), 4, delay=True), {3: 0.8, 4: 0.8, 6: 0.4, 8: 0.0}),
         (WarmUp(lambda step: 1.0 + step, 2), {0: 0.5, 1: 2.0, 2: 3.0}),
     ],
 )
@@ -96,6 +99,7 @@ def test_frozen():
         (lambda: CosineDecay(0.1, 1, -1), ValueError, "^final"),
         (lambda: WarmUp(-0.1, 1), ValueError, "^schedule must be a number >= 0"),
         (lambda: WarmUp("x", 1), TypeError, "^schedule"),
+        (lambda: WarmUp(0.1, 1, 1), TypeError, "^delay must be True or False, got 1"),
         (lambda: WarmUp(0.1, -1), ValueError, "^steps must be an integer >= 0"),
         (lambda: StepDecay(0.1)(-1), ValueError, "^step must be an integer >= 0"),
         (lambda: StepDecay(0.1)(1.5), TypeError, "^step"),
@@ -127,4 +131,17 @@ def test_refused(make, error, message):
 )
 def test_from_dict_refuses(config):
     with pytest.raises(ValueError, match=r"^(config|lr) "):
+        schedules.from_dict(config)
+
+
+def test_a_file_from_before_delay_gives_the_same_rates():
+    old = {"name": "WarmUp", "schedule": CosineDecay(0.1, 20).to_dict(), "steps": 5}
+    assert schedules.from_dict(old) == WarmUp(CosineDecay(0.1, 20), 5)
+
+
+def test_schedules_within_schedules_without_end_are_refused():
+    config = StepDecay(0.1).to_dict()
+    for _ in range(5000):
+        config = {"name": "WarmUp", "schedule": config, "steps": 1}
+    with pytest.raises(ValueError, match="config must not have schedules within schedules so deep"):
         schedules.from_dict(config)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -459,10 +460,303 @@ def test_time_ends_the_search():
     assert 1 <= len(study.trials) < 100
 
 
-@pytest.mark.parametrize("result", [None, "1", True, [1.0]])
+@pytest.mark.parametrize("result", [None, "1", [1.0, 2.0], np.zeros(3), 1j])
 def test_a_result_that_is_no_number_is_refused(result):
     with pytest.raises(TypeError, match="the objective's result must be a number"):
         run(lambda trial: result)
+
+
+class Scalar:
+    """Like one of another library."""
+
+    def __float__(self):
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    "result", [1, True, [1.0], np.array(1.0), np.float16(1), np.int8(1), Decimal(1), Scalar()]
+)
+def test_a_result_is_cast_as_optuna_does(result):
+    ours, theirs = run(lambda trial: result, 1), optuna.create_study()
+    theirs.optimize(lambda trial: result, 1)
+    assert [trial.value for trial in ours.trials] == [trial.value for trial in theirs.trials] == [1.0]
+
+
+# As with Optuna's own optimize
+
+
+def colours(trial):
+    return len(trial.suggest_categorical("a", ["red", "blue"])) * trial.suggest_int("b", 1, 3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "sqlite"])
+@pytest.mark.parametrize(
+    ("pruner", "sampler"),
+    [
+        (NEVER, lambda: optuna.samplers.GridSampler({"a": ["red", "blue"], "b": [1, 2, 3]})),
+        (NEVER, lambda: optuna.samplers.BruteForceSampler(seed=0)),
+        (
+            optuna.pruners.HyperbandPruner(),
+            lambda: optuna.samplers.GridSampler({"a": ["red", "blue"], "b": [1, 2, 3]}),
+        ),
+    ],
+    ids=["grid", "brute force", "grid and hyperband"],
+)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_sampler_that_has_tried_all_ends_the_search(sampler, pruner, stored, threads, tmp_path):
+    storage = tmp_path / "a.db" if stored else None
+    study = run(colours, 50, storage, sampler=sampler(), pruner=pruner, threads=threads)
+    assert {(p["a"], p["b"]) for p in params(study)} == {(a, b) for a in ("red", "blue") for b in (1, 2, 3)}
+    assert {trial.state for trial in study.trials} == {COMPLETE}
+    assert len(study.trials) <= 6 + threads - 1
+    assert study.best_value == 3
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "sqlite"])
+def test_an_objective_may_stop_the_search(stored, tmp_path):
+    def objective(trial):
+        if trial.number == 4:
+            trial.study.stop()
+        time.sleep(0.05)
+        return float(trial.number)
+
+    study = run(objective, 50, tmp_path / "a.db" if stored else None, threads=2)
+    assert 5 <= len(study.trials) <= 6  # what ran beside it has finished
+    assert {trial.state for trial in study.trials} == {COMPLETE}
+    with pytest.raises(RuntimeError):
+        study.stop()  # as ever, when there is nothing to stop
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+@pytest.mark.parametrize(
+    "sampler",
+    [None, lambda: optuna.samplers.TPESampler(n_startup_trials=3, multivariate=True, seed=0)],
+    ids=["narrowing", "tpe"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::optuna.exceptions.ExperimentalWarning")
+def test_choices_may_be_sequences(kind, sampler, tmp_path):
+    choices = [kind([64]), kind([64, 32]), "none"]
+    seen = []
+
+    def objective(trial):
+        seen.append(trial.suggest_categorical("hidden", choices))
+        assert trial.suggest_categorical("hidden", choices) == seen[-1]
+        return trial.suggest_float("x", 0, 1)
+
+    for n_trials in (6, 12):  # the second goes on with what was stored
+        study = run(objective, n_trials, tmp_path / "a.db", sampler=sampler and sampler(), threads=1)
+    assert len(study.trials) == len(seen) == 12
+    assert all(any(choice is one for one in choices) for choice in seen)
+    assert [p["hidden"] for p in params(study)] == [c if c == "none" else list(c) for c in seen]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["sqlite", "memory", "journal"])
+def test_trials_that_were_enqueued_come_first(kind, tmp_path):
+    storage = {
+        "sqlite": lambda: optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'a.db'}"),
+        "memory": optuna.storages.InMemoryStorage,
+        "journal": lambda: journal(tmp_path / "a.log"),
+    }[kind]()
+    study = optuna.create_study(storage=storage, study_name="search")
+    study.enqueue_trial({"x": 0.25, "hidden": [8, 8]}, user_attrs={"memo": "mine"})
+    study.enqueue_trial({"x": 0.75})
+    seen = []
+
+    def objective(trial):
+        seen.append((trial.suggest_float("x", 0, 1), trial.suggest_categorical("hidden", [(8,), (8, 8)])))
+        trial.report(seen[-1][0], 0)
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        return seen[-1][0]
+
+    study = run(objective, 5, storage, threads=1)
+    assert seen[0] == (0.25, (8, 8))
+    assert [seen[0][0], seen[1][0]] == [0.25, 0.75]
+    assert [trial.state for trial in study.trials] == [COMPLETE, PRUNED, COMPLETE, COMPLETE, COMPLETE]
+    first, second = study.trials[:2]
+    assert (first.params["x"], first.value, first.user_attrs["memo"]) == (0.25, 0.25, "mine")
+    assert first.intermediate_values == {0: 0.25}
+    assert (second.params["x"], second.value) == (0.75, 0.75)
+    assert {"worker"} <= second.user_attrs.keys()
+    assert "fastnn:enqueued" not in first.system_attrs
+
+
+def journal(path):
+    backends = getattr(optuna.storages, "journal", None)  # as of Optuna 4
+    backend = backends.JournalFileBackend if backends else optuna.storages.JournalFileStorage
+    return optuna.storages.JournalStorage(backend(str(path)))
+
+
+def test_an_enqueued_trial_that_was_dropped_waits_again(tmp_path):
+    file = tmp_path / "a.db"
+    study = optuna.create_study(storage=f"sqlite:///{file}", study_name="search")
+    study.enqueue_trial({"x": 0.5})
+
+    def bad(trial):
+        trial.suggest_float("x", 0, 1)
+        raise KeyError("a mistake")
+
+    with pytest.raises(KeyError, match="a mistake"):
+        run(bad, 3, file)
+    assert [trial.state.name for trial in study.trials] == ["WAITING"]
+    study = run(lambda trial: trial.suggest_float("x", 0, 1), 3, file)
+    assert study.trials[0].value == 0.5
+    assert [trial.state for trial in study.trials] == [COMPLETE] * 3
+
+
+def test_what_an_objective_enqueues_is_run_or_kept(tmp_path):
+    def objective(trial):
+        x = trial.suggest_float("x", 0, 1)
+        if trial.number < 2:
+            trial.study.enqueue_trial({"x": 0.125 * (trial.number + 1)})
+        return x
+
+    study = run(objective, 2, tmp_path / "a.db", threads=1)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE", "WAITING"]
+    study = run(lambda trial: trial.suggest_float("x", 0, 1), 3, tmp_path / "a.db", threads=1)
+    assert [trial.value for trial in study.trials[1:]] == [0.125, 0.25]
+
+
+def test_user_attributes_of_the_study_are_shared(tmp_path):
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    optuna.create_study(storage=url, study_name="search").set_user_attr("data", "digits")
+
+    def objective(trial):
+        assert trial.study.user_attrs["data"] == "digits"
+        trial.study.set_user_attr("rows", 1797)
+        return 0.0
+
+    assert run(objective, 1, url).user_attrs == {"data": "digits", "rows": 1797}
+
+
+@pytest.mark.parametrize(
+    "catch", [ValueError, (KeyError, ValueError), [LookupError, ArithmeticError, ValueError]]
+)
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "sqlite"])
+def test_an_exception_may_be_caught(catch, stored, tmp_path, caplog):
+    def objective(trial):
+        if trial.number % 2:
+            raise ValueError("odd")
+        return bowl(trial)
+
+    storage = tmp_path / "a.db" if stored else None
+    study = run(objective, 6, storage, catch=catch, threads=1)
+    assert [trial.state for trial in study.trials] == [COMPLETE, FAIL] * 3
+    assert "trial 1 failed: ValueError('odd')" in caplog.text
+    if stored:
+        assert len(run(objective, 6, storage).trials) == 6  # there are enough
+    with pytest.raises(ValueError, match="odd"):
+        run(objective, 6, catch=(KeyError, TypeError))
+
+
+@pytest.mark.parametrize(
+    "catch", [3, "ValueError", (ValueError, 3), BaseException, (KeyboardInterrupt,), None]
+)
+def test_what_cannot_be_caught(catch):
+    with pytest.raises(TypeError, match="catch must be a class of exceptions or several"):
+        run(bowl, catch=catch)
+
+
+def test_ctrl_c_is_not_caught():
+    def objective(trial):
+        search._this_thread.over.set()
+        raise search.Interrupted
+
+    assert [trial.state for trial in run(objective, 5, catch=Exception, threads=1).trials] == [FAIL]
+
+
+class Flaky(optuna.storages.RDBStorage):
+    """Refuses at some of its calls."""
+
+    def __init__(self, url, bad):
+        super().__init__(url)
+        self.calls, self.bad = 0, bad
+
+    def _create_new_trial(self, *arguments):
+        self.calls += 1
+        if self.calls in self.bad:
+            raise OSError("the disk is away")
+        return super()._create_new_trial(*arguments)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("bad", [{2}, {1, 3, 5}, {6}])
+def test_a_storage_that_fails_once_loses_nothing(bad, threads, tmp_path):
+    study = run(bowl, 6, Flaky(f"sqlite:///{tmp_path / 'a.db'}", bad), threads=threads)
+    assert len({p["lr"] for p in params(study)}) == len(study.trials) == 6
+
+
+def test_all_that_has_finished_is_stored_when_a_storage_ends_the_search(tmp_path):
+    storage = Flaky(f"sqlite:///{tmp_path / 'a.db'}", {3, 4})
+    finished = []
+
+    def objective(trial):
+        time.sleep(0.02)
+        finished.append(trial.number)
+        return float(trial.number)
+
+    with pytest.raises(OSError, match="the disk is away"):
+        run(objective, 100, storage, threads=2)
+    stored = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'a.db'}")
+    assert sorted(trial.value for trial in stored.trials) == sorted(finished)
+    assert len(finished) < 20
+
+
+def test_a_sampler_that_fails_after_a_trial_loses_nothing(tmp_path):
+    class Sampler(optuna.samplers.RandomSampler):
+        def after_trial(self, study, trial, state, values):
+            if trial.number == 2:
+                raise ZeroDivisionError("in the sampler")
+
+    with pytest.raises(ZeroDivisionError, match="in the sampler"):
+        run(bowl, 10, tmp_path / "a.db", sampler=Sampler(), threads=1)
+    stored = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'a.db'}")
+    assert [trial.state for trial in stored.trials] == [COMPLETE] * 3
+
+
+def test_a_search_goes_on_with_the_threads_that_there_are(monkeypatch, caplog):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name not in granted:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    granted = {"trial-0"}
+    assert len(run(bowl, 12, threads=3).trials) == 12
+    assert "the search has 1 of 3 threads: can't start new thread" in caplog.text
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "sqlite"])
+def test_a_search_without_threads_runs_in_its_caller(stored, monkeypatch, tmp_path):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    def objective(trial):
+        if stored and trial.number == 5:  # those before are stored already
+            file = f"sqlite:///{tmp_path / 'a.db'}"
+            assert len(optuna.load_study(study_name="search", storage=file).trials) == 5
+        if trial.number == 7:
+            raise optuna.TrialPruned
+        return bowl(trial)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    study = run(objective, 12, tmp_path / "a.db" if stored else None, threads=3)
+    assert len(study.trials) == 12
+    assert study.trials[7].state == PRUNED
+    assert search._this_thread.over is None
+    with pytest.raises(KeyError, match="a mistake"):
+        run(lambda trial: {}["a mistake"], threads=3)
+    assert run(lambda trial: os.kill(os.getpid(), signal.SIGINT) or 1.0, threads=3).trials[0].value == 1.0
+
+    def interrupted(trial):
+        os.kill(os.getpid(), signal.SIGINT)
+        return fit(trial, "loss", epochs=1000, validation=None)[1].loss[-1]
+
+    assert [trial.state for trial in run(interrupted, threads=3).trials] == [FAIL]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import os
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import _checks
+from . import _checks, checkpoint
 
 if TYPE_CHECKING:
     from .reference.history import History
@@ -195,6 +195,7 @@ class Checkpoint:
             self.path_of(1)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise ValueError(f"path may have the field {{epoch}} and no other, got {self.path!r}") from None
+        checkpoint.suffix_of(self.path)
         self.every = _checks.integer("every", every, 1)
         self.best_only = _checks.flag("best_only", best_only)
         if self.best_only != (monitor is not None):

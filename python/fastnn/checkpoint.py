@@ -1,41 +1,114 @@
 """Files of named arrays with a description in JSON: what networks and trainers are saved in.
 
-A path that ends in ".safetensors" is written in that format, by the package `safetensors` (the extra
-fastnn[safetensors]), with the description in its metadata; any other is a NumPy archive (.npz), with the
-description as a string in the entry "__fastnn__". Neither ever holds a pickle. A file is written under
-another name first and then renamed: whoever reads the path finds the old file or the new one, never half of
-one.
+A name that ends in ".safetensors" is written in that format, by the package `safetensors` (the extra
+fastnn[safetensors]), with the description in its metadata; one that ends in ".npz" or has no suffix is a
+NumPy archive, with the description as a string in the entry "__fastnn__". A file that is open already, an
+io.BytesIO say, holds an archive. Neither format ever holds a pickle.
+
+Writing
+    A file is written under another name beside its own, ".fastnn-....tmp", and then renamed: whoever reads
+    the path finds the old file or the new one, never half of one. What a killed process has left under such a
+    name goes when the same file is next written. Through a symbolic link its target is written. An existing
+    file keeps its permissions and, as far as the system allows, its owner; one that its owner may not write
+    (mode 0444) is refused, even to root. Other hard links to it keep the old content.
+    Where a file cannot be replaced (its directory may not be written, or it is a mount by itself) it is
+    written in place, and a crash in the middle of that leaves half a file. What is no regular file, such as a
+    FIFO or a device, is written to directly.
+Reading
+    Names, shapes and dtypes come first, from the headers. No array is read, and no memory taken for one,
+    before they are known to fit.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import io
 import os
-from typing import TYPE_CHECKING, Any
+import stat
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from math import prod
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _checks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator
 
     from ._checks import Array
 
-    Path = str | os.PathLike[str]
+    Path = str | os.PathLike[str] | IO[bytes]
 
-__all__ = ["read", "write"]
+__all__ = ["Contents", "Spec", "opened", "read", "suffix_of", "write"]
 
 ENTRY = "__fastnn__"
 VERSION = 1
+SUFFIXES = ("", ".npz", ".safetensors")
+DESCRIPTION_BYTES = 1 << 24  # more is refused
+IRREPLACEABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV)
+DEFLATED_AT_MOST = 1032  # bytes that become one
+DTYPES = {
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
+    **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
+    "BOOL": "?",
+}  # of safetensors
+
+
+class Spec(NamedTuple):
+    """What is known of an array before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Contents(Mapping[str, "Array"]):
+    """The arrays of an open file by name, each read when it is asked for.
+
+    Attributes
+    ----------
+    path : str
+        For messages.
+    meta : dict
+        The description.
+    specs : dict of str to Spec
+        Shapes and dtypes by name, from the headers.
+    """
+
+    def __init__(
+        self, path: str, meta: dict[str, Any], specs: dict[str, Spec], get: Callable[[str], Array]
+    ) -> None:
+        self.path = path
+        self.meta = meta
+        self.specs = specs
+        self._get = get
+
+    def __getitem__(self, name: str) -> Array:
+        """Read an array."""
+        return self._get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        """Return how many arrays there are."""
+        return len(self.specs)
+
+
+# Writing
 
 
 def write(path: Path, kind: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-    """Write arrays and their description.
+    """Write arrays and their description; see the module for how.
 
     Parameters
     ----------
-    path : str or path
-        ".safetensors" chooses that format, all else .npz.
+    path : str, path or binary file
+        ".safetensors" chooses that format, ".npz" or no suffix a NumPy archive.
     kind : str
         What it is: "network", "trainer".
     arrays : mapping of str to array
@@ -45,96 +118,148 @@ def write(path: Path, kind: str, arrays: Mapping[str, Array], meta: Mapping[str,
 
     Raises
     ------
+    ValueError
+        If the path has another suffix.
+    PermissionError
+        If the file's owner may not write it.
     ImportError
         If the path asks for safetensors and the package is missing.
     """
     import json
 
-    path = _path(path)
+    name = _name(path, "write")
+    suffix = "" if name is None else suffix_of(name)
     text = json.dumps({"format": "fastnn", "version": VERSION, "kind": kind, **meta}, allow_nan=False)
     arrays = {
-        name: np.asarray(_checks.real_array(f"arrays[{name!r}]", array), order="C")
-        for name, array in arrays.items()
+        key: np.asarray(_checks.real_array(f"arrays[{key!r}]", array), order="C")
+        for key, array in arrays.items()
     }
-    save = _save_safetensors if path.endswith(".safetensors") else _save_npz
-    unfinished = f"{path}.{os.urandom(4).hex()}.tmp"
+    save = _save_safetensors if suffix == ".safetensors" else _save_npz
+
+    def fill(file: IO[bytes]) -> None:
+        save(file, arrays, text)
+
+    if name is None:
+        fill(path)  # type: ignore[arg-type]
+    else:
+        _put(name, fill)
+
+
+def suffix_of(path: str) -> str:
+    """Return the suffix of a path, which says how it is written; ValueError if it is none of the formats'."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"path must end in .npz or .safetensors, got {path!r}")
+    return suffix
+
+
+def _name(path: Any, method: str) -> str | None:
+    """Return a path as a string, None for a binary file with this method; TypeError for what is neither."""
+    if isinstance(path, (str, os.PathLike)):
+        return os.fsdecode(path)
+    if isinstance(path, (type, io.TextIOBase)) or not callable(getattr(path, method, None)):
+        raise TypeError(f"path must be a string or a path, or a binary file, got {_checks.shown(path)}")
+    return None
+
+
+def _put(path: str, fill: Callable[[IO[bytes]], None]) -> None:
+    """Have a function fill the file of this path."""
+    target = os.path.realpath(path)
     try:
-        save(unfinished, arrays, text)
-        os.replace(unfinished, path)
+        old = os.stat(path)
+    except FileNotFoundError:
+        old = None
+    if old is not None:
+        if not stat.S_ISREG(old.st_mode) or not os.path.exists(target):
+            return _fill_in_place(path, fill)
+        if not old.st_mode & stat.S_IWUSR:
+            mode = stat.S_IMODE(old.st_mode)
+            raise PermissionError(errno.EACCES, f"the file is read-only (mode {mode:04o})", path)
+    try:
+        _replace(target, old, fill)
+    except OSError as error:
+        if getattr(error, "filename", None) is None or error.errno not in IRREPLACEABLE:
+            raise
+        _fill_in_place(target, fill)
+
+
+def _fill_in_place(path: str, fill: Callable[[IO[bytes]], None]) -> None:
+    with open(path, "wb") as file:
+        fill(file)
+
+
+def _replace(target: str, old: os.stat_result | None, fill: Callable[[IO[bytes]], None]) -> None:
+    """Fill a file under another name, then rename it.
+
+    An OSError has a file name if it is one of making or renaming the file, none if it is one of filling it.
+    """
+    import zlib
+
+    directory, name = os.path.split(target)
+    prefix = f".fastnn-{zlib.crc32(os.fsencode(name)):08x}-"
+    unfinished = os.path.join(directory, f"{prefix}{os.urandom(4).hex()}.tmp")
+    mode = 0o666 if old is None else stat.S_IMODE(old.st_mode) & 0o777
+    try:
+        fd = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode)
+    except OSError as error:
+        error.filename = target
+        raise
+    try:
+        with open(fd, "w+b") as file:
+            _lock(file)
+            if not os.path.exists(unfinished):  # taken for an orphan in the moment before
+                return _replace(target, old, fill)
+            fill(file)
+            if old is not None:
+                _keep_owner_and_mode(file.fileno(), old)
+            file.flush()
+            os.replace(unfinished, target)  # while it is locked
     except BaseException:
-        if os.path.exists(unfinished):
+        with suppress(OSError):
             os.remove(unfinished)
         raise
+    _remove_orphans(directory, prefix)
 
 
-def read(path: Path, *kinds: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return the arrays and the description of a file.
+def _keep_owner_and_mode(fd: int, old: os.stat_result) -> None:
+    for owner in ((-1, old.st_gid), (old.st_uid, -1)):
+        with suppress(PermissionError):
+            os.fchown(fd, *owner)
+    os.fchmod(fd, stat.S_IMODE(old.st_mode))
 
-    Parameters
-    ----------
-    path : str or path
-        As for `write`.
-    kinds : str
-        What it may be.
 
-    Raises
-    ------
-    OSError
-        If it cannot be opened.
-    ValueError
-        If it is truncated, damaged, of another format, version or kind.
-    ImportError
-        If the path asks for safetensors and the package is missing.
-    """
-    import json
-
-    path = _path(path)
-    load = _load_safetensors if path.endswith(".safetensors") else _load_npz
-    text, arrays = load(path)
+def _lock(file: IO[bytes], wait: bool = True) -> bool:
+    """Lock a file until it is closed, be it by the end of the process; return whether that could be done."""
     try:
-        meta = json.loads(text)
-    except (ValueError, RecursionError):
-        meta = None
-    if not isinstance(meta, dict) or meta.get("format") != "fastnn":
-        raise ValueError(f"{path} is not a file of fastnn: it has no description")
-    if meta.get("version") != VERSION:
-        raise ValueError(
-            f"{path} has version {_checks.shown(meta.get('version'))}, this fastnn reads version {VERSION}"
-        )
-    if meta.get("kind") not in kinds:
-        raise ValueError(f"{path} must hold a {' or '.join(kinds)}, got {_checks.shown(meta.get('kind'))}")
-    return arrays, meta
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another has it, or the file system knows no locks
+        return False
+    return True
 
 
-def _path(path: Any) -> str:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a string or a path, got {_checks.shown(path)}")
-    return os.fsdecode(path)
+def _remove_orphans(directory: str, prefix: str) -> None:
+    """Remove the unfinished files of processes that are gone: those that can be locked."""
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            if name.startswith(prefix) and name.endswith(".tmp"):
+                path = os.path.join(directory, name)
+                with suppress(OSError), open(path, "r+b") as file:
+                    if _lock(file, wait=False):
+                        os.remove(path)
 
 
-def _save_npz(path: str, arrays: Mapping[str, Array], text: str) -> None:
+def _save_npz(file: IO[bytes], arrays: Mapping[str, Array], text: str) -> None:
     import zipfile
 
-    with zipfile.ZipFile(path, "x", allowZip64=True) as archive:
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for name, array in {ENTRY: np.array(text), **arrays}.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
-def _load_npz(path: str) -> tuple[str, dict[str, Array]]:
-    import zipfile
-
-    with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path} is not a NumPy archive, or is truncated")
-        file.seek(0)
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except Exception as error:  # damaged bytes make zipfile and NumPy raise almost anything
-            raise ValueError(f"{path} is damaged: {error}") from None
-    entry = arrays.pop(ENTRY, None)
-    return (str(entry) if isinstance(entry, np.ndarray) and entry.dtype.kind == "U" else ""), arrays
+def _save_safetensors(file: IO[bytes], arrays: Mapping[str, Array], text: str) -> None:
+    # Which writes the memory of an array as it lies: it must be C-contiguous.
+    file.write(_safetensors().numpy.save(dict(arrays), metadata={ENTRY: text}))
 
 
 def _safetensors() -> Any:
@@ -147,19 +272,150 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def _save_safetensors(path: str, arrays: Mapping[str, Array], text: str) -> None:
-    content = _safetensors().numpy.save(dict(arrays), metadata={ENTRY: text})
-    with open(path, "xb") as file:
-        file.write(content)
+# Reading
 
 
-def _load_safetensors(path: str) -> tuple[str, dict[str, Array]]:
+def read(path: Path, *kinds: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return the arrays and the description of a file, all of it; see `opened`."""
+    with opened(path, *kinds) as contents:
+        return dict(contents), contents.meta
+
+
+@contextmanager
+def opened(path: Path, *kinds: str) -> Iterator[Contents]:
+    """Open a file to look at what it holds, and then to read it.
+
+    Parameters
+    ----------
+    path : str, path or binary file
+        As for `write`; without the suffix ".safetensors" it is a NumPy archive.
+    kinds : str
+        What it may be.
+
+    Yields
+    ------
+    Contents
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened.
+    ValueError
+        If it is truncated, damaged, of another format, version or kind.
+    ImportError
+        If the path asks for safetensors and the package is missing.
+    """
+    name = _name(path, "read")
+    shown = "the file" if name is None else name
+    if name is not None and name.lower().endswith(".safetensors"):
+        with _open_safetensors(name) as (text, specs, get):
+            yield Contents(name, _description(name, text, kinds), specs(), get)
+        return
+    source = nullcontext(path) if name is None else open(name, "rb")  # noqa: SIM115
+    with source as file, _open_npz(shown, file) as (text, specs, get):  # type: ignore[arg-type]
+        yield Contents(shown, _description(shown, text, kinds), specs(), get)
+
+
+def _description(path: str, text: str, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """Return the description in JSON as a dict; ValueError if it is none of these kinds."""
+    import json
+
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError):
+        meta = None
+    if not isinstance(meta, dict) or meta.get("format") != "fastnn":
+        raise ValueError(f"{path} is not a file of fastnn: it has no description")
+    if meta.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has version {_checks.shown(meta.get('version'))}, this fastnn reads version {VERSION}"
+        )
+    if meta.get("kind") not in kinds:
+        raise ValueError(f"{path} must hold a {' or '.join(kinds)}, got {_checks.shown(meta.get('kind'))}")
+    return meta
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Make a ValueError of what damaged bytes make zipfile, NumPy and safetensors raise, almost anything."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+Parts = tuple[str, "Callable[[], dict[str, Spec]]", "Callable[[str], Array]"]
+
+
+@contextmanager
+def _open_npz(path: str, file: IO[bytes]) -> Iterator[Parts]:
+    """Yield the description of an archive, and what returns the specs and what reads an array."""
+    import zipfile
+
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{path} is not a NumPy archive, or is truncated")
+    with _reading(path):
+        archive = zipfile.ZipFile(file)
+        size = file.seek(0, os.SEEK_END)
+    entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+
+    def spec(name: str, kinds: str) -> Spec:
+        entry = entries[name]
+        with _reading(path), archive.open(entry) as content:
+            if np.lib.format.read_magic(content) != (1, 0):
+                raise ValueError(f"{name!r} has a header of another version")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+            if dtype.kind not in kinds:
+                raise ValueError(f"{name!r} holds no real numbers but dtype {dtype}")
+            inflated = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATED_AT_MOST}
+            most = min(entry.compress_size, size) * inflated.get(entry.compress_type, 0)
+            if not content.tell() + prod(shape) * dtype.itemsize == entry.file_size <= most:
+                raise ValueError(f"{name!r} is not of the size that its header tells")
+        return Spec(shape, dtype)
+
+    def get(name: str) -> Array:
+        with _reading(path), archive.open(entries[name]) as content:
+            array: Array = np.lib.format.read_array(content, allow_pickle=False)
+            content.read(1)  # at the end its checksum is looked at
+            return array
+
+    def specs() -> dict[str, Spec]:
+        return {name: spec(name, "fiub") for name in entries if name != ENTRY}
+
+    text = ""
+    if all(entry.filename.endswith(".npy") for entry in archive.infolist()) and ENTRY in entries:
+        shape, dtype = spec(ENTRY, "fiubU")
+        if shape == () and dtype.kind == "U" and dtype.itemsize <= DESCRIPTION_BYTES:
+            text = str(get(ENTRY))
+    with archive:
+        yield text, specs, get
+
+
+@contextmanager
+def _open_safetensors(path: str) -> Iterator[Parts]:
+    """Yield the same of a file of safetensors."""
     safetensors = _safetensors()
     with open(path, "rb"):  # the usual errors for a file that is not there
         pass
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            text = (file.metadata() or {}).get(ENTRY, "")
-            return text, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or damaged: {error}") from None
+    with _reading(path):
+        file = safetensors.safe_open(path, framework="np").__enter__()
+        text = (file.metadata() or {}).get(ENTRY, "")
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    for name, part in parts.items():
+        if part.get_dtype() not in DTYPES:
+            raise ValueError(f"{path} holds {name!r} of dtype {part.get_dtype()}, which NumPy does not have")
+
+    def get(name: str) -> Array:
+        with _reading(path):
+            array: Array = file.get_tensor(name)
+            return array
+
+    def specs() -> dict[str, Spec]:
+        return {
+            name: Spec(tuple(part.get_shape()), np.dtype(DTYPES[part.get_dtype()]))
+            for name, part in parts.items()
+        }
+
+    yield text, specs, get

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["batches", "load_mnist", "permutation", "read_idx"]
 
 SHUFFLE_STREAM = 0xFFFFFFFF  # layers take the streams from 0 up
+IMAGES = {"idx3-ubyte": (3, "uint8")}  # the ends of names, and what such files hold
+LABELS = {"idx1-ubyte": (1, "uint8"), "idx2-int": (2, "int32")}  # the second in QMNIST
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -99,31 +101,40 @@ def read_idx(path: str | os.PathLike[str]) -> Array:
     return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def load_mnist(directory: str | os.PathLike[str]) -> tuple[Array, Array, Array, Array]:
-    """Read the four original files of MNIST, or of a data set in its form (Fashion-MNIST, KMNIST).
+def load_mnist(directory: str | os.PathLike[str], prefix: str = "") -> tuple[Array, Array, Array, Array]:
+    """Read the four original files of MNIST, or of a data set in its form.
 
     Parameters
     ----------
     directory
         Holds train-images, train-labels, t10k-images and t10k-labels, named with "-idx3-ubyte" or
-        ".idx3-ubyte" ("idx1" for labels), each gzipped (".gz") or not.
+        ".idx3-ubyte" ("idx1" for labels), each gzipped (".gz") or not. "test" may stand for "t10k".
+        A file may also lie in a folder of its own name, as some archives are unpacked.
+    prefix : str
+        Begins all names: "" for MNIST, Fashion-MNIST and KMNIST, "qmnist-" for QMNIST, "emnist-letters-" (or
+        another part) for EMNIST, the images of which are transposed.
 
     Returns
     -------
     x_train, t_train, x_test, t_test
         Images as uint8 (n, pixels), pixels from 0 to 255, 28 * 28 of them in MNIST, and labels as int64 (n,).
+        Of QMNIST's eight labels it is the first, the digit.
 
     Raises
     ------
     FileNotFoundError, ValueError
         If a file is missing or damaged, or images and labels do not match in number, or the images in size.
     """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a string, got {_checks.shown(prefix)}")
     result = []
-    for part in ("train", "t10k"):
-        images = _read_part(directory, f"{part}-images", 3)
-        labels = _read_part(directory, f"{part}-labels", 1)
+    for parts in (("train",), ("t10k", "test")):
+        images = _read_part(directory, [f"{prefix}{part}-images" for part in parts], IMAGES)
+        labels = _read_part(directory, [f"{prefix}{part}-labels" for part in parts], LABELS)
         if len(images) != len(labels):
-            raise ValueError(f"{directory} has {len(images)} {part} images and {len(labels)} labels")
+            raise ValueError(f"{directory} has {len(images)} {parts[0]} images and {len(labels)} labels")
+        if labels.ndim == 2:
+            labels = labels[:, 0]
         result += [images.reshape(len(images), images.shape[1] * images.shape[2]), labels.astype(np.int64)]
     x_train, t_train, x_test, t_test = result
     if x_train.shape[1] != x_test.shape[1]:
@@ -133,18 +144,28 @@ def load_mnist(directory: str | os.PathLike[str]) -> tuple[Array, Array, Array, 
     return x_train, t_train, x_test, t_test
 
 
-def _read_part(directory: str | os.PathLike[str], name: str, ndim: int) -> Array:
+def _read_part(
+    directory: str | os.PathLike[str], names: list[str], kinds: dict[str, tuple[int, str]]
+) -> Array:
+    """Read the file that has one of these names and is of one of these kinds."""
     import os
 
-    paths = [
-        os.path.join(directory, f"{name}{mark}idx{ndim}-ubyte{suffix}")
+    candidates = {
+        f"{name}{mark}{kind}{suffix}": kind
+        for name in names
+        for kind in kinds
         for mark in "-."
         for suffix in ("", ".gz")
-    ]
-    for path in paths:
-        if os.path.exists(path):
-            array = read_idx(path)
-            if array.ndim != ndim or array.dtype != np.uint8:
-                raise ValueError(f"{path} must hold uint8 with {ndim} dimensions, got {_checks.shown(array)}")
-            return array
-    raise FileNotFoundError(f"none of {', '.join(paths)} exists")
+    }
+    for folder in ("", *candidates):
+        for name, kind in candidates.items():
+            path = os.path.join(directory, folder, name)
+            if os.path.isfile(path):
+                array = read_idx(path)
+                ndim, dtype = kinds[kind]
+                if array.ndim != ndim or array.dtype != dtype:
+                    raise ValueError(
+                        f"{path} must hold {dtype} with {ndim} dimensions, got {_checks.shown(array)}"
+                    )
+                return array
+    raise FileNotFoundError(f"{os.fspath(directory)} has none of {', '.join(candidates)}")

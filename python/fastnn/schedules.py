@@ -194,25 +194,36 @@ class WarmUp(Schedule):
         (step + 1) / steps * schedule(step)   while step < steps
         schedule(step)                        from then on
 
+    With `delay` the other begins where the rise ends, so that all of it is seen, from its highest rate on:
+
+        (step + 1) / steps * schedule(0)      while step < steps
+        schedule(step - steps)                from then on
+
+    as in WarmUp(CosineDecay(3e-3, 9000), 1000, delay=True), which is over after 10000 steps.
+
     Parameters
     ----------
     schedule : schedule, float >= 0 or function
         What follows; a number is a constant rate.
     steps : int >= 0
+    delay : bool
     """
 
-    __slots__ = ("schedule", "steps")
+    __slots__ = ("schedule", "steps", "delay")  # noqa: RUF023 (the order of the arguments)
     schedule: float | Callable[[int], float]
     steps: int
+    delay: bool
 
-    def __init__(self, schedule: float | Callable[[int], float], steps: int) -> None:
+    def __init__(self, schedule: float | Callable[[int], float], steps: int, delay: bool = False) -> None:
         self._set(
             schedule if callable(schedule) else _checks.real_number("schedule", schedule, 0),
             _checks.integer("steps", steps, 0),
+            _checks.flag("delay", delay),
         )
 
     def _at(self, step: int) -> float:
-        lr = self.schedule(step) if callable(self.schedule) else self.schedule
+        inner = max(0, step - self.steps) if self.delay else step
+        lr = self.schedule(inner) if callable(self.schedule) else self.schedule
         return lr if step >= self.steps else (step + 1) / self.steps * lr
 
     def to_dict(self) -> dict[str, Any]:
@@ -235,6 +246,8 @@ def from_dict(config: Any) -> Schedule:
         return CLASSES[name](**{key: rate_from_json(value) for key, value in arguments.items()})
     except TypeError as error:
         raise ValueError(f"config does not describe a {name}: {error}") from None
+    except RecursionError:
+        raise ValueError("config must not have schedules within schedules so deep") from None
 
 
 def rate_to_json(lr: Any) -> float | dict[str, Any]:

@@ -16,12 +16,15 @@ any sampler and pruner. The package optuna is the extra fastnn[search].
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 import os
 import queue
 import signal
 import threading
 import zlib
+from collections import deque
 from contextlib import contextmanager
 from functools import cache
 from time import monotonic
@@ -34,14 +37,14 @@ from .runtime import get_num_threads
 from .runtime import threads as thread_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.study import Study
-    from optuna.trial import BaseTrial, FrozenTrial, Trial
+    from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
     from .reference.history import History
     from .reference.trainer import Trainer
@@ -50,6 +53,11 @@ __all__ = ["NarrowingSampler", "PruneTrial", "ranges", "run"]  # noqa: F822 (__g
 
 SYNC_SECONDS = 1.0  # between looks at what other processes have stored; one takes SQLite some 3 ms
 WORKER = "worker"  # the user attribute of a trial that says which process ran it
+ENQUEUED = (
+    "fastnn:enqueued"  # the system attribute, in memory, of one that waited in the storage: its id there
+)
+
+_log = logging.getLogger(__name__)
 
 
 def _optuna() -> Any:
@@ -351,6 +359,7 @@ def run(
     direction: str = "minimize",
     sampler: BaseSampler | None = None,
     pruner: BasePruner | None = None,
+    catch: type[Exception] | Iterable[type[Exception]] = (),
     threads: int | None = None,
     timeout: float | None = None,
     progress: bool | None = None,
@@ -366,27 +375,36 @@ def run(
     not be that of the `trial.number` that the objective sees: what it takes to repeat a trial, a seed say,
     belongs in its parameters or user attributes. The user attribute "worker" says which process ran it.
 
+    Trials that were enqueued in the stored study (`optuna.Study.enqueue_trial`) come first. `trial.study` is
+    the study in memory, with the user attributes of the stored one. Its `stop`, which samplers call that have
+    tried all there is, lets the trials that run finish and no more begin.
+
     A study that is stored already goes on where it ended. Several processes, also on several machines, may
     work on one study at the same time, each by a call of its own with the same storage and name: they share
     `n_trials`, and every sampler and pruner sees the trials of all. Machines need a server's database;
-    samplers with a seed need another one in each process, or they draw the same trials.
+    samplers with a seed need another one in each process, or they draw the same trials. Those that go through
+    all there is, `GridSampler` and `BruteForceSampler`, may try some of it twice where there are several
+    processes, or where Ctrl-C has dropped trials; n_trials should leave room for that.
 
     Ctrl-C ends the search: trials that use `PruneTrial` are dropped at once, others are waited for, and all
-    that have finished are stored and returned. A second Ctrl-C raises KeyboardInterrupt.
+    that have finished are stored and returned. A second Ctrl-C raises KeyboardInterrupt. A trial that is
+    dropped, or that ends the search by an exception, is not stored; if it was enqueued, it waits again. A
+    storage that fails is tried again when the next trial has finished; failing then too it ends the search.
 
     Parameters
     ----------
     objective : function (trial) -> float
-        Trains with the parameters that it asks the trial for and returns the figure that counts. Called by
-        several threads. optuna.TrialPruned ends the trial, as do a loss that is not finite
-        (FloatingPointError) and a result of NaN: the trial then counts as pruned. Another exception ends the
-        search.
+        Trains with the parameters that it asks the trial for and returns the figure that counts, whatever
+        float() takes. Called by several threads. optuna.TrialPruned ends the trial, as do a loss that is not
+        finite (FloatingPointError) and a result of NaN: the trial then counts as pruned. Another exception
+        ends the search, unless `catch` names it.
     n_trials : int >= 1
-        How many trials, complete or pruned, the study shall have in the end. With several processes there
-        may be a few more.
+        How many trials, complete, pruned or failed, the study shall have in the end. With several processes
+        there may be a few more.
     storage : str, path, optuna storage or None
         A file for SQLite, the URL of a database that Optuna knows, such as
-        "postgresql://user:password@host/database", or one of Optuna's storages; None: memory.
+        "postgresql://user:password@host/database", or one of Optuna's storages; None: memory, of which an
+        exception leaves nothing, but of an `optuna.storages.InMemoryStorage` of your own.
     name : str
         Of the study; one storage may hold many.
     direction : "minimize" or "maximize"
@@ -398,8 +416,11 @@ def run(
         epochs, many of which learned nothing, this left 1040 and 1322 of 5000 epochs (two seeds) where the
         MedianPruner left 1770 and 4791: where the median trial learns nothing, nothing is worse. The best
         accuracy was that of no pruning. An `optuna.pruners.NopPruner` lets all trials run to their ends.
+    catch : exception class or iterable of such
+        What, raised by the objective, only fails its trial: it is logged, and the search goes on.
     threads : int >= 1 or None
-        How many trials run at a time; None: `get_num_threads()`.
+        How many trials run at a time; None: `get_num_threads()`. Where the system refuses threads, fewer, and
+        the calling thread if there is none.
     timeout : float > 0 or None
         Seconds after which no more trials begin.
     progress : bool or None
@@ -422,6 +443,7 @@ def run(
     _checks.function("objective", objective)
     n_trials = _checks.integer("n_trials", n_trials, 1)
     direction = _checks.choice("direction", direction, ("minimize", "maximize"))
+    catch = _exceptions(catch)
     threads = get_num_threads() if threads is None else _checks.integer("threads", threads, 1)
     timeout = math.inf if timeout is None else _checks.real_number("timeout", timeout, 0, None, "(]")
     hidden = None if progress is None else not _checks.flag("progress", progress)
@@ -438,7 +460,7 @@ def run(
         )
         if stored.directions != study.directions:
             raise ValueError(f"direction must be that of the stored study {name!r}, got {direction!r}")
-    search = _Search(objective, study, stored, n_trials, monotonic() + timeout)
+    search = _Search(objective, study, stored, n_trials, monotonic() + timeout, catch)
     search.run(threads, hidden)
     return stored
 
@@ -455,120 +477,322 @@ def _database(storage: Any) -> Any:
     return storage
 
 
+def _exceptions(catch: Any) -> tuple[type[Exception], ...]:
+    """Return classes of exceptions as a tuple; TypeError for anything else."""
+    classes = (catch,) if isinstance(catch, type) else catch
+    try:
+        classes = tuple(classes)
+    except TypeError:
+        classes = (None,)
+    if not all(isinstance(c, type) and issubclass(c, Exception) for c in classes):
+        raise TypeError(f"catch must be a class of exceptions or several, got {_checks.shown(catch)}")
+    return classes
+
+
 class _Search:
     """One call of `run`: workers, which run trials in memory, and the thread that stores what they finish."""
 
     def __init__(
-        self, objective: Callable[[Trial], float], study: Study, stored: Study, n_trials: int, end: float
+        self,
+        objective: Callable[[Trial], float],
+        study: Study,
+        stored: Study,
+        n_trials: int,
+        end: float,
+        catch: tuple[type[Exception], ...],
     ) -> None:
         self.objective = objective
         self.study = study
         self.stored = stored
+        self.apart = stored is not study
+        self.storage = stored._storage
+        self.attributes = stored.user_attrs
         self.n_trials = n_trials
         self.end = end
+        self.catch = catch
         self.worker = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
-        self.over = threading.Event()
+        self.stopped = threading.Event()  # no more trials begin
+        self.over = threading.Event()  # and those that can be dropped are
         self.lock = threading.Lock()
         self.running = 0
         self.imported: set[int] = set()  # the numbers of the stored trials that are in memory, or not wanted
         self.looked = -math.inf
         self.errors: list[BaseException] = []
         self.finished: queue.SimpleQueue[FrozenTrial | None] = queue.SimpleQueue()  # None: a worker has ended
+        self.unstored: deque[FrozenTrial] = deque()
+        self.storage_failed = False
+        self.waiting: deque[FrozenTrial] = deque()  # in the storage, enqueued
+        self.claimed: set[int] = set()  # those that this process has taken to run, by their ids there
 
     def run(self, threads: int, hidden: bool | None) -> None:
-        """Run trials until there are enough, time or Ctrl-C ends the search, or an objective raises."""
+        """Run trials until there are enough, or something ends the search."""
+        if self.apart:
+            for key, value in self.attributes.items():
+                self.study.set_user_attr(key, value)
         self._import()
         done = self._done()
         count = min(threads, max(0, self.n_trials - done))
-        workers = [threading.Thread(target=self._work, name=f"trial-{i}") for i in range(count)]
+        workers: list[threading.Thread] = []
+        self.study.stop = self.stopped.set  # type: ignore[method-assign]  # Optuna's is for its own loop
         with _interrupting(self.over), _bar(self.n_trials, done, hidden) as bar:
             try:
-                for worker in workers:
-                    worker.start()
+                for i in range(count):
+                    worker = threading.Thread(target=self._work, name=f"trial-{i}")
+                    try:
+                        worker.start()
+                    except RuntimeError as error:  # the system refuses another
+                        _log.warning("the search has %d of %d threads: %s", i, count, error)
+                        break
+                    workers.append(worker)
+                if count and not workers:
+                    self._work(bar)
                 self._store(len(workers), bar)
             finally:
                 self.over.set()
                 for worker in workers:
                     worker.join()
+                del self.study.stop
+                if self.apart:
+                    self._finish()
         if self.errors:
             raise self.errors[0]
 
+    def _fail(self, error: BaseException) -> None:
+        """End the search by an error, which belongs to the caller of run."""
+        self.errors.append(error)
+        self.over.set()
+
     # What the workers do
 
-    def _work(self) -> None:
-        """Run one trial after another."""
+    def _work(self, bar: Any = None) -> None:
+        """Run one trial after another; with a bar in the calling thread, and store them too."""
         _this_thread.over = self.over
         try:
             with thread_limit(1):
                 while self._claim():
-                    trial = self._attempt()
-                    with self.lock:
-                        self.running -= 1
-                    if trial is not None:
-                        self.finished.put(trial)
-        except BaseException as error:  # it belongs to the caller of run, who is in another thread
-            self.errors.append(error)
-            self.over.set()
+                    try:
+                        self._attempt()
+                    finally:
+                        with self.lock:
+                            self.running -= 1
+                    if bar is not None:
+                        self._store(0, bar)
+        except BaseException as error:
+            self._fail(error)
+        _this_thread.over = None
+        self.storage.remove_session()
         self.finished.put(None)
 
     def _claim(self) -> bool:
         """Return whether there is a trial to run, and count it."""
         with self.lock:
-            if self.over.is_set() or monotonic() >= self.end or self._done() + self.running >= self.n_trials:
+            ended = self.over.is_set() or self.stopped.is_set() or monotonic() >= self.end
+            if ended or self._done() + self.running >= self.n_trials:
                 return False
             self.running += 1
             return True
 
     def _done(self) -> int:
-        """Return how many trials are complete or pruned."""
-        state = _optuna().trial.TrialState
-        return len(self.study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED)))
+        """Return how many trials have finished."""
+        return sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
 
-    def _attempt(self) -> FrozenTrial | None:
-        """Run a trial; return it, or None where Ctrl-C has ended it."""
+    def _attempt(self) -> None:
+        """Run a trial and hand it over to be stored."""
         optuna = _optuna()
         state = optuna.trial.TrialState
+        enqueued = self._enqueued()
+        if enqueued is not None:
+            self.study.add_trial(enqueued)  # which the next to ask gets
         trial = self.study.ask()
         trial.set_user_attr(WORKER, self.worker)
+        if self.apart:
+            _keep_tuples(trial)
         try:
-            value = self.objective(trial)
-            if not (isinstance(value, (float, np.floating)) and math.isnan(value)):
-                value = _checks.real_number("the objective's result", value, -math.inf, math.inf)
-                return self.study.tell(trial, value)
+            value = _number(self.objective(trial))
         except (optuna.TrialPruned, FloatingPointError):
-            pass
-        except BaseException as error:
-            self.study.tell(trial, state=state.FAIL)
-            if isinstance(error, Interrupted):
-                return None
+            self._tell(trial, state.PRUNED)
+        except Interrupted:
+            self._tell(trial, state.FAIL, keep=False)
+        except self.catch as error:
+            _log.warning("trial %d failed: %r", trial.number, error, exc_info=True)
+            self._tell(trial, state.FAIL)
+        except BaseException:
+            self._tell(trial, state.FAIL, keep=False)
             raise
-        return self.study.tell(trial, state=state.PRUNED)
+        else:
+            if math.isnan(value):
+                self._tell(trial, state.PRUNED)
+            else:
+                self._tell(trial, state.COMPLETE, value)
+
+    def _tell(self, trial: Trial, state: TrialState, value: float | None = None, keep: bool = True) -> None:
+        """End a trial, and hand it over if it is to be kept, also where the sampler fails."""
+        try:
+            self.study.tell(trial, value, state)
+        finally:
+            if keep:
+                self.finished.put(self.study.get_trials(deepcopy=False)[trial.number])
+
+    def _enqueued(self) -> FrozenTrial | None:
+        """Return a trial that waited in the storage, and is now this process's, or None."""
+        while self.waiting:
+            try:
+                trial = copy.copy(self.waiting.popleft())
+                running = _optuna().trial.TrialState.RUNNING
+                if not self.storage.set_trial_state_values(trial._trial_id, running):
+                    continue
+            except (IndexError, RuntimeError):  # another has it, or has finished it
+                continue
+            self.claimed.add(trial._trial_id)
+            fixed = _nested(trial.system_attrs.get("fixed_params", {}), tuple)
+            trial.system_attrs = trial.system_attrs | {"fixed_params": fixed, ENQUEUED: trial._trial_id}
+            return trial
+        return None
 
     # What the calling thread does
 
     def _store(self, workers: int, bar: Any) -> None:
-        """Store trials as they finish, until all workers have ended."""
-        while workers:
+        """Store trials as they finish, until so many workers have ended and none is left."""
+        while workers > 0 or not self.finished.empty():
             trial = self.finished.get()
             if trial is None:
                 workers -= 1
                 continue
-            if self.stored is not self.study:
-                self.stored.add_trial(trial)
-                if monotonic() - self.looked >= SYNC_SECONDS:
-                    self._import()
+            if self.apart:
+                self.unstored.append(trial)
+                self._sync()
             bar.update(self._done() - bar.n)
+
+    def _sync(self) -> None:
+        """Store what has finished and, now and then, look at what others have stored."""
+        if self.over.is_set() and self.storage_failed:
+            return  # `_finish` tries again
+        try:
+            while self.unstored:
+                self._write(self.unstored[0])
+                self.unstored.popleft()
+                self.storage_failed = False
+            if monotonic() - self.looked >= SYNC_SECONDS:
+                self._import()
+        except Exception as error:
+            if self.storage_failed:
+                self._fail(error)
+            else:
+                _log.warning("the storage failed and will be tried again: %r", error)
+            self.storage_failed = True
+
+    def _write(self, trial: FrozenTrial) -> None:
+        """Store a trial: one that was enqueued in its place, any other as a new one."""
+        trial = _converted(trial, list)
+        trial.system_attrs = dict(trial.system_attrs)
+        place: Any = trial.system_attrs.pop(ENQUEUED, None)
+        if place is None:
+            self.stored.add_trial(trial)
+            return
+        known = self.storage.get_trial(place).params  # of an attempt that failed
+        for name, distribution in trial.distributions.items():
+            if name not in known:
+                value = distribution.to_internal_repr(trial.params[name])
+                self.storage.set_trial_param(place, name, value, distribution)
+        for step, figure in trial.intermediate_values.items():
+            self.storage.set_trial_intermediate_value(place, step, figure)
+        for key, attribute in trial.user_attrs.items():
+            self.storage.set_trial_user_attr(place, key, attribute)
+        for key, attribute in trial.system_attrs.items():
+            self.storage.set_trial_system_attr(place, key, attribute)
+        self.storage.set_trial_state_values(place, trial.state, trial.values)
+        self.claimed.discard(place)
 
     def _import(self) -> None:
         """Copy what has been stored, but by this process, into the study in memory."""
-        if self.stored is self.study:
+        if not self.apart:
             return
-        for trial in self.stored.get_trials(deepcopy=False):
+        trials = self.stored.get_trials(deepcopy=False)
+        for trial in trials:
             if trial.state.is_finished() and trial.number not in self.imported:
                 self.imported.add(trial.number)
-                if trial.state.name != "FAIL" and trial.user_attrs.get(WORKER) != self.worker:
-                    self.study.add_trial(trial)
+                if trial.user_attrs.get(WORKER) != self.worker:
+                    self.study.add_trial(_converted(trial, tuple))
+        self.waiting = deque(trial for trial in trials if trial.state.name == "WAITING")
         self.looked = monotonic()
+
+    def _finish(self) -> None:
+        """Store, when all workers have ended, what is left; go on after errors, for what can be stored."""
+        state = _optuna().trial.TrialState
+        while not self.finished.empty():
+            trial = self.finished.get()
+            if trial is not None:
+                self.unstored.append(trial)
+        for trial in self.study.get_trials(deepcopy=False, states=(state.WAITING,)):
+            if ENQUEUED not in trial.system_attrs:  # an objective has enqueued it
+                self.unstored.append(trial)
+        for trial in self.unstored:
+            self._try(self._write, trial)
+        for key, value in self.study.user_attrs.items():
+            if key not in self.attributes or self.attributes[key] != value:
+                self._try(self.stored.set_user_attr, key, value)
+        for place in list(self.claimed):
+            self._try(self.storage.set_trial_state_values, place, state.WAITING)
+
+    def _try(self, do: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            do(*arguments)
+        except Exception as error:
+            self.errors.append(error)
+
+
+def _number(result: Any) -> float:
+    """Return the result of an objective as a float; TypeError if it is none."""
+    if isinstance(result, (list, tuple)) and len(result) == 1:
+        result = result[0]  # as for a study of several objectives
+    try:
+        if not isinstance(result, (str, bytes)):
+            return float(result)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise TypeError(f"the objective's result must be a number, got {_checks.shown(result)}")
+
+
+# Choices that are sequences: a storage makes lists of them, as JSON does. In memory they are tuples, which
+# samplers can hash, so that those of all processes are equal. The objective gets what it gave.
+
+
+def _nested(value: Any, kind: type) -> Any:
+    """Return a value with each list or tuple, however deep, as one of a kind."""
+    if isinstance(value, (list, tuple)):
+        return kind(_nested(item, kind) for item in value)
+    if isinstance(value, dict):
+        return {key: _nested(item, kind) for key, item in value.items()}
+    return value
+
+
+def _converted(trial: FrozenTrial, kind: type) -> FrozenTrial:
+    """Return a trial whose choices that are sequences are of a kind."""
+    trial = copy.copy(trial)
+    categorical = _optuna().distributions.CategoricalDistribution
+    choices = {name: _choices(distribution) for name, distribution in trial.distributions.items()}
+    trial.distributions = {
+        name: categorical(_nested(choices[name], kind)) if choices[name] else distribution
+        for name, distribution in trial.distributions.items()
+    }
+    trial.params = {
+        name: _nested(value, kind) if choices[name] else value for name, value in trial.params.items()
+    }
+    return trial
+
+
+def _keep_tuples(trial: Trial) -> None:
+    """Have a trial keep tuples of choices that are sequences, and give the objective its own."""
+    suggest = trial.suggest_categorical
+
+    def suggest_categorical(name: str, choices: Any) -> Any:
+        own = tuple(choices)
+        if not any(isinstance(choice, (list, tuple, dict)) for choice in own):
+            return suggest(name, own)
+        kept = _nested(own, tuple)
+        return own[kept.index(suggest(name, kept))]
+
+    trial.suggest_categorical = suggest_categorical  # type: ignore[method-assign]
 
 
 @contextmanager

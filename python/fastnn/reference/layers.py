@@ -222,6 +222,11 @@ class Affine(Layer):
         """Return a layer of the form that `config` describes, all zeros."""
         return cls.create(**config, init=_zeros)
 
+    @classmethod
+    def shapes(cls, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+        """Return the shapes of W and b in the layer that `config` describes."""
+        return {"W": (config["n_in"], config["n_out"]), "b": (config["n_out"],)}
+
 
 class BatchNorm(Layer):
     """Batch normalization (Ioffe, Szegedy 2015), each of D features over the N rows of the batch.
@@ -328,6 +333,11 @@ class BatchNorm(Layer):
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Return a layer of the form that `config` describes, as `create` does."""
         return cls.create(**config)
+
+    @classmethod
+    def shapes(cls, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+        """Return the shapes of parameters and statistics in the layer that `config` describes."""
+        return dict.fromkeys(("gamma", "beta", "running_mean", "running_var"), (config["n"],))
 
 
 def _statistic(name: str, value: Any, like: Array, default: float) -> Array:
@@ -484,6 +494,11 @@ class Embedding(Layer):
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Return a layer of the form that `config` describes, all zeros."""
         return cls.create(**config, init=_zeros)
+
+    @classmethod
+    def shapes(cls, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+        """Return the shape of W in the layer that `config` describes."""
+        return {"W": (config["vocab"], config["dim"])}
 
 
 def _zeros(n_in: int, n_out: int, rng: Any, dtype: Any) -> Array:

@@ -261,6 +261,7 @@ class Sequential:
     def save(self, path: Path) -> None:
         """Write architecture and state to a file, .npz or .safetensors by its name; see `fastnn.checkpoint`.
 
+        `path` may be a binary file, or an io.BytesIO, which holds a .npz. ValueError for any other suffix.
         Raises TypeError, and writes nothing, if a layer is not one of fastnn's own.
         """
         checkpoint.write(path, "network", self._state(), {"layers": self.architecture()})
@@ -271,24 +272,52 @@ class Sequential:
 
         Raises OSError if it cannot be opened and ValueError, which says why, if it holds no network.
         """
-        return cls._from_file(path, *checkpoint.read(path, "network", "trainer"))
+        with checkpoint.opened(path, "network", "trainer") as contents:
+            return cls._from_file(contents)
 
     @classmethod
-    def _from_file(cls, path: Path, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Self:
+    def _from_file(cls, contents: checkpoint.Contents) -> Self:
+        specs = {name: spec for name, spec in contents.specs.items() if not name.startswith(OPTIMIZER)}
         try:
-            layers = []
-            for config in meta["layers"]:
-                arguments = dict(config)
-                layers.append(cls.layer_classes[arguments.pop("layer")].from_config(arguments))
-            net = cls(layers)
-            net.load_state_dict({name: a for name, a in arrays.items() if not name.startswith(OPTIMIZER)})
-        except (AttributeError, KeyError, TypeError, ValueError, MemoryError) as error:
-            raise ValueError(f"{path} does not describe a network: {type(error).__name__}: {error}") from None
+            parts = []
+            shapes: dict[str, tuple[Any, ...]] = {}
+            for i, layer in enumerate(contents.meta["layers"]):
+                config = dict(layer)
+                parts.append((cls.layer_classes[config.pop("layer")], config))
+                shapes |= {f"{i}.{name}": shape for name, shape in _shapes(*parts[-1]).items()}
+            _check_specs(specs, shapes)  # before anything large is made or read
+            net = cls(layer_class.from_config(config) for layer_class, config in parts)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{contents.path} does not describe a network: {type(error).__name__}: {error}"
+            ) from None
+        net.load_state_dict({name: contents[name] for name in specs})
         return net
 
     def __repr__(self) -> str:
         """Return the layers, one a line."""
         return "Sequential([\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + "])"
+
+
+def _shapes(layer_class: Any, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the shapes of parameters and running statistics of the layer that a file describes."""
+    if hasattr(layer_class, "shapes"):
+        return layer_class.shapes(config)  # type: ignore[no-any-return]
+    layer = layer_class.from_config(config)
+    state = getattr(layer, "params", {}) | {n: getattr(layer, n) for n in RUNNING if hasattr(layer, n)}
+    return {name: array.shape for name, array in state.items()}
+
+
+def _check_specs(specs: Mapping[str, checkpoint.Spec], shapes: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse a file whose arrays are not of these names and shapes, float32 or float64."""
+    if specs.keys() != shapes.keys():
+        missing, surplus = sorted(shapes.keys() - specs.keys()), sorted(specs.keys() - shapes.keys())
+        raise ValueError(f"missing {missing}, not expected {surplus}")
+    for name, (shape, dtype) in specs.items():
+        if shape != shapes[name] or dtype not in _checks.FLOATS:
+            raise ValueError(
+                f"{name} must have shape {shapes[name]} and a float dtype, got {shape} and {dtype}"
+            )
 
 
 def input_scale(net: Any, scale: Any) -> float:

@@ -459,6 +459,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write network, optimizer, loss and counters to a file, .npz or .safetensors by its name.
 
+        `path` may be a binary file, or an io.BytesIO, which holds a .npz. ValueError for any other suffix.
         Training resumes from it to the same bits. Raises TypeError, and writes nothing, if a layer, the loss,
         the optimizer or its schedule is not one of fastnn's own.
         """
@@ -498,18 +499,24 @@ class Trainer:
 
         Raises OSError if it cannot be opened and ValueError, which says why, if it holds no trainer.
         """
-        arrays, meta = checkpoint.read(path, "trainer")
-        net = cls.network_class._from_file(path, arrays, meta)
+        with checkpoint.opened(path, "trainer") as contents:
+            return cls._from_file(contents)
+
+    @classmethod
+    def _from_file(cls, contents: checkpoint.Contents) -> Self:
+        meta, specs = contents.meta, contents.specs
+        net = cls.network_class._from_file(contents)
         try:
             optimizer = _optimizers.from_config(meta["optimizer"], cls.optimizer_classes)
             state: dict[str, dict[str, Array]] = {slot: {} for slot in optimizer.state_dict()["state"]}
             params = net.params
-            for name, array in arrays.items():
+            for name, spec in specs.items():
                 if name.startswith(OPTIMIZER):
                     slot, param = name[len(OPTIMIZER) :].split(".", 1)
-                    if array.shape != params[param].shape or array.dtype != params[param].dtype:
-                        raise ValueError(f"{name} must be as its parameter, got {_checks.shown(array)}")
-                    state[slot][param] = array
+                    if spec != (params[param].shape, params[param].dtype):
+                        raise ValueError(f"{name} must be as its parameter, got {spec.dtype} of {spec.shape}")
+                    memory = state[slot]
+                    memory[param] = contents[name]
             optimizer.load_state_dict(
                 {"optimizer": type(optimizer).__name__, "step": meta["updates"], "state": state}
             )
@@ -524,7 +531,9 @@ class Trainer:
             trainer.steps = _checks.integer("steps", meta["steps"], 0)
             trainer.epochs = _checks.integer("epochs", meta["epochs"], 0)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not describe a trainer: {type(error).__name__}: {error}") from None
+            raise ValueError(
+                f"{contents.path} does not describe a trainer: {type(error).__name__}: {error}"
+            ) from None
         return trainer
 
     def __repr__(self) -> str:
