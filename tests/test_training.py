@@ -710,7 +710,7 @@ BROKEN = {
     "negative lr": (broken(lr=-0.1), ValueError),
     "lr": (broken(lr="fast"), TypeError),
     "count": (broken(step="one"), TypeError),
-    "state": (broken(state="none"), AttributeError),
+    "state": (broken(state="none"), TypeError),
     "wrong state": (wrong_state, ValueError),
     "state of another dtype": (state_of_another_dtype, (TypeError, ValueError)),
     "no state": (lambda trainer: delattr(trainer.optimizer, "state"), AttributeError),
