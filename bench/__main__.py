@@ -1,7 +1,8 @@
 """Benchmarks of fastnn against NumPy and, where they are installed, PyTorch, JAX and scikit-learn.
 
-Operations: gemm, sweep, kernels, optimizers, overhead, import, threads. Training: step (with --sweep, of many
-sizes), epoch, predict, memory, estimators. Searching: search, samplers. `guard` is the one that can fail.
+Operations: gemm, sweep, kernels, optimizers, overhead, import, threads, neighbours. Training: step (with
+--sweep, of many sizes), epoch, predict, memory, estimators. Searching: search, samplers. `guard` is the one
+that can fail.
 
 Every result is checked before it is timed, and the libraries take turns within one run.
 """
@@ -22,6 +23,7 @@ from . import (
     kernels,
     machine,
     memory,
+    neighbours,
     overhead,
     plots,
     predict,
@@ -47,6 +49,7 @@ BENCHMARKS = {
     "overhead": overhead.calls,
     "import": overhead.imports,
     "threads": threads.run,
+    "neighbours": neighbours.run,
 }
 
 
@@ -74,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in [f"{name}-sweep" if args.sweep and name == "step" else name for name in args.names]:
         print(f"\n{name}", flush=True)
         if name == "guard":
-            if not guard.fast_enough():
+            if not (guard.fast_enough() and guard.fast_beside_neighbours()):
                 return 1
             continue
         found = BENCHMARKS[name](threads=args.threads, quick=args.quick, **options)

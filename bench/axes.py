@@ -23,6 +23,8 @@ COLOURS = {
     "JAX": "#e0a33e",
     "JAX scan": "#8c6a1f",
     "scikit-learn": "#8f7fb8",
+    "median": DARK,
+    "mean": RED,
 }
 LINE = "#c3cad1"
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import machine, shapes
+import fastnn
+
+from . import machine, neighbours, shapes
 from .cases import Case, passes, product, update
 from .step import step
 from .timing import time_interleaved
@@ -37,6 +39,24 @@ FLOORS = (
     Floor("Adam 12x50", 2.0, lambda: update("Adam", 12, 50)),
     Floor("training step", 1.1, lambda: step(shapes.GUARDED)),
 )
+
+
+GAIN = 1.1  # of a step on two threads over one, beside a NumPy product: 1.6 to 1.75 is usual
+
+
+def fast_beside_neighbours(attempts: int = 3) -> bool:
+    """Print what two threads bring where NumPy's want the processors, too; return whether it is enough."""
+    if fastnn.get_num_threads() < 2:
+        print("a step beside a NumPy product: there is one processor only")
+        return True
+    for _ in range(attempts):
+        gain = neighbours.gain()
+        print(
+            f"{'a step beside a NumPy product':40} {gain:6.2f} times one thread, at least {GAIN}", flush=True
+        )
+        if gain >= GAIN:
+            return True
+    return False
 
 
 def fast_enough(floors: Sequence[Floor] = FLOORS, attempts: int = 3) -> bool:

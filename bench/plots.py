@@ -168,6 +168,26 @@ def threads(figure: Any, rows: Rows) -> tuple[str, str]:
     )
 
 
+def beside(figure: Any, rows: Rows) -> tuple[str, str]:
+    """Draw what all threads bring over one beside each neighbour: a panel a work, a line a neighbour."""
+    works, names = (distinct(rows, key) for key in ("work", "beside"))
+    figure.set_size_inches(3.4 * len(works) + 1.4, 0.3 * len(names) + 2)
+    panels = figure.subplots(1, len(works), sharey=True, sharex=True, squeeze=False)[0]
+    for ax, work in zip(panels, works, strict=True):
+        some = [r for r in rows if r["work"] == work]
+        keys = {"median": "over 1 thread", "mean": "mean over 1 thread"}
+        dots(
+            ax,
+            [r["beside"] for r in some],
+            {name: [r[key] for r in some] for name, key in keys.items()},
+            stem=1,
+        )
+        ax.axvline(1, color=GREY, linewidth=1)
+        ax.set_title(work)
+        ax.set_xlabel("times as fast as one thread")
+    return "What more threads bring beside others", "each against one thread beside the same neighbour"
+
+
 PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
     "gemm": gemm,
     "sweep": sweep,
@@ -184,4 +204,5 @@ PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
     "overhead": times("call", "What a call costs with nothing to compute"),
     "import": imports,
     "threads": threads,
+    "neighbours": beside,
 }
