@@ -1,4 +1,4 @@
-"""Objects of all kinds, spoilt in all ways, at the door: python tests/attack.py [seed [rounds [threads]]].
+"""Objects of all kinds, spoilt in all ways, at the door: python -m tests.attack [seed [rounds [threads]]].
 
 Exceptions are as they may be; the process must live.
 """
