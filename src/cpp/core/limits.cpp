@@ -1,10 +1,12 @@
 #include "core/limits.h"
 
 #include <omp.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <fstream>
 #include <sstream>
 
@@ -129,6 +131,15 @@ int cgroup_quota(const std::string& root) {
     }
   }
   return least < kMaxThreads ? std::max(1, static_cast<int>(std::ceil(least))) : kMaxThreads;
+}
+
+bool is_crowded() noexcept {
+  int running = 0;  // "0.20 0.18 0.12 running/existing ..."
+  if (std::FILE* file = std::fopen("/proc/loadavg", "r")) {
+    if (std::fscanf(file, "%*f %*f %*f %d", &running) != 1) running = 0;
+    std::fclose(file);
+  }
+  return running > sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 Limits thread_limits() noexcept {

@@ -29,6 +29,9 @@ void ignore_machine_limits(bool ignore) noexcept;
 // The processors that members of this thread's teams may run on: its own, or the places of OpenMP where that binds threads.
 const cpu_set_t& allowed_processors() noexcept;
 
+// Whether more threads want to run than the machine has processors, where it tells; it takes some microseconds.
+bool is_crowded() noexcept;
+
 // Processors' worth of time that the control groups of this process allow, versions 1 and 2, rounded up; kMaxThreads where there
 // is no quota. `root` stands before every path.
 int cgroup_quota(const std::string& root);
