@@ -1,7 +1,9 @@
 """Teams in real programs: limits of every kind, forks, threads that cannot be had, and programs that end."""
 
 import os
+import shutil
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -313,3 +315,34 @@ def test_members_do_not_share_a_processor(forced):
         print(together)
     """
     assert int(run_python(code, OPENBLAS_NUM_THREADS="1")) < 100
+
+
+# The team by itself
+
+
+@pytest.fixture(scope="module", params=["", "-fsanitize=thread"], ids=["plain", "ThreadSanitizer"])
+def stress(request, tmp_path_factory):
+    """A program that opens teams from several threads at once and counts every piece."""
+    if not shutil.which("c++"):
+        pytest.skip("no compiler is there")
+    here = Path(__file__).parent
+    program = tmp_path_factory.mktemp("team") / "stress"
+    sources = [here / "team_stress.cpp", *(here.parent / "src" / "cpp" / "core").glob("*.cpp")]
+    flags = ["-std=c++17", "-O1", "-g", "-fopenmp", f"-I{here.parent / 'src' / 'cpp'}"]
+    command = ["c++", *flags, *request.param.split(), *map(str, sources), "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode and request.param and "tsan" in built.stderr:
+        pytest.skip("the compiler has no ThreadSanitizer")
+    assert built.returncode == 0, built.stderr
+    return program
+
+
+@pytest.mark.parametrize(
+    ("work", "limit", "callers", "calls"), [(0, 4, 3, 500), (0, 7, 1, 500), (-1, 2, 2, 1000), (0, 2, 70, 30)]
+)
+def test_every_piece_is_done_once(stress, work, limit, callers, calls):
+    arguments = map(str, (work, limit, callers, calls))
+    done = subprocess.run([str(stress), *arguments], capture_output=True, text=True, timeout=120)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("this system does not run ThreadSanitizer")
+    assert (done.returncode, done.stdout) == (0, "0 wrong\n"), done.stderr

@@ -67,6 +67,11 @@ T* make_array(int n) noexcept {
   return array;
 }
 
+void free_desk(Desk* desk) noexcept {
+  std::free(desk->cursors);
+  std::free(desk->seats);
+  std::free(desk);
+}
 Desk* make_desk(int number) noexcept {
   Desk* desk = make_array<Desk>(1);
   if (!desk) return nullptr;
@@ -74,9 +79,7 @@ Desk* make_desk(int number) noexcept {
   desk->cursors = make_array<Cursor>(largest_team());
   desk->seats = make_array<Seat>(largest_team());
   if (desk->cursors && desk->seats) return desk;
-  std::free(desk->cursors);
-  std::free(desk->seats);
-  std::free(desk);
+  free_desk(desk);
   return nullptr;
 }
 
@@ -274,7 +277,10 @@ Desk* take_desk(Pool& pool) noexcept {
     if (!desk) {
       Desk* made = make_desk(number);
       if (!made) return nullptr;
-      if (pool.desks[number].compare_exchange_strong(desk, made)) desk = made;  // (else one is lost, once)
+      if (pool.desks[number].compare_exchange_strong(desk, made))
+        desk = made;
+      else  // another thread was first
+        free_desk(made);
     }
     if (desk->taken.load(std::memory_order_relaxed) || desk->taken.exchange(true, std::memory_order_acquire)) continue;
     last = number;
