@@ -280,7 +280,8 @@ TABLE = [
         "running_var must hold numbers >= 0",
     ),
     ("norm create 0", lambda w: fastnn.BatchNorm.create(0), ValueError, "n must be an integer >= 1"),
-    ("norm empty batch", lambda w: w.norm.forward(w.x[:0]), ValueError, "x must have at least one row"),
+    ("norm empty batch", lambda w: w.norm.forward(w.x[:0]), ValueError, "x must have at least 2 rows"),
+    ("norm of one row", lambda w: w.norm.forward(w.x[:1]), ValueError, "x must have at least 2 rows"),
     ("norm x columns", lambda w: w.norm.forward(w.dout), ValueError, "x must have 4 numbers a row"),
     ("norm x scalar", lambda w: w.norm.forward(1.0), ValueError, "x must"),
     ("norm x giant", lambda w: w.norm.forward(TALL, False), TOO_MUCH, ""),
@@ -985,7 +986,7 @@ TABLE += [
 STEPS = [
     ("forward columns", lambda w: w.net.forward(w.dout), ValueError, "x must"),
     ("forward None", lambda w: w.net.forward(None), (TypeError, ValueError), "x must"),
-    ("forward empty", lambda w: w.net.forward(w.x[:0]), ValueError, "x must have at least one row"),
+    ("forward empty", lambda w: w.net.forward(w.x[:0]), ValueError, "x must have at least 2 rows"),
     ("backward alone", lambda w: w.net.backward(w.x), RuntimeError, "backward before forward"),
     ("predict scalar", lambda w: w.net.predict(1.0), ValueError, "x must have shape (N, ...)"),
     ("predict batch", lambda w: w.net.predict(w.x, 0), ValueError, "batch_size must be an integer >= 1"),

@@ -255,7 +255,6 @@ def test_class_weight():
     assert model.predict(BINARY[0]).sum() > ours.predict(BINARY[0]).sum()
 
 
-@pytest.mark.xfail(reason="Trainer.fit divides by the weights of the batch, not of the data set")
 def test_class_weight_row_by_row():
     """A batch of one row has the weight of its class, too: it is not divided by itself."""
     params = {"solver": "sgd", "batch_size": 1, "max_iter": 3, "random_state": 0, "learning_rate_init": 0.01}
@@ -610,7 +609,6 @@ def test_callbacks_of_ones_own_are_called_as_they_are():
     assert count.seen == [count] * 3
 
 
-@pytest.mark.xfail(raises=RuntimeError, reason="Sequential.predict refuses a second thread")
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_threads_read_what_one_reads(name, replaced):

@@ -298,6 +298,11 @@ def uneven(loss="SoftmaxCrossEntropy"):
     return x, (rank > 79) * 1 if loss == "SigmoidCrossEntropy" else np.array([0, 1, 1, 3, 4])[rank // 20]
 
 
+def by_data(weights):
+    """Return the options of fit by which weights count as those of classes do."""
+    return {"sample_weight": weights, "weight_mean": "data"}
+
+
 def weighted(module, loss, x, t, outputs, **options):
     net = module.mlp([12, 8, outputs], seed=0, dtype=np.float64)
     trainer = module.Trainer(net, getattr(module, loss)(), module.Adam(0.01))
@@ -330,7 +335,7 @@ def test_class_weights_are_weights_of_samples(module, form, class_weight, each, 
         module, "SoftmaxCrossEntropy", x, t, 5, class_weight=class_weight, sample_weight=sample_weight
     )
     weights = np.array(each)[labels] * (1 if sample_weight is None else sample_weight)
-    assert_same_bits(losses, weighted(module, "SoftmaxCrossEntropy", x, t, 5, sample_weight=weights))
+    assert_same_bits(losses, weighted(module, "SoftmaxCrossEntropy", x, t, 5, **by_data(weights)))
 
 
 @BOTH
@@ -345,7 +350,7 @@ def test_class_weights_of_one_output(module, form, class_weight, each):
     t = {"labels": labels, "bool": labels == 1, "column": labels[:, None] * 1.0}[form]
     losses = weighted(module, "SigmoidCrossEntropy", x, t, 1, class_weight=class_weight)
     weights = np.array(each)[labels]
-    assert_same_bits(losses, weighted(module, "SigmoidCrossEntropy", x, t, 1, sample_weight=weights))
+    assert_same_bits(losses, weighted(module, "SigmoidCrossEntropy", x, t, 1, **by_data(weights)))
 
 
 @BOTH
@@ -355,7 +360,7 @@ def test_balanced_weights_are_scikit_learns(module, monkeypatch):
     x, labels = uneven()
     weights = sklearn.compute_sample_weight("balanced", labels)
     losses = weighted(module, "SoftmaxCrossEntropy", x, np.eye(5)[labels], 5, class_weight="balanced")
-    assert_same_bits(losses, weighted(module, "SoftmaxCrossEntropy", x, labels, 5, sample_weight=weights))
+    assert_same_bits(losses, weighted(module, "SoftmaxCrossEntropy", x, labels, 5, **by_data(weights)))
 
 
 @BOTH

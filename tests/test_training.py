@@ -256,6 +256,7 @@ def test_single_precision_is_as_near_as_numpys(natively, kind, net):
 @pytest.mark.parametrize("net", ["norm", "embedding, norm", "activation after activation", "classic dropout"])
 def test_same_bits_however_a_batch_is_shared(natively, team, dtype, rows, net):
     """By rows where each member has 16, else by columns; on every ISA; shuffled or not; in fit or not."""
+    rows += rows == 1 and "norm" in net  # a single row cannot be normalized
     x, t = data_set(net, rows=2 * rows, dtype=dtype)
     order = fastnn.data.permutation(2 * rows, 2**40 + 1, 0)
     weights = np.arange(1, 2 * rows + 1) / 7

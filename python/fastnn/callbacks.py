@@ -10,9 +10,9 @@ has any of the methods
     on_fit_end(trainer, history)     at the end, also after Ctrl-C, but not where an error leaves `fit`
 
 A slice is some steps long, in `fastnn.reference` one. The callbacks below start afresh with every `fit`. The
-figure that one of them watches, `monitor`, is one of the history's: "loss", of which the mean over an epoch's
-steps counts, or, with validation data, "val_loss" and "val_accuracy". Less is better (`mode` "min"), but more
-of an accuracy ("max"), which is what "auto" stands for; NaN is never better.
+figure that one of them watches, `monitor`, is one of the history's: "loss", that of the epoch (`epoch_loss`),
+or, with validation data, "val_loss" and "val_accuracy". Less is better (`mode` "min"), but more of an
+accuracy ("max"), which is what "auto" stands for; NaN is never better.
 """
 
 from __future__ import annotations

@@ -81,10 +81,11 @@ class Trainer(reference.Trainer):
     ) -> Iterator[Sequence[float]]:
         compiled = getattr(self.net, "_compiled", None)
         batch_size = min(batch_size, len(x))
-        steps, step = -(-len(x) // batch_size), 0
-        losses = np.empty(steps)
+        joined = 2 * self._joins(len(x), batch_size)  # the last batch, a row larger, is a step of its own
+        steps, step = -(-len(x) // batch_size) - joined, 0
+        room = np.empty(steps)
         while compiled is not None and step < steps:
-            rates, before = self._rates(steps - step), self.steps
+            rates, before, losses = self._rates(steps - step), self.steps, room[: steps - step]
             try:
                 result = compiled.train(
                     self, x, t, sample_weight, order, step, batch_size, scale, rates, SLICE_SECONDS, losses
@@ -99,7 +100,7 @@ class Trainer(reference.Trainer):
             yield losses[:updates].tolist()
             if bad_loss is not None:
                 self._check_loss(bad_loss)
-        if step < steps:
+        if step < steps + joined:
             rest = np.arange(len(x)) if order is None else order
             yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)
 

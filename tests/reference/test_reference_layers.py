@@ -228,7 +228,7 @@ def test_batch_norm_in_evaluation():
     layer = ref.BatchNorm(np.ones(2), np.zeros(2), 0.9, mean, var, eps=1e-12)
     np.testing.assert_allclose(layer.forward([[3.0, 8.0]], False), [[1, 2]])
     np.testing.assert_allclose(layer.backward([[1.0, 1.0]]), [[1 / 2, 1 / 3]])
-    layer.forward([[3.0, 8.0]])
+    layer.forward([[3.0, 8.0], [3.0, 8.0]])
     np.testing.assert_array_equal(mean, [1, 2])  # the caller's arrays are copied
     np.testing.assert_allclose(layer.running_mean, [1.2, 2.6])
 
@@ -260,10 +260,11 @@ def test_batch_norm_refuses(options, error, message):
         ref.BatchNorm(np.ones(2), np.zeros(2), **options)
 
 
-def test_batch_norm_needs_a_row_in_training():
+@pytest.mark.parametrize("rows", [0, 1])
+def test_batch_norm_needs_rows_in_training(rows):
     layer = ref.BatchNorm.create(2)
-    with pytest.raises(ValueError, match=r"^x must have at least one row in training"):
-        layer.forward(np.zeros((0, 2)))
+    with pytest.raises(ValueError, match=r"^x must have at least 2 rows in training"):
+        layer.forward(np.zeros((rows, 2)))
     np.testing.assert_array_equal(layer.running_var, 1)
 
 

@@ -311,6 +311,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise TypeError(f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}")
         first = self._begins(incremental)
         X, t = self._checked(X, y, first, incremental)
+        if self.batch_norm and len(X) == 1:
+            raise ValueError("batch_norm=True needs 2 samples or more, got 1 sample")
         for name, values in (("X", X), ("y", t)):
             largest = float(np.abs(values[:SAMPLE_ROWS]).max())
             if largest > LARGE:

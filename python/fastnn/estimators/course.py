@@ -79,7 +79,8 @@ class Course:
         self._solver = solver
         self._share = share
         self._rows = rows
-        self._sizes = np.diff([*range(0, rows, batch_size), rows])
+        self._sizes = np.empty(0)
+        self._batch_size = batch_size
         self._penalty = penalty
         self._judge = judge
         self.converged = False
@@ -88,6 +89,7 @@ class Course:
 
     def on_fit_begin(self, trainer: Trainer, history: History) -> None:
         """Start afresh."""
+        self._sizes = np.array([b.stop - b.start for b in trainer._batches(self._rows, self._batch_size)])
         if self._model.early_stopping and self._judge is not None:
             self._best = trainer.net.state_dict()
         self._squares = self._sum_of_squares()

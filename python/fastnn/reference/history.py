@@ -33,6 +33,8 @@ class History:
     ----------
     loss : float64 array
         The training loss of each step.
+    epoch_loss : float64 array
+        The training loss of each epoch: the mean over its rows, by their weights, each as it was at its step.
     val_loss, val_accuracy : float64 arrays
         The figures on the validation data after each epoch; empty without such data, or where the loss has no
         accuracy.
@@ -50,7 +52,9 @@ class History:
 
     def __init__(self, recorded: Iterable[str] = FIGURES) -> None:
         self._figures: dict[str, list[float]] = {name: [] for name in FIGURES}
+        self._shares: list[float] = []  # of the steps: their rows, or the sums of their weights
         self._epoch_steps: list[int] = []
+        self._epoch_loss: list[float] = []
         self._seconds: list[float] = []
         self.recorded = tuple(recorded)
         self.interrupted = False
@@ -71,6 +75,11 @@ class History:
     def loss(self) -> Array:
         """The training loss of each step."""
         return self["loss"]
+
+    @property
+    def epoch_loss(self) -> Array:
+        """The training loss of each epoch, the mean over its rows by their weights."""
+        return np.array(self._epoch_loss, dtype=np.float64)
 
     @property
     def val_loss(self) -> Array:
@@ -107,20 +116,33 @@ class History:
         for name, values in figures.items():
             self._figures[name].extend(values)
 
+    def weigh(self, shares: Iterable[float]) -> None:
+        """Say what further steps count in the loss of their epoch: rows, or sums of weights."""
+        self._shares.extend(shares)
+
+    def mean_loss(self, first: int) -> float:
+        """Return the mean loss of the steps from this one on, by what they count; NaN if there are none."""
+        losses = self._figures["loss"][first:]
+        shares = self._shares[first : self.steps]
+        if len(shares) < len(losses):  # steps of a trainer that does not say count alike
+            shares = [1.0] * len(losses)
+        return float(np.average(losses, weights=shares)) if losses else float("nan")
+
     def end_epoch(self, seconds: float) -> None:
         """Count an epoch, the steps of which took that long."""
+        self._epoch_loss.append(self.mean_loss(self._epoch_steps[-1] if self._epoch_steps else 0))
         self._epoch_steps.append(self.steps)
         self._seconds.append(seconds)
 
     def latest(self, name: str) -> float:
-        """Return a figure of the last epoch: of "loss" the mean over its steps, of others the last one.
+        """Return a figure of the last epoch: of "loss" that of the epoch, of others the last one.
 
         Raises ValueError if there is none.
         """
-        values = self.last_epoch(name)
+        values = self._epoch_loss if name == "loss" else self.last_epoch(name)
         if not values:
             raise ValueError(f"the history has no {name} of an epoch, it records {', '.join(self.recorded)}")
-        return float(np.mean(values)) if name == "loss" else values[-1]
+        return values[-1]
 
     def last_epoch(self, name: str) -> list[float]:
         """Return what a figure has of the last epoch: of "loss" those of its steps, of others all so far."""

@@ -290,14 +290,14 @@ class BatchNorm(Layer):
     def forward(self, x: Any, train: bool = True) -> Array:
         """Return gamma xhat + beta in the shape of x (N, ...), which is flattened to (N, D).
 
-        Raises ValueError for a batch of no rows in training.
+        Raises ValueError in training for a batch of one row, the variance of which is 0, or of none.
         """
         gamma, beta = self.params["gamma"], self.params["beta"]
         x = _checks.float_array("x", x, gamma.dtype)
         flat = flattened(x, gamma.size)
         if train:
-            if len(flat) == 0:
-                raise ValueError(f"x must have at least one row in training, got shape {x.shape}")
+            if len(flat) < 2:
+                raise ValueError(f"x must have at least 2 rows in training, got shape {x.shape}")
             mean = flat.mean(axis=0)
             centred = flat - mean
             var = np.mean(centred * centred, axis=0)

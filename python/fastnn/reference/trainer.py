@@ -8,6 +8,7 @@ its own way stands in small methods: `step`, `_run_epoch` (the steps of an epoch
 from __future__ import annotations
 
 import math
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,6 +69,9 @@ class Trainer:
         for name in ("SoftmaxCrossEntropy", "SigmoidCrossEntropy", "MeanSquaredError")
     }
     optimizer_classes: ClassVar[Mapping[str, Any]] = _optimizers.CLASSES
+    _per_row = (
+        False  # within a fit: whether a batch's losses are divided by their number, not by their weights
+    )
 
     def __init__(
         self,
@@ -148,9 +152,11 @@ class Trainer:
                 dropout.step = self.steps
                 if not getattr(dropout, "seeded", True):
                     dropout.seed = self.seed
-            loss = self._loss(self.net.forward(x, True), t, sample_weight)
+            share = self._share(sample_weight)
+            loss = share * self._loss(self.net.forward(x, True), t, sample_weight)
             self._check_loss(loss)
-            getattr(self.net, "backward_params", self.net.backward)(self.loss.backward())
+            dout = self.loss.backward() if share == 1 else self.loss.backward(share)
+            getattr(self.net, "backward_params", self.net.backward)(dout)
             grads = self.net.grads
             if self.clip_norm is not None:
                 self._clip(grads, self.clip_norm)
@@ -167,6 +173,10 @@ class Trainer:
             undo()
             raise
         return loss
+
+    def _share(self, sample_weight: Any) -> float:
+        """Return what the weighted average of a batch's losses is multiplied by."""
+        return float(np.mean(sample_weight)) if self._per_row and sample_weight is not None else 1.0
 
     def _loss(self, y: Any, t: Any, sample_weight: Any) -> float:
         """Return the loss; one that knows no weights is not given any."""
@@ -240,6 +250,8 @@ class Trainer:
         sample_weight: Any = None,
         class_weight: Any = None,
         scale: float = 1.0,
+        *,
+        weight_mean: str = "batch",
     ) -> History:
         """Train on a data set.
 
@@ -251,7 +263,8 @@ class Trainer:
         t : array, N rows
         epochs : int >= 0
             How often every row is used. The last batch of an epoch is smaller where `batch_size` does not
-            divide N.
+            divide N; but where the network has batch normalization, which learns nothing from a single row,
+            a last single row joins the batch before it.
         batch_size : int >= 1
         shuffle : bool
             True: the rows come in the order `fastnn.data.permutation(N, seed, epochs done so far)`.
@@ -269,10 +282,14 @@ class Trainer:
             Multiplies the weight of each row by that of its class: a number >= 0; 1 for a class that the dict
             does not name. "balanced": n / (k * count) for a class of `count` of the n rows, where k classes
             occur (as in scikit-learn). Targets must be labels or one-hot rows, or 0 and 1 for one output of
-            SigmoidCrossEntropy. The validation is not weighted.
+            SigmoidCrossEntropy. The validation is not weighted. `weight_mean` is "data" then.
         scale : float
             Multiplies x, and that of the validation, once a batch has the network's dtype: 1 / 255 for pixels
             that are bytes. Must be 1 where the network takes indices.
+        weight_mean : "batch" or "data"
+            Whose mean weight a batch's mean weighted loss is divided by: the batch's, so that its loss is the
+            weighted average of its rows'; or that of the data set, so that a row of twice the weight moves
+            the parameters twice as far in whatever batch it comes, a small one, too.
 
         Returns
         -------
@@ -305,11 +322,19 @@ class Trainer:
         y = self._check_fit("", x, t, scale)
         if validation is not None:
             self._check_fit("validation ", *validation[:2], scale)
+        per_row = _checks.choice("weight_mean", weight_mean, ("batch", "data")) == "data"
         if class_weight is not None:
             sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
+        per_row = sample_weight is not None and (per_row or class_weight is not None)
+        if per_row:
+            sample_weight = sample_weight / sample_weight.max()  # whose sum is finite
+            sample_weight /= sample_weight.mean()
         history = History(self._recorded(validation))
-        bar = _progress_bar(progress, epochs * -(-len(x) // batch_size))
+        steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
+        bar = _progress_bar(progress, epochs * steps)
         try:
+            if per_row:
+                self._per_row = True
             _call(callbacks, "on_fit_begin", self, history)
             stop = False
             while history.epochs < epochs and not stop:
@@ -325,6 +350,7 @@ class Trainer:
         except KeyboardInterrupt:
             history.interrupted = True
         finally:
+            self.__dict__.pop("_per_row", None)
             if bar is not None:
                 bar.close()
         _call(callbacks, "on_fit_end", self, history)
@@ -342,17 +368,20 @@ class Trainer:
         """Do the steps of an epoch; return whether a callback says to stop and whether all were done."""
         x, _, sample_weight, order, batch_size, _ = batches
         begun, first, stop = perf_counter(), history.steps, False
+        shares = self._shares(len(x), sample_weight, order, batch_size)
         for losses in self._run_epoch(*batches):
             history.extend(loss=losses)
+            history.weigh(islice(shares, len(losses)))
             if bar is not None and losses:
                 samples = min((history.steps - first) * batch_size, len(x))
-                _show(bar, losses, samples / (perf_counter() - begun))
+                loss = history.mean_loss(history.steps - len(losses))
+                _show(bar, len(losses), loss, samples / (perf_counter() - begun))
             stop = _call(callbacks, "on_slice", self, history)
             if stop:
                 break
         seconds = perf_counter() - begun
         if stop:
-            planned = sum(1 for _ in _batches(len(x), sample_weight, order, batch_size))
+            planned = sum(1 for _ in self._shares(len(x), sample_weight, order, batch_size))
             if history.steps - first < planned:
                 return True, False
         self.epochs += 1
@@ -407,8 +436,34 @@ class Trainer:
         At a yield callbacks may use the trainer, change the optimizer's lr or end the training.
         """
         n = len(x) if order is None else len(order)
-        for rows, weights in _batches(n, sample_weight, order, batch_size):
-            yield [self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)]
+        for batch in self._batches(n, batch_size):
+            rows = batch if order is None else order[batch]
+            weights = None if sample_weight is None else sample_weight[rows]
+            if weights is None or weights.any():  # a batch that weighs nothing is passed over
+                yield [self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)]
+
+    def _joins(self, n: int, batch_size: int) -> bool:
+        """Return whether the last of n rows joins the batch before it: it cannot be normalized alone."""
+        return bool(self._running) and 1 < batch_size < n and n % batch_size == 1
+
+    def _batches(self, n: int, batch_size: int) -> Iterator[slice]:
+        """Yield the batches of n rows."""
+        last = n - batch_size - 1 if self._joins(n, batch_size) else n
+        yield from data.batches(last, batch_size)
+        if last < n:
+            yield slice(last, n)
+
+    def _shares(
+        self, n: int, sample_weight: Array | None, order: Array | None, batch_size: int
+    ) -> Iterator[float]:
+        """Yield what each step of an epoch counts in its loss: rows, or the sum of their weights."""
+        unit = 1.0 if sample_weight is None else sample_weight.max() or 1.0  # so that sums are finite
+        for batch in self._batches(n, batch_size):
+            rows = float(batch.stop - batch.start)
+            if sample_weight is None:
+                yield rows
+            elif weight := float((sample_weight[batch if order is None else order[batch]] / unit).sum()):
+                yield rows if self._per_row else weight
 
     def _inputs(self, x: Array, rows: Array | slice, scale: float) -> Array:
         """Return these rows of x, scaled, for the network."""
@@ -596,17 +651,6 @@ def _call(callbacks: tuple[Any, ...], name: str, trainer: Trainer, history: Hist
     return any([getattr(c, name)(trainer, history) for c in callbacks if hasattr(c, name)])
 
 
-def _batches(
-    n: int, sample_weight: Array | None, order: Array | None, batch_size: int
-) -> Iterator[tuple[Array | slice, Array | None]]:
-    """Yield the rows and the weights of each batch, but of those the weights of which are all 0."""
-    for batch in data.batches(n, batch_size):
-        rows = batch if order is None else order[batch]
-        weights = None if sample_weight is None else sample_weight[rows]
-        if weights is None or weights.any():
-            yield rows, weights
-
-
 def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
     """Return the weight of each class, float64 (classes,); TypeError or ValueError if they are not right."""
     if isinstance(class_weight, str):
@@ -647,8 +691,7 @@ def _progress_bar(progress: bool | None, total: int) -> Any:
     return tqdm(total=total, unit="step")
 
 
-def _show(bar: Any, losses: Sequence[float], samples_per_second: float) -> None:
-    """Move a bar on by the steps of a slice."""
-    bar.update(len(losses))
-    loss = sum(losses) / len(losses)
+def _show(bar: Any, steps: int, loss: float, samples_per_second: float) -> None:
+    """Move a bar on by the steps of a slice, and show their loss."""
+    bar.update(steps)
     bar.set_postfix_str(f"loss {loss:.4f}, {samples_per_second:.0f} samples/s", refresh=False)

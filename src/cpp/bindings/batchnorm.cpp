@@ -17,7 +17,7 @@ py::tuple forward(InUse& lock, py::handle x, py::handle gamma, py::handle beta, 
   if (rank(gamma) != 1 || extent(gamma, 0) != n)
     refuse("x must have " + std::to_string(size_of(gamma)) + " numbers a row (gamma has shape " + shape_of(gamma) +
            "), got shape " + shape_of(x));
-  if (train && input.rows == 0) refuse("x must have at least one row when train=True: an empty batch has no mean");
+  if (train && input.rows < 2) refuse("x must have at least 2 rows in training, got shape " + shape_of(x));
   const py::object dense_gamma = contiguous(gamma),
                    dense_beta = is_array(beta) ? contiguous(beta) : py::reinterpret_borrow<py::object>(beta);
   const ops::BatchNormVectors<T> v{vector<const T>("gamma", dense_gamma, n), vector<const T>("beta", dense_beta, n),

@@ -40,12 +40,13 @@ struct Names {
           eps = interned("eps"), ratio = interned("ratio"), inverted = interned("inverted"), seed = interned("seed"),
           seeded = interned("seeded"), step = interned("step"), steps = interned("steps"), stream = interned("stream"),
           running_mean = interned("running_mean"), running_var = interned("running_var"), optimizer = interned("optimizer"),
-          loss = interned("loss"), clip_norm = interned("clip_norm"), nonfinite = interned("nonfinite"), lr = interned("lr"),
-          weight_decay = interned("weight_decay"), state = interned("state"), y = interned("y"), kept = interned("_kept"),
-          forward = interned("forward"), backward = interned("backward"), backward_params = interned("backward_params"),
-          update = interned("update"), rate = interned("rate"), raise = interned("raise"), own_loss = interned("_loss"),
-          check_loss = interned("_check_loss"), check_finite = interned("_check_finite"), clip = interned("_clip"),
-          inputs = interned("_inputs"), gather = interned("_gather");
+          loss = interned("loss"), clip_norm = interned("clip_norm"), nonfinite = interned("nonfinite"),
+          per_row = interned("_per_row"), lr = interned("lr"), weight_decay = interned("weight_decay"), state = interned("state"),
+          y = interned("y"), kept = interned("_kept"), forward = interned("forward"), backward = interned("backward"),
+          backward_params = interned("backward_params"), update = interned("update"), rate = interned("rate"),
+          raise = interned("raise"), own_loss = interned("_loss"), check_loss = interned("_check_loss"),
+          check_finite = interned("_check_finite"), clip = interned("_clip"), inputs = interned("_inputs"),
+          gather = interned("_gather");
 };
 const Names& names();
 

@@ -491,19 +491,18 @@ void Plan<T>::loss(const Pass& pass, Range rows) noexcept {
 }
 
 template <class T>
-double Plan<T>::weight_sum(const Batch<T>& batch) const noexcept {
-  if (!batch.weight) return static_cast<double>(rows_);
+double Plan<T>::divisor(const Batch<T>& batch, const Rule& rule) const noexcept {
+  if (!batch.weight || rule.per_row) return static_cast<double>(rows_);
   double sum = 0;
   for (Index i = 0; i < rows_; ++i) sum += batch.weight[i];
   return sum;
 }
 
-// The weighted mean of the rows' losses.
 template <class T>
-double Plan<T>::total_loss(const Batch<T>& batch) const noexcept {
+double Plan<T>::total_loss(const Batch<T>& batch, double divisor) const noexcept {
   double sum = 0;
   for (Index i = 0; i < rows_; ++i) sum += batch.weight ? batch.weight[i] * losses_[i] : losses_[i];
-  return sum / weight_sum(batch);
+  return sum / divisor;
 }
 
 // What each member does of the gradients: products that are more than one phase are made at once.
@@ -667,10 +666,11 @@ bool Plan<T>::finite_statistics() const noexcept {
 
 template <class T>
 typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept {
-  double factor = 1 / weight_sum(batch);
+  const double divided = divisor(batch, rule);
+  double factor = 1 / divided;
   if (rule.loss != Loss::softmax) factor *= (rule.loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(outputs_);
   walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr});
-  const double value = total_loss(batch);
+  const double value = total_loss(batch, divided);
   if (rule.stop_at_nonfinite && !(value <= rule.largest_loss && finite_statistics())) return {value, false};
   if (nodes_.front().layer.kind == LayerKind::embedding)
     ops::occurrences_of(batch.indices, rows_ * nodes_.front().layer.in, occurrences_);

@@ -112,8 +112,9 @@ class Plan {
   ops::Gemm<T> weight_gradient(const Node& node, const T* x, Index rows) const noexcept;
   ops::Gemm<T> forward_product(const Node& node, const T* x) const noexcept;
   ops::Gemm<T> input_gradient(const Node& node, T* dx) const noexcept;
-  double weight_sum(const Batch<T>& batch) const noexcept;
-  double total_loss(const Batch<T>& batch) const noexcept;
+  // What the sum of the rows' weighted losses is divided by.
+  double divisor(const Batch<T>& batch, const Rule& rule) const noexcept;
+  double total_loss(const Batch<T>& batch, double divisor) const noexcept;
 
   void walk(Team& team, const Pass& pass) noexcept;
   void apply_together(Team& team, const Op& op, const Pass& pass) noexcept;

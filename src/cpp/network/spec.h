@@ -56,6 +56,7 @@ struct Rule {
   ops::UpdateRule update;
   double clip_norm;  // infinity: none
   bool stop_at_nonfinite;
+  bool per_row;  // the loss is the sum of the rows' weighted losses over their number, not over the sum of their weights
   // What is larger stops a step likewise: a gradient might be so large that the optimizer's memory of its square is infinite.
   double largest_loss, largest_norm;
   uint64_t step;  // the number of the step in the trainer's life: dropout's counter

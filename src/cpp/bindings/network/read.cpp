@@ -259,6 +259,7 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
   const py::handle nonfinite = entry_of(attributes, name.nonfinite);
   if (!PyUnicode_CheckExact(nonfinite.ptr())) throw Unsupported{};
   rule.stop_at_nonfinite = nonfinite.is(name.raise) || PyUnicode_Compare(nonfinite.ptr(), name.raise.ptr()) == 0;
+  rule.per_row = attributes.contains(name.per_row);
   rule.step = unsigned_number(entry_of(attributes, name.steps));
   if (rule.step >> 63) throw Unsupported{};
   call.seed = unsigned_number(entry_of(attributes, name.seed));

@@ -124,6 +124,9 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
     steps.count = std::min(steps.count, extent(request.rates, 0));
     steps.rates = vector<const double>("rates", request.rates, extent(request.rates, 0));
   }
+  const bool normalizes =
+      std::any_of(layers.begin(), layers.end(), [](const Layer<T>& l) { return l.kind == LayerKind::batchnorm; });
+  if (normalizes && steps.rows == 1) throw Unsupported{};  // its layer refuses a single row
   steps.seconds = request.seconds;
   double one = 0;
   if (single) {
