@@ -206,7 +206,7 @@ def test_without_safetensors(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     path = tmp_path / "x.safetensors"
     for call in (lambda: checkpoint.write(path, "thing", {}, {}), lambda: checkpoint.read(path, "thing")):
-        with pytest.raises(ImportError, match=r"pip install fastnn\[safetensors\]"):
+        with pytest.raises(ImportError, match=r"pip install fastnn-cpu\[safetensors\]"):
             call()
     assert os.listdir(tmp_path) == []
 

@@ -212,7 +212,7 @@ def test_missing_extra(fails, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     error = fails()
     assert demo.EXTRAS[module] in error
-    assert "pip install 'fastnn[demo]'" in error
+    assert "pip install 'fastnn-cpu[demo]'" in error
 
 
 def test_picture_in_no_directory(fails, tmp_path):

@@ -1074,7 +1074,7 @@ def test_without_scikit_learn():
         try:
             import fastnn.estimators
         except ImportError as error:
-            assert "pip install fastnn[sklearn]" in str(error), error
+            assert "pip install fastnn-cpu[sklearn]" in str(error), error
         else:
             raise AssertionError
         """

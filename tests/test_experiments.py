@@ -383,15 +383,15 @@ def test_an_unknown_name_runs_nothing(tmp_path, capsys, small):
 
 def test_missing_matplotlib(tmp_path, capsys, monkeypatch, small):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "pip install 'fastnn[plot]'" in failure(capsys, "dropout", "--out", tmp_path / "new")
+    assert "pip install 'fastnn-cpu[plot]'" in failure(capsys, "dropout", "--out", tmp_path / "new")
     assert small == [], "training would be for nothing"
-    with pytest.raises(ImportError, match=r"fastnn\[plot\]"):
+    with pytest.raises(ImportError, match=r"fastnn-cpu\[plot\]"):
         optimizer_paths.draw(optimizer_paths.run())
 
 
 def test_missing_digits(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    assert "pip install 'fastnn[demo]'" in failure(capsys, "dropout", "--out", tmp_path)
+    assert "pip install 'fastnn-cpu[demo]'" in failure(capsys, "dropout", "--out", tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, capsys, small):

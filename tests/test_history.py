@@ -195,5 +195,5 @@ def test_a_picture_without_matplotlib(monkeypatch):
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"pip install fastnn\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install fastnn-cpu\[plot\]"):
         made().plot()

@@ -20,7 +20,7 @@ def run(code):
 
 def test_numpy_is_the_only_dependency():
     try:
-        required = metadata.requires("fastnn") or []
+        required = metadata.requires("fastnn-cpu") or []
     except metadata.PackageNotFoundError:
         pytest.skip("fastnn runs from its source tree, without metadata")
     plain = [r for r in required if "extra ==" not in r]
@@ -29,7 +29,7 @@ def test_numpy_is_the_only_dependency():
 
 def test_the_version_is_that_of_the_metadata():
     try:
-        assert fastnn.__version__ == metadata.version("fastnn")
+        assert fastnn.__version__ == metadata.version("fastnn-cpu")
     except metadata.PackageNotFoundError:
         pytest.skip("fastnn runs from its source tree, without metadata")
 
@@ -70,3 +70,30 @@ def test_every_name_of_the_face_is_there_twice():
 def test_the_package_is_typed():
     assert (PACKAGE / "py.typed").exists()
     assert (PACKAGE / "_core.pyi").exists()
+
+
+INSTALL = re.compile(r"pip install(?: -[\w-]+(?: [\w.=]+)?)*((?: (?:-e )?'?[\w.-]+(?:\[[\w,]+\])?'?)+)")
+OTHERS = {"torch", "jax", "scikit-build-core", "pybind11", "cmake", "ninja"}
+
+
+def test_every_install_line_names_this_package_and_extras_that_it_has():
+    """Of documents, docstrings and messages: a name that is another's would install a stranger's package."""
+    root = Path(__file__).parents[1]
+    project = (root / "pyproject.toml").read_text()
+    (name,) = re.findall(r'^name = "(.*)"', project, re.MULTILINE)
+    extras = set(
+        re.findall(r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1], re.MULTILINE)
+    )
+    texts = [root / "README.md", *root.glob("docs/*.md"), *PACKAGE.rglob("*.py")]
+    found = 0
+    for path in texts:
+        text = path.read_text()
+        for what in [w for line in INSTALL.findall(text) for w in line.replace("-e ", "").split()]:
+            package, _, wanted = what.strip("'").rstrip("]").partition("[")
+            assert package in OTHERS | {".", name}, f"{path}: {what}"
+            assert not wanted or set(wanted.split(",")) <= extras, f"{path}: {what}"
+            found += 1
+        for stranger, wanted in re.findall(r"\b(fastnn[\w-]*)\[([a-z,]+)\]", text):
+            assert stranger == name, f"{path}: {stranger}[{wanted}]"
+            assert set(wanted.split(",")) <= extras, f"{path}: {wanted}"
+    assert found > 8

@@ -984,7 +984,7 @@ except AttributeError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    needed = "fastnn.search needs the package optuna: pip install fastnn[search]"
+    needed = "fastnn.search needs the package optuna: pip install fastnn-cpu[search]"
     assert done.stdout.splitlines() == [
         needed,
         needed,

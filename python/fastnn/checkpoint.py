@@ -1,7 +1,7 @@
 """Files of named arrays with a description in JSON: what networks and trainers are saved in.
 
 A name that ends in ".safetensors" is written in that format, by the package `safetensors` (the extra
-fastnn[safetensors]), with the description in its metadata; one that ends in ".npz" or has no suffix is a
+fastnn-cpu[safetensors]), with the description in its metadata; one that ends in ".npz" or has no suffix is a
 NumPy archive, with the description as a string in the entry "__fastnn__". A file that is open already, an
 io.BytesIO say, holds an archive. Neither format ever holds a pickle.
 
@@ -267,7 +267,7 @@ def _safetensors() -> Any:
         import safetensors.numpy
     except ImportError:
         raise ImportError(
-            "files of safetensors need the package safetensors: pip install fastnn[safetensors]"
+            "files of safetensors need the package safetensors: pip install fastnn-cpu[safetensors]"
         ) from None
     return safetensors
 

@@ -330,7 +330,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
 
 def require_extras() -> None:
-    """Raise ImportError if a package of the extra fastnn[demo] is not there."""
+    """Raise ImportError if a package of the extra fastnn-cpu[demo] is not there."""
     missing = [package for module, package in EXTRAS.items() if find_spec(module) is None]
     if missing:
-        raise ImportError(f"{', '.join(missing)} missing: pip install 'fastnn[demo]'")
+        raise ImportError(f"{', '.join(missing)} missing: pip install 'fastnn-cpu[demo]'")

@@ -11,7 +11,7 @@
     study = fastnn.search.run(objective, n_trials=100, storage="search.db", direction="maximize")
 
 The pieces mix with Optuna's own: `NarrowingSampler` serves any study, `PruneTrial` any trial, and `run` takes
-any sampler and pruner. The package optuna is the extra fastnn[search].
+any sampler and pruner. The package optuna is the extra fastnn-cpu[search].
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise ImportError("fastnn.search needs the package optuna: pip install fastnn[search]") from None
+        raise ImportError("fastnn.search needs the package optuna: pip install fastnn-cpu[search]") from None
     return optuna
 
 
@@ -121,7 +121,7 @@ class _Narrowing:
     TypeError, ValueError
         If an argument does not fit; ValueError when it samples for a study of several objectives.
     ImportError
-        Without the package optuna (the extra fastnn[search]).
+        Without the package optuna (the extra fastnn-cpu[search]).
     """
 
     def __init__(
@@ -308,7 +308,7 @@ class PruneTrial:
         From `fit`, before its first step, if it does not record `monitor`, or if the study minimizes an
         accuracy or maximizes a loss.
     ImportError
-        From `fit`, without the package optuna (the extra fastnn[search]).
+        From `fit`, without the package optuna (the extra fastnn-cpu[search]).
     """
 
     def __init__(self, trial: BaseTrial, monitor: str = "val_loss") -> None:
@@ -437,7 +437,7 @@ def run(
         If an argument does not fit, the objective returns something else than a number, or the stored study
         has another direction.
     ImportError
-        Without the package optuna (the extra fastnn[search]).
+        Without the package optuna (the extra fastnn-cpu[search]).
     """
     optuna = _optuna()
     _checks.function("objective", objective)

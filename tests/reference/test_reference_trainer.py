@@ -456,7 +456,7 @@ def test_progress_without_tqdm(xt, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     trainer().fit(*xt, epochs=1)
-    with pytest.raises(ImportError, match=r"fastnn\[progress\]"):
+    with pytest.raises(ImportError, match=r"fastnn-cpu\[progress\]"):
         trainer().fit(*xt, epochs=1, progress=True)
 
 

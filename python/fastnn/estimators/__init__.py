@@ -7,14 +7,14 @@ the rows and the loss curve of a `random_state`. Added are Dropout, BatchNorm, w
 a validation set of one's own, callbacks, single precision, more solvers and more activations. What is not
 there: solver="lbfgs", loss="poisson" and sparse X, which are refused.
 
-It takes scikit-learn 1.3 or newer, the extra fastnn[sklearn].
+It takes scikit-learn 1.3 or newer, the extra fastnn-cpu[sklearn].
 """
 
 try:
     import sklearn as _sklearn  # noqa: F401
 except ImportError:
     raise ImportError(
-        "fastnn.estimators needs the package scikit-learn: pip install fastnn[sklearn]"
+        "fastnn.estimators needs the package scikit-learn: pip install fastnn-cpu[sklearn]"
     ) from None
 
 from .classifier import MLPClassifier

@@ -7,7 +7,7 @@
     batch_norm.draw(results).savefig("batch_norm.png")
 
 `python -m fastnn experiments` runs them from the command line. The pictures need matplotlib, the digits
-scikit-learn; the extra fastnn[demo] brings both.
+scikit-learn; the extra fastnn-cpu[demo] brings both.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def read(train_rows: int | None = None) -> Digits:
     try:
         x_train, t_train, x_test, t_test, *_ = read_digits()
     except ImportError:
-        raise ImportError("the digits need scikit-learn: pip install 'fastnn[demo]'") from None
+        raise ImportError("the digits need scikit-learn: pip install 'fastnn-cpu[demo]'") from None
     n = len(x_train) if train_rows is None else train_rows
     return Digits(
         x_train[:n],

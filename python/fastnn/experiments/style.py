@@ -41,7 +41,7 @@ def require() -> None:
     try:
         import matplotlib as matplotlib
     except ImportError:
-        raise ImportError("the pictures need matplotlib: pip install 'fastnn[plot]'") from None
+        raise ImportError("the pictures need matplotlib: pip install 'fastnn-cpu[plot]'") from None
 
 
 def styled(draw: Callable[[R], Figure]) -> Callable[[R], Figure]:

@@ -168,7 +168,7 @@ class History:
         Raises
         ------
         ImportError
-            Without the package matplotlib (the extra fastnn[plot]).
+            Without the package matplotlib (the extra fastnn-cpu[plot]).
         TypeError
             If `ax` cannot be drawn on.
         """
@@ -217,7 +217,7 @@ def _axes(ax: Any) -> Any:
         from matplotlib import pyplot
         from matplotlib.axes import Axes
     except ImportError:
-        raise ImportError("a plot needs the package matplotlib: pip install fastnn[plot]") from None
+        raise ImportError("a plot needs the package matplotlib: pip install fastnn-cpu[plot]") from None
     if ax is None:
         return pyplot.subplots()[1]
     if not isinstance(ax, Axes):

@@ -275,7 +275,7 @@ class Trainer:
             well, see `fastnn.callbacks`.
         progress : bool or None
             Whether to show a bar, with the loss and the samples a second, which takes the package tqdm (the
-            extra fastnn[progress]); None: if tqdm is there and standard error is a terminal.
+            extra fastnn-cpu[progress]); None: if tqdm is there and standard error is a terminal.
         sample_weight : array, shape (N,), or None
             Finite, >= 0. A batch the weights of which are all 0 is passed over.
         class_weight : dict of label: weight, array, shape (C,), "balanced" or None
@@ -687,7 +687,7 @@ def _progress_bar(progress: bool | None, total: int) -> Any:
     except ImportError:
         if progress is None:
             return None
-        raise ImportError("progress=True needs the package tqdm: pip install fastnn[progress]") from None
+        raise ImportError("progress=True needs the package tqdm: pip install fastnn-cpu[progress]") from None
     return tqdm(total=total, unit="step")
 
 
