@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in [f"{name}-sweep" if args.sweep and name == "step" else name for name in args.names]:
         print(f"\n{name}", flush=True)
         if name == "guard":
-            if not (guard.fast_enough() and guard.fast_beside_neighbours()):
+            if not all([guard.fast_enough(), guard.fast_beside_neighbours()]):
                 return 1
             continue
         found = BENCHMARKS[name](threads=args.threads, quick=args.quick, **options)

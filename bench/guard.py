@@ -56,6 +56,7 @@ def fast_beside_neighbours(attempts: int = 3) -> bool:
         )
         if gain >= GAIN:
             return True
+    print("too slow: a step beside a NumPy product")
     return False
 
 

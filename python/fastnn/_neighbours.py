@@ -9,15 +9,12 @@ from . import _load
 
 __all__ = ["spinning"]
 
-OPENBLAS_DEFAULT = 26  # THREAD_TIMEOUT in its Makefile.rule: 2**26 ticks of the processor's clock
 LIBRARIES = {  # the patterns of their file names
     "OpenBLAS": re.compile(r"lib(\w*_)?openblas\S*\.so\S*"),
     "OpenMP": re.compile(r"lib(gomp|iomp5|omp)\S*\.so\S*"),
 }
 SYSTEM_OPENMP = re.compile(r"libgomp\.so\.1[.\d]*")  # which fastnn has loaded, with a short spin
-OPENBLAS_EXPONENT = (
-    26  # THREAD_TIMEOUT, as OpenBLAS is built by default: 2**26 ticks of the processor's clock
-)
+OPENBLAS_EXPONENT = 26  # of ticks of the processor's clock: THREAD_TIMEOUT in OpenBLAS's own build
 
 
 def loaded() -> list[str]:
