@@ -148,6 +148,15 @@ def generator(name: str, value: Any) -> np.random.Generator:
     return np.random.default_rng(None if value is None else integer(name, value, 0))
 
 
+def seeded(seed: Any, rng: Any) -> np.random.Generator:
+    """Return the generator that `seed`, or `rng`, its other name, stands for; TypeError if both are given."""
+    if rng is None:
+        return generator("seed", seed)
+    if seed is not None:
+        raise TypeError(f"rng must be None where seed is given, got {shown(rng)}")
+    return generator("rng", rng)
+
+
 def real_array(name: str, value: Any) -> Array:
     """Return `value` as an array of real numbers of its own dtype; TypeError if it holds anything else."""
     try:

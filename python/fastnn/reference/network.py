@@ -113,11 +113,12 @@ class Sequential:
         cls,
         sizes: Sequence[int],
         *,
-        activation: str = "relu",
+        activation: Any = "relu",
         batch_norm: bool = False,
         dropout: float = 0.0,
         init: Any = "he",
         seed: Any = None,
+        rng: Any = None,
         dtype: Any = np.float32,
     ) -> Self:
         """Return a network of dense layers of the given sizes; see `mlp`."""
@@ -125,10 +126,14 @@ class Sequential:
             raise ValueError(f"sizes must hold at least two integers, got {_checks.shown(sizes)}")
         sizes = [_checks.integer(f"sizes[{i}]", n, 1) for i, n in enumerate(sizes)]
         make = cls.layer_classes
-        activate = make[ACTIVATIONS[_checks.choice("activation", activation, tuple(ACTIVATIONS))]]
+        activate = (
+            activation
+            if isinstance(activation, type)
+            else make[ACTIVATIONS[_checks.choice("activation", activation, tuple(ACTIVATIONS))]]
+        )
         batch_norm = _checks.flag("batch_norm", batch_norm)
         dropout = _checks.real_number("dropout", dropout, 0, 1, "[)")
-        rng = _checks.generator("seed", seed)
+        rng = _checks.seeded(seed, rng)
         layers: list[Any] = []
         for n_in, n_out in pairwise(sizes[:-1]):
             layers.append(make["Affine"].create(n_in, n_out, init=init, rng=rng, dtype=dtype))
@@ -165,6 +170,18 @@ class Sequential:
         for layer in self.layers:
             x = layer.forward(x, train)
         return x
+
+    def __call__(self, x: Any) -> Array:
+        """Return `predict(x)`."""
+        return self.predict(x)
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self.layers)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a layer, or a tuple of layers for a slice."""
+        return self.layers[index]
 
     def backward(self, dout: Any) -> Any:
         """Return the input's gradient, given that of the output; fill `grads`."""
@@ -344,11 +361,12 @@ def scaled(x: Any, scale: float, dtype: np.dtype[Any] | None) -> Any:
 def mlp(
     sizes: Sequence[int],
     *,
-    activation: str = "relu",
+    activation: Any = "relu",
     batch_norm: bool = False,
     dropout: float = 0.0,
     init: Any = "he",
     seed: Any = None,
+    rng: Any = None,
     dtype: Any = np.float32,
 ) -> Sequential:
     """Return a network of dense layers.
@@ -359,8 +377,8 @@ def mlp(
     ----------
     sizes : sequence of int >= 1
         Features in, hidden sizes, outputs: [784, 512, 10].
-    activation : str
-        "relu", "leaky_relu", "sigmoid", "tanh", "gelu" or "silu".
+    activation : str or class
+        "relu", "leaky_relu", "sigmoid", "tanh", "gelu" or "silu"; or a layer's class, made without arguments.
     batch_norm : bool
         Whether a BatchNorm stands before each activation.
     dropout : float in [0, 1)
@@ -368,7 +386,7 @@ def mlp(
     init : str, float or callable
         The initial weights, see `fastnn.init.resolve`.
     seed : None, int or numpy.random.Generator
-        Draws the weights, layer by layer.
+        Draws the weights, layer by layer; also called `rng`.
     dtype : float32 or float64
 
     Raises
@@ -383,5 +401,6 @@ def mlp(
         dropout=dropout,
         init=init,
         seed=seed,
+        rng=rng,
         dtype=dtype,
     )
