@@ -119,6 +119,12 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
     return value
 
 
+def trainable(name: str, value: Any) -> None:
+    """Refuse whatever says that a layer is not to be trained: ValueError."""
+    if not value:
+        raise ValueError(f"{name} must be True: there are no frozen layers, got {shown(value)}")
+
+
 def function(name: str, value: Any) -> Callable[..., Any]:
     """Return `value`; TypeError unless it can be called."""
     if not callable(value):

@@ -99,6 +99,15 @@ class Layer:
 
     takes_indices = False
 
+    @property
+    def trainable(self) -> bool:
+        """True: there are no frozen layers, and ValueError says so to whoever assigns anything else."""
+        return True
+
+    @trainable.setter
+    def trainable(self, value: Any) -> None:
+        _checks.trainable(f"{type(self).__name__}.trainable", value)
+
     def __init__(self, **params: Array) -> None:
         self.params: dict[str, Array] = params
         self.grads: dict[str, Any] = {}

@@ -44,6 +44,28 @@ PREDICT_ROWS = 1024
 OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file
 
 
+class _Live(dict[str, Any]):
+    """Arrays by name: what is assigned to a name is copied into its array; a copy is a plain dict."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self:
+            raise ValueError(f"params must keep its names, {', '.join(self)}, got {_checks.shown(name)}")
+        array = self[name]
+        if value is not array:
+            array[...] = _checks.parameter(f"params[{name!r}]", value, array.ndim, shape=array.shape)
+
+    def update(self, *args: Any, **arrays: Any) -> None:
+        for name, value in dict(*args, **arrays).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
 class Sequential:
     """A network that passes its input through its layers in order.
 
@@ -147,8 +169,10 @@ class Sequential:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The parameters by name, "0.W": a new dict of the live arrays."""
-        return {prefix + name: p for prefix, layer in self._with_params for name, p in layer.params.items()}
+        """The parameters by name, "0.W": a new dict of the live arrays, which what is assigned goes into."""
+        return _Live(
+            {prefix + name: p for prefix, layer in self._with_params for name, p in layer.params.items()}
+        )
 
     @property
     def grads(self) -> dict[str, Any]:
