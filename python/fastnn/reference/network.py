@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -72,7 +73,10 @@ class Sequential:
     Parameters
     ----------
     layers : iterable of layers
-        At least one; see the module for what a layer is. No layer may occur twice.
+        At least one, none twice. One of your own has `forward(x, train)` and `backward(dout)`; if it has
+        parameters, the dicts `params` and `grads` of arrays of one dtype; to be saved, `config()` and
+        `from_config(config)`, and its class in `layer_classes` of a subclass. docs/from-scratch.md has an
+        example, help(fastnn.reference.network) what else it may have.
 
     Attributes
     ----------
@@ -107,6 +111,8 @@ class Sequential:
             methods = (getattr(layer, name, None) for name in ("forward", "backward"))
             if isinstance(layer, type) or not all(map(callable, methods)):
                 raise TypeError(f"layers[{i}] must have forward and backward, got {_checks.shown(layer)}")
+            if self.layer_classes.get(type(layer).__name__) is not type(layer):
+                _check_forward(i, layer)
             if isinstance(layer, Sequential):
                 raise TypeError(f"layers[{i}] is a network: pass its layers, *net.layers")
         if len({id(layer) for layer in layers}) < len(layers):
@@ -338,6 +344,19 @@ class Sequential:
     def __repr__(self) -> str:
         """Return the layers, one a line."""
         return "Sequential([\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + "])"
+
+
+def _check_forward(i: int, layer: Any) -> None:
+    """Refuse a layer whose forward does not take `train`: TypeError."""
+    try:
+        inspect.signature(layer.forward).bind(None, True)
+    except TypeError:
+        raise TypeError(
+            f"layers[{i}].forward must take (x, train), got the forward of a {type(layer).__name__}, which "
+            f"takes {inspect.signature(layer.forward)}"
+        ) from None
+    except ValueError:  # without a signature
+        pass
 
 
 def _shapes(layer_class: Any, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
