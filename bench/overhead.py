@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def calls(threads: Sequence[int] = (1, 2), rounds: int = 21, quick: bool = False) -> Report:
-    """Measure every call on a batch of 1 x 1, and updates of 12 small arrays, on the fewest threads."""
+    """Measure every call on a batch of 1 x 1 (BatchNorm of 2 x 1), and updates of 12 small arrays, on the fewest threads."""
     rows: list[dict[str, Any]] = []
     with machine.limited(min(threads)):
         cases = [product(1, 1, 1)._replace(name="matmul")]
-        cases += [case for name in MOVES for case in passes(name, 1, 1)]
+        cases += [case for name in MOVES for case in passes(name, 1 + (name == "BatchNorm"), 1)]
         cases += [
             case._replace(name=f"{case.name}, 12 arrays of 50")
             for case in (update(n, 12, 50) for n in UPDATES)

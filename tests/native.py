@@ -1,6 +1,7 @@
 """The instruction sets, what one computes on each, and processes apart."""
 
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,8 @@ from pathlib import Path
 import fastnn
 from fastnn import _core
 
+# Starts a Python, behind a launcher where one is needed: FASTNN_TEST_LAUNCHER="qemu-aarch64 -L /sysroot".
+PYTHON = [*shlex.split(os.environ.get("FASTNN_TEST_LAUNCHER", "")), sys.executable]
 FUSING = [name for name in _core.isas_supported() if name != "baseline"]  # one rounding a multiply-add
 
 
@@ -36,7 +39,7 @@ def run_python(code, timeout=60, **environment):
     """Run code in a process of its own; return its standard output, or fail with what it said."""
     paths = [str(Path(fastnn.__file__).parents[1]), str(Path(__file__).parent)]
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [*PYTHON, "-c", textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
         capture_output=True,
         text=True,

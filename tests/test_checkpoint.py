@@ -12,7 +12,6 @@ import resource
 import signal
 import stat
 import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -24,6 +23,7 @@ import pytest
 import fastnn
 import fastnn.reference
 from fastnn import checkpoint
+from native import PYTHON
 
 ARRAYS = {
     "0.W": np.arange(12, dtype=np.float32).reshape(3, 4).T,
@@ -371,7 +371,7 @@ while True:
 
 def test_what_a_killed_process_has_left_goes_with_the_next_save(path):
     for _ in range(20):
-        child = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE)
+        child = subprocess.Popen([*PYTHON, "-c", KILLED, path], stdout=subprocess.PIPE)
         child.stdout.readline()
         time.sleep(0.05)
         child.kill()
@@ -439,7 +439,7 @@ except Exception as error:
     print(type(error).__name__, error)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([*PYTHON, "-c", code], capture_output=True, text=True, check=True)
     error, grown = done.stdout.strip().rsplit("\n", 1)
     return error, int(grown)
 

@@ -17,12 +17,13 @@ pytest.importorskip("matplotlib", reason="the demo draws with matplotlib")
 pytest.importorskip("tqdm", reason="the demo shows its progress with tqdm")
 
 from fastnn import demo
+from native import PYTHON
 
 
 def run(*arguments, cwd):
     """Run `python -m fastnn` as a process of its own, in `cwd`."""
     return subprocess.run(
-        [sys.executable, "-m", "fastnn", *map(str, arguments)],
+        [*PYTHON, "-m", "fastnn", *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,

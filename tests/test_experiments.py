@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastnn
+from native import PYTHON
 
 pytest.importorskip("sklearn", reason="the experiments take their digits from scikit-learn")
 pytest.importorskip("matplotlib", reason="the experiments draw with matplotlib")
@@ -344,7 +345,7 @@ def test_named_ones_by_reference(tmp_path, capsys, small):
 
 def test_a_process(tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "fastnn", "experiments", "optimizer_paths"],
+        [*PYTHON, "-m", "fastnn", "experiments", "optimizer_paths"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

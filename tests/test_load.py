@@ -3,10 +3,11 @@
 import os
 import re
 import subprocess
-import sys
 import textwrap
 
 import pytest
+
+from native import PYTHON
 
 LOAD = """
     import os
@@ -20,7 +21,7 @@ def spin_count(**environment):
     """Return what libgomp says of itself when it is loaded."""
     chosen = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LOAD)],
+        [*PYTHON, "-c", textwrap.dedent(LOAD)],
         env={**chosen, "OMP_DISPLAY_ENV": "VERBOSE", **environment},
         capture_output=True,
         text=True,

@@ -277,3 +277,15 @@ def test_a_row_of_few_columns_does_not_depend_on_the_others(isa, team, dtype, n,
     whole = fastnn.matmul(a, b)
     for rows in (slice(0, 1), slice(3, 5), slice(11, 19), slice(5, 30)):
         assert_same_bits(fastnn.matmul(a[rows], b), whole[rows])
+
+
+@pytest.mark.parametrize("matmul", [fastnn.matmul, fastnn.reference.matmul], ids=["native", "reference"])
+def test_memoryviews_are_taken_as_arrays(matmul):
+    a, out = np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((2, 2), np.float32)
+    y = matmul(memoryview(a), memoryview(a.T), out=memoryview(out))
+    assert_same_bits(out, a @ a.T)
+    assert np.shares_memory(y, out)
+    with pytest.raises(ValueError, match="out (is read-only|must be writeable)"):
+        matmul(a, a.T, out=memoryview(out).toreadonly())
+    with pytest.raises((TypeError, ValueError), match="out must"):
+        matmul(a, a.T, out=memoryview(b"abcd"))

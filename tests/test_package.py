@@ -2,19 +2,19 @@
 
 import re
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import fastnn
+from native import PYTHON
 
 PACKAGE = Path(fastnn.__file__).parent
 
 
 def run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([*PYTHON, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 

@@ -4,7 +4,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 import fastnn
 from fastnn import search
+from native import PYTHON
 
 optuna = pytest.importorskip("optuna", reason="the search is one of Optuna")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -342,7 +342,7 @@ def bowl(trial):
     return (math.log10(lr) + 3) ** 2 + (width / 50 - 1) ** 2
 search.run(bowl, 12, {str(file)!r}, sampler=search.NarrowingSampler(4, seed=5), threads=1)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
+    subprocess.run([*PYTHON, "-c", code], check=True, timeout=120, capture_output=True)
     stored = optuna.load_study(study_name="search", storage=f"sqlite:///{file}")
     assert params(stored) == params(whole)
     assert [trial.value for trial in stored.trials] == [trial.value for trial in whole.trials]
@@ -365,8 +365,7 @@ search.run(objective, 24, {str(file)!r}, threads=2)
 """
     run(bowl, 1, file, name="another")  # makes the tables
     processes = [
-        subprocess.Popen([sys.executable, "-W", "error", "-c", code], stderr=subprocess.PIPE)
-        for _ in range(2)
+        subprocess.Popen([*PYTHON, "-W", "error", "-c", code], stderr=subprocess.PIPE) for _ in range(2)
     ]
     for process in processes:
         assert process.communicate(timeout=120)[1].count(b"Error") == 0
@@ -811,7 +810,7 @@ print(len(study.trials), signal.getsignal(signal.SIGINT) is signal.default_int_h
 
 def test_ctrl_c_ends_the_search_and_keeps_what_was_done(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "a.db")],
+        [*PYTHON, "-c", INTERRUPTED, str(tmp_path / "a.db")],
         capture_output=True,
         text=True,
         timeout=120,
@@ -983,7 +982,7 @@ try:
 except AttributeError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([*PYTHON, "-c", code], capture_output=True, text=True, check=True)
     needed = "fastnn.search needs the package optuna: pip install fastnn-cpu[search]"
     assert done.stdout.splitlines() == [
         needed,
@@ -994,7 +993,7 @@ except AttributeError as error:
 
 def test_importing_fastnn_does_not_import_optuna():
     code = "import sys, fastnn; assert 'optuna' not in sys.modules and fastnn.search"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([*PYTHON, "-c", code], check=True)
 
 
 def test_nothing_experimental_of_optuna_is_used(tmp_path):

@@ -8,6 +8,9 @@
 learn from.
 """
 
+import importlib as _importlib
+from typing import Any as _Any
+
 from . import _load as _load  # comes first
 from . import callbacks, data, init, reference, schedules, search
 from .layers import GELU, Affine, BatchNorm, Dropout, Embedding, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
@@ -19,6 +22,7 @@ from .sparse import RowSparse
 from .trainer import History, Trainer
 
 __version__ = "0.1.0"
+_LAZY = ("demo", "estimators", "experiments")  # which need more than NumPy
 
 __all__ = [
     "GELU",
@@ -59,3 +63,13 @@ __all__ = [
     "show_config",
     "threads",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from . import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="see COMMAND --help")
+    parser.add_argument("--version", action="version", version=f"fastnn {__version__}")
     if not (sys.argv[1:] if argv is None else argv):
-        parser.print_help(sys.stderr)
-        parser.exit(2)
+        parser.print_help()
+        return 0
     args = parser.parse_args(argv)
     return COMMANDS[args.command](args.arguments)
 

@@ -119,6 +119,12 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
     return value
 
 
+def trainable(name: str, value: Any) -> None:
+    """Refuse whatever says that a layer is not to be trained: ValueError."""
+    if not value:
+        raise ValueError(f"{name} must be True: there are no frozen layers, got {shown(value)}")
+
+
 def function(name: str, value: Any) -> Callable[..., Any]:
     """Return `value`; TypeError unless it can be called."""
     if not callable(value):
@@ -146,6 +152,15 @@ def generator(name: str, value: Any) -> np.random.Generator:
             f"{name} must be None, an integer >= 0 or a numpy.random.Generator, got {shown(value)}"
         )
     return np.random.default_rng(None if value is None else integer(name, value, 0))
+
+
+def seeded(seed: Any, rng: Any) -> np.random.Generator:
+    """Return the generator that `seed`, or `rng`, its other name, stands for; TypeError if both are given."""
+    if rng is None:
+        return generator("seed", seed)
+    if seed is not None:
+        raise TypeError(f"rng must be None where seed is given, got {shown(rng)}")
+    return generator("rng", rng)
 
 
 def real_array(name: str, value: Any) -> Array:

@@ -47,6 +47,7 @@ def documented(cls: C) -> C:
 
 @documented
 class Affine(reference.Affine):
+    @reference.of_arrays
     def __init__(self, W: Any, b: Any) -> None:
         super().__init__(W, b)
         self._in_use = _core.InUse()
@@ -79,6 +80,7 @@ class Affine(reference.Affine):
 
 @documented
 class BatchNorm(reference.BatchNorm):
+    @reference.of_arrays
     def __init__(
         self,
         gamma: Any,

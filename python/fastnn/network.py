@@ -117,11 +117,12 @@ _core.register_class("network", Sequential)
 def mlp(
     sizes: Sequence[int],
     *,
-    activation: str = "relu",
+    activation: Any = "relu",
     batch_norm: bool = False,
     dropout: float = 0.0,
     init: Any = "he",
     seed: Any = None,
+    rng: Any = None,
     dtype: Any = np.float32,
 ) -> Sequential:
     """Return a network of dense layers; see `fastnn.reference.mlp` for the parameters."""
@@ -132,6 +133,7 @@ def mlp(
         dropout=dropout,
         init=init,
         seed=seed,
+        rng=rng,
         dtype=dtype,
     )
 

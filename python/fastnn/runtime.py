@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import _checks, _core
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
         Real numbers, any strides (`.T` views are not copied). float32 and float64 are multiplied as they are;
         of two dtypes the one that NumPy's promotion gives is used, integers of at most 16 bits counting as
         float32.
-    out : float32 or float64 array, shape (m, n), or None
+    out : float32 or float64 array or memoryview, shape (m, n), or None
         Where to put the product; of the product's dtype, any strides, and it may overlap a and b.
 
     Returns
@@ -41,6 +43,8 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
     TypeError, ValueError
         If an argument does not fit; then `out` is as it was.
     """
+    if isinstance(out, memoryview):
+        out = np.asarray(out)
     return _core.matmul(a, b, out)
 
 

@@ -1,13 +1,13 @@
 """The package of the reference: its names, matrix multiply, thread settings, imports."""
 
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import fastnn
 from fastnn import reference as ref
+from native import PYTHON
 
 NAMES = [
     "Affine",
@@ -148,5 +148,5 @@ def test_import_is_light():
         import fastnn.reference
         print(*[name for name in {heavy} if name in sys.modules and name not in before])
     """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([*PYTHON, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []

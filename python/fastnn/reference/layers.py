@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ..sparse import RowSparse
 from .philox import words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from typing_extensions import Self
 
@@ -44,6 +45,24 @@ __all__ = [
     "erfc",
     "sigmoid",
 ]
+
+
+P = ParamSpec("P")
+
+
+def of_arrays(init: Callable[P, None]) -> Callable[P, None]:
+    """Return a constructor that refuses sizes in the place of arrays and names `create`, which takes them."""
+
+    @wraps(init)
+    def checked(*args: P.args, **options: P.kwargs) -> None:
+        self, *given = args
+        if given and isinstance(given[0], (int, np.integer)):
+            name = type(self).__name__
+            sizes = ", ".join(map(_checks.shown, given))
+            raise TypeError(f"{name} takes arrays: a layer of sizes is made by {name}.create({sizes})")
+        init(*args, **options)
+
+    return checked
 
 
 def _param(name: str) -> Any:
@@ -79,6 +98,15 @@ class Layer:
     """
 
     takes_indices = False
+
+    @property
+    def trainable(self) -> bool:
+        """True: there are no frozen layers, and ValueError says so to whoever assigns anything else."""
+        return True
+
+    @trainable.setter
+    def trainable(self, value: Any) -> None:
+        _checks.trainable(f"{type(self).__name__}.trainable", value)
 
     def __init__(self, **params: Array) -> None:
         self.params: dict[str, Array] = params
@@ -164,13 +192,21 @@ class Affine(Layer):
 
     W, b, dW, db = _param("W"), _param("b"), _grad("W"), _grad("b")
 
+    @of_arrays
     def __init__(self, W: Any, b: Any) -> None:
         W = _checks.parameter("W", W, 2)
         super().__init__(W=W, b=_checks.parameter("b", b, 1, like=W, shape=W.shape[1:]))
 
     @classmethod
     def create(
-        cls, n_in: int, n_out: int, *, init: Any = "he", rng: Any = None, dtype: Any = np.float32
+        cls,
+        n_in: int,
+        n_out: int,
+        *,
+        init: Any = "he",
+        seed: Any = None,
+        rng: Any = None,
+        dtype: Any = np.float32,
     ) -> Self:
         """Return a layer with initial weights and b = 0.
 
@@ -179,13 +215,14 @@ class Affine(Layer):
         n_in, n_out : int >= 1
         init : str, float or callable
             See `fastnn.init.resolve`.
-        rng : None, int or numpy.random.Generator
+        seed : None, int or numpy.random.Generator
+            Draws them; also called `rng`.
         dtype : float32 or float64
         """
         n_in = _checks.integer("n_in", n_in, 1)
         n_out = _checks.integer("n_out", n_out, 1)
         dtype = _checks.float_dtype("dtype", dtype)
-        W = initial.resolve(init)(n_in, n_out, _checks.generator("rng", rng), dtype)
+        W = initial.resolve(init)(n_in, n_out, _checks.seeded(seed, rng), dtype)
         return cls(W, np.zeros(n_out, dtype))
 
     def forward(self, x: Any, train: bool = True) -> Array:
@@ -261,6 +298,7 @@ class BatchNorm(Layer):
 
     gamma, beta, dgamma, dbeta = _param("gamma"), _param("beta"), _grad("gamma"), _grad("beta")
 
+    @of_arrays
     def __init__(
         self,
         gamma: Any,
@@ -448,12 +486,20 @@ class Embedding(Layer):
     takes_indices = True
     W, dW = _param("W"), _grad("W")
 
+    @of_arrays
     def __init__(self, W: Any) -> None:
         super().__init__(W=_checks.parameter("W", W, 2))
 
     @classmethod
     def create(
-        cls, vocab: int, dim: int, *, init: Any = 0.01, rng: Any = None, dtype: Any = np.float32
+        cls,
+        vocab: int,
+        dim: int,
+        *,
+        init: Any = 0.01,
+        seed: Any = None,
+        rng: Any = None,
+        dtype: Any = np.float32,
     ) -> Self:
         """Return a layer with initial vectors, by default normal draws with standard deviation 0.01.
 
@@ -462,13 +508,14 @@ class Embedding(Layer):
         vocab, dim : int >= 1
         init : str, float or callable
             See `fastnn.init.resolve`.
-        rng : None, int or numpy.random.Generator
+        seed : None, int or numpy.random.Generator
+            Draws them; also called `rng`.
         dtype : float32 or float64
         """
         vocab = _checks.integer("vocab", vocab, 1)
         dim = _checks.integer("dim", dim, 1)
         dtype = _checks.float_dtype("dtype", dtype)
-        return cls(initial.resolve(init)(vocab, dim, _checks.generator("rng", rng), dtype))
+        return cls(initial.resolve(init)(vocab, dim, _checks.seeded(seed, rng), dtype))
 
     def forward(self, x: Any, train: bool = True) -> Array:
         """Return W[x], shape x.shape + (dim,), for integers x of any shape, each in [0, vocab)."""

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -44,13 +45,38 @@ PREDICT_ROWS = 1024
 OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file
 
 
+class _Live(dict[str, Any]):
+    """Arrays by name: what is assigned to a name is copied into its array; a copy is a plain dict."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self:
+            raise ValueError(f"params must keep its names, {', '.join(self)}, got {_checks.shown(name)}")
+        array = self[name]
+        if value is not array:
+            array[...] = _checks.parameter(f"params[{name!r}]", value, array.ndim, shape=array.shape)
+
+    def update(self, *args: Any, **arrays: Any) -> None:
+        for name, value in dict(*args, **arrays).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
 class Sequential:
     """A network that passes its input through its layers in order.
 
     Parameters
     ----------
     layers : iterable of layers
-        At least one; see the module for what a layer is. No layer may occur twice.
+        At least one, none twice. One of your own has `forward(x, train)` and `backward(dout)`; if it has
+        parameters, the dicts `params` and `grads` of arrays of one dtype; to be saved, `config()` and
+        `from_config(config)`, and its class in `layer_classes` of a subclass. docs/from-scratch.md has an
+        example, help(fastnn.reference.network) what else it may have.
 
     Attributes
     ----------
@@ -85,6 +111,8 @@ class Sequential:
             methods = (getattr(layer, name, None) for name in ("forward", "backward"))
             if isinstance(layer, type) or not all(map(callable, methods)):
                 raise TypeError(f"layers[{i}] must have forward and backward, got {_checks.shown(layer)}")
+            if self.layer_classes.get(type(layer).__name__) is not type(layer):
+                _check_forward(i, layer)
             if isinstance(layer, Sequential):
                 raise TypeError(f"layers[{i}] is a network: pass its layers, *net.layers")
         if len({id(layer) for layer in layers}) < len(layers):
@@ -113,11 +141,12 @@ class Sequential:
         cls,
         sizes: Sequence[int],
         *,
-        activation: str = "relu",
+        activation: Any = "relu",
         batch_norm: bool = False,
         dropout: float = 0.0,
         init: Any = "he",
         seed: Any = None,
+        rng: Any = None,
         dtype: Any = np.float32,
     ) -> Self:
         """Return a network of dense layers of the given sizes; see `mlp`."""
@@ -125,10 +154,14 @@ class Sequential:
             raise ValueError(f"sizes must hold at least two integers, got {_checks.shown(sizes)}")
         sizes = [_checks.integer(f"sizes[{i}]", n, 1) for i, n in enumerate(sizes)]
         make = cls.layer_classes
-        activate = make[ACTIVATIONS[_checks.choice("activation", activation, tuple(ACTIVATIONS))]]
+        activate = (
+            activation
+            if isinstance(activation, type)
+            else make[ACTIVATIONS[_checks.choice("activation", activation, tuple(ACTIVATIONS))]]
+        )
         batch_norm = _checks.flag("batch_norm", batch_norm)
         dropout = _checks.real_number("dropout", dropout, 0, 1, "[)")
-        rng = _checks.generator("seed", seed)
+        rng = _checks.seeded(seed, rng)
         layers: list[Any] = []
         for n_in, n_out in pairwise(sizes[:-1]):
             layers.append(make["Affine"].create(n_in, n_out, init=init, rng=rng, dtype=dtype))
@@ -142,8 +175,10 @@ class Sequential:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The parameters by name, "0.W": a new dict of the live arrays."""
-        return {prefix + name: p for prefix, layer in self._with_params for name, p in layer.params.items()}
+        """The parameters by name, "0.W": a new dict of the live arrays, which what is assigned goes into."""
+        return _Live(
+            {prefix + name: p for prefix, layer in self._with_params for name, p in layer.params.items()}
+        )
 
     @property
     def grads(self) -> dict[str, Any]:
@@ -165,6 +200,18 @@ class Sequential:
         for layer in self.layers:
             x = layer.forward(x, train)
         return x
+
+    def __call__(self, x: Any) -> Array:
+        """Return `predict(x)`."""
+        return self.predict(x)
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self.layers)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a layer, or a tuple of layers for a slice."""
+        return self.layers[index]
 
     def backward(self, dout: Any) -> Any:
         """Return the input's gradient, given that of the output; fill `grads`."""
@@ -299,6 +346,19 @@ class Sequential:
         return "Sequential([\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + "])"
 
 
+def _check_forward(i: int, layer: Any) -> None:
+    """Refuse a layer whose forward does not take `train`: TypeError."""
+    try:
+        inspect.signature(layer.forward).bind(None, True)
+    except TypeError:
+        raise TypeError(
+            f"layers[{i}].forward must take (x, train), got the forward of a {type(layer).__name__}, which "
+            f"takes {inspect.signature(layer.forward)}"
+        ) from None
+    except ValueError:  # without a signature
+        pass
+
+
 def _shapes(layer_class: Any, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     """Return the shapes of parameters and running statistics of the layer that a file describes."""
     if hasattr(layer_class, "shapes"):
@@ -344,11 +404,12 @@ def scaled(x: Any, scale: float, dtype: np.dtype[Any] | None) -> Any:
 def mlp(
     sizes: Sequence[int],
     *,
-    activation: str = "relu",
+    activation: Any = "relu",
     batch_norm: bool = False,
     dropout: float = 0.0,
     init: Any = "he",
     seed: Any = None,
+    rng: Any = None,
     dtype: Any = np.float32,
 ) -> Sequential:
     """Return a network of dense layers.
@@ -359,8 +420,8 @@ def mlp(
     ----------
     sizes : sequence of int >= 1
         Features in, hidden sizes, outputs: [784, 512, 10].
-    activation : str
-        "relu", "leaky_relu", "sigmoid", "tanh", "gelu" or "silu".
+    activation : str or class
+        "relu", "leaky_relu", "sigmoid", "tanh", "gelu" or "silu"; or a layer's class, made without arguments.
     batch_norm : bool
         Whether a BatchNorm stands before each activation.
     dropout : float in [0, 1)
@@ -368,7 +429,7 @@ def mlp(
     init : str, float or callable
         The initial weights, see `fastnn.init.resolve`.
     seed : None, int or numpy.random.Generator
-        Draws the weights, layer by layer.
+        Draws the weights, layer by layer; also called `rng`.
     dtype : float32 or float64
 
     Raises
@@ -383,5 +444,6 @@ def mlp(
         dropout=dropout,
         init=init,
         seed=seed,
+        rng=rng,
         dtype=dtype,
     )

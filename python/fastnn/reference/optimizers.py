@@ -7,7 +7,8 @@ the first. Weight decay adds weight_decay * p to the gradient (the slope of the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
 import numpy as np
 
@@ -34,6 +35,21 @@ __all__ = [
     "RMSProp",
     "from_config",
 ]
+
+
+P = ParamSpec("P")
+
+
+def _with_lr(init: Callable[P, None]) -> Callable[P, None]:
+    """Return a constructor whose TypeError for `learning_rate` says `lr`."""
+
+    @wraps(init)
+    def checked(*args: P.args, **options: P.kwargs) -> None:
+        if "learning_rate" in options:
+            raise TypeError(f"{type(args[0]).__name__} calls the learning rate lr, got learning_rate")
+        init(*args, **options)
+
+    return checked
 
 
 class Optimizer:
@@ -225,6 +241,7 @@ def _gradient(what: str, grad: Any, p: Array) -> Any:
 class SGD(Optimizer):
     """Stochastic gradient descent: p <- p - lr g."""
 
+    @_with_lr
     def __init__(self, lr: Rate = 0.01, *, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
 
@@ -245,6 +262,7 @@ class Momentum(Optimizer):
     options = ("momentum", "weight_decay")
     slots = ("v",)
 
+    @_with_lr
     def __init__(self, lr: Rate = 0.01, momentum: float = 0.9, *, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
         self.momentum = _checks.real_number("momentum", momentum, 0, 1)
@@ -285,6 +303,7 @@ class AdaGrad(Optimizer):
     slots = ("h",)
     squares = True
 
+    @_with_lr
     def __init__(self, lr: Rate = 0.01, eps: float = 1e-7, *, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
         self.eps = _checks.real_number("eps", eps, 0, None, "(]")
@@ -312,6 +331,7 @@ class RMSProp(Optimizer):
     slots = ("h",)
     squares = True
 
+    @_with_lr
     def __init__(
         self, lr: Rate = 0.01, decay_rate: float = 0.99, eps: float = 1e-7, *, weight_decay: float = 0.0
     ) -> None:
@@ -345,6 +365,7 @@ class Adam(Optimizer):
     slots = ("m", "v")
     squares = True
 
+    @_with_lr
     def __init__(
         self,
         lr: Rate = 0.001,
@@ -377,6 +398,7 @@ class AdamW(Adam):
     First p <- p - lr weight_decay p, then Adam's update by g alone. Parameters as for `Adam`.
     """
 
+    @_with_lr
     def __init__(
         self,
         lr: Rate = 0.001,

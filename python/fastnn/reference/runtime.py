@@ -28,7 +28,7 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
     ----------
     a, b : arrays of real numbers, any strides
         Multiplied as float32, if that holds what NumPy's promotion of the two gives, or else as float64.
-    out : array, shape (m, n), or None
+    out : array or memoryview, shape (m, n), or None
         Where to put the product.
 
     Raises
@@ -46,6 +46,8 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
         raise ValueError(f"b must have a.shape[1] = {a.shape[1]} rows, got shape {b.shape}")
     if out is None:
         return np.asarray(a @ b)
+    if isinstance(out, memoryview):
+        out = np.asarray(out)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an array, got {_checks.shown(out)}")
     _checks.parameter("out", out, 2, like=a, shape=(a.shape[0], b.shape[1]))

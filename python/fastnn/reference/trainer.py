@@ -93,6 +93,7 @@ class Trainer:
                     raise TypeError(
                         f"{name} must be an object with {' and '.join(methods)}, got {_checks.shown(value)}"
                     )
+        _check_layers(net)
         self.net = net
         self.loss = loss
         self.optimizer = optimizer
@@ -145,6 +146,7 @@ class Trainer:
             If the loss, the norm that `clip_norm` limits, or what the step would remember is infinite or
             NaN, unless `nonfinite` is "ignore"; then likewise.
         """
+        _check_trainable(self.net)
         undo = self._snapshot()
         try:
             for i, dropout in self._dropouts:
@@ -162,12 +164,14 @@ class Trainer:
                 self._clip(grads, self.clip_norm)
             self._check_state(grads)
             params = self.net.params
+            arrays = dict(params)
         except BaseException:
             undo()
             raise
         self.steps += 1
         try:
             self.optimizer.update(params, grads)
+            _check_in_place(arrays, params, self.net.params)
         except Exception:  # Ctrl-C comes when the update is done
             self.steps -= 1
             undo()
@@ -271,7 +275,7 @@ class Trainer:
         validation : (x, t) or (x, t, sample_weight) or None
             Evaluated after each epoch.
         callbacks : iterable of functions (trainer, history)
-            Called after each epoch; a true result ends the training. Objects may be called at other times as
+            Called after each epoch; True ends the training. Objects may be called at other times as
             well, see `fastnn.callbacks`.
         progress : bool or None
             Whether to show a bar, with the loss and the samples a second, which takes the package tqdm (the
@@ -346,7 +350,7 @@ class Trainer:
                 if validation is not None:
                     figures = self.evaluate(*validation, scale=scale)
                     history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
-                stop = any([callback(self, history) for callback in callbacks]) or stop
+                stop = any([_ends(callback(self, history)) for callback in callbacks]) or stop
         except KeyboardInterrupt:
             history.interrupted = True
         finally:
@@ -599,6 +603,43 @@ class Trainer:
         )
 
 
+def _check_trainable(net: Any) -> None:
+    """Refuse a network of which a layer, or the whole, is not to be trained: ValueError."""
+    _checks.trainable("net.trainable", getattr(net, "trainable", True))
+    for i, layer in enumerate(getattr(net, "layers", ())):
+        _checks.trainable(f"layers[{i}].trainable", getattr(layer, "trainable", True))
+
+
+def _check_layers(net: Any) -> None:
+    """Refuse layers that would not be trained: frozen ones, and those that keep W and dW but no `params`."""
+    _check_trainable(net)
+    for i, layer in enumerate(getattr(net, "layers", ())):
+        own = {} if hasattr(layer, "params") else getattr(layer, "__dict__", {})
+        for name, value in own.items():
+            passed = name in ("x", "y", "out")  # of the last forward
+            is_float = isinstance(value, np.ndarray) and value.dtype in _checks.FLOATS
+            if is_float and f"d{name}" in own and not passed:
+                raise TypeError(
+                    f"layers[{i}] must have dicts params and grads for its {name} and d{name} to be trained, "
+                    f"got a {type(layer).__name__} without params"
+                )
+
+
+def _check_in_place(before: dict[str, Any], params: dict[str, Any], live: dict[str, Any]) -> None:
+    """Refuse an update that has put new arrays into `params`, which the network does not know: TypeError."""
+    for name, array in before.items():
+        if params.get(name) is not array and live[name] is array:
+            raise TypeError(
+                f"the optimizer must change the array params[{name!r}] in place, and has put in its place "
+                f"{_checks.shown(params.get(name))}"
+            )
+
+
+def _ends(result: Any) -> bool:
+    """Return whether a callback's result ends the training: True, and nothing else that is true."""
+    return isinstance(result, (bool, np.bool_)) and bool(result)
+
+
 def _sum_of_squares(arrays: list[Array]) -> float:
     return sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
 
@@ -647,8 +688,8 @@ def _callbacks(callbacks: Any) -> tuple[Any, ...]:
 
 
 def _call(callbacks: tuple[Any, ...], name: str, trainer: Trainer, history: History) -> bool:
-    """Call this method of all callbacks that have it; return whether one of the results is true."""
-    return any([getattr(c, name)(trainer, history) for c in callbacks if hasattr(c, name)])
+    """Call this method of all callbacks that have it; return whether one of the results is True."""
+    return any([_ends(getattr(c, name)(trainer, history)) for c in callbacks if hasattr(c, name)])
 
 
 def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
