@@ -285,7 +285,7 @@ def test_memoryviews_are_taken_as_arrays(matmul):
     y = matmul(memoryview(a), memoryview(a.T), out=memoryview(out))
     assert_same_bits(out, a @ a.T)
     assert np.shares_memory(y, out)
-    with pytest.raises(ValueError, match="out (is read-only|must be writeable)"):
+    with pytest.raises(ValueError, match=r"out (is read-only|must be writeable)"):
         matmul(a, a.T, out=memoryview(out).toreadonly())
     with pytest.raises((TypeError, ValueError), match="out must"):
         matmul(a, a.T, out=memoryview(b"abcd"))
