@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def calls(threads: Sequence[int] = (1, 2), rounds: int = 21, quick: bool = False) -> Report:
-    """Measure every call on a batch of 1 x 1 (BatchNorm of 2 x 1), and updates of 12 small arrays, on the fewest threads."""
+    """Measure every call on 1 x 1 (BatchNorm on 2 x 1), and updates of 12 arrays, on the fewest threads."""
     rows: list[dict[str, Any]] = []
     with machine.limited(min(threads)):
         cases = [product(1, 1, 1)._replace(name="matmul")]

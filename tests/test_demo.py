@@ -269,7 +269,19 @@ def test_help_of_a_command(capsys):
     assert "--mnist" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["info", "more"]])
+def test_nothing_asked_is_answered_with_help(capsys):
+    assert command_line.main([]) == 0
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == f"fastnn {fastnn.__version__}"
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["info", "more"]])
 def test_wrong_command(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         command_line.main(arguments)
