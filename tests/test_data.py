@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+import fastnn
 from fastnn import _core, data
 from fastnn.reference.philox import words
 
@@ -206,3 +207,30 @@ def test_load_mnist_with_a_prefix(put, tmp_path):
         data.load_mnist(tmp_path)
     with pytest.raises(TypeError, match="prefix must be a string, got 3"):
         data.load_mnist(tmp_path, 3)
+
+
+FRAMES = {
+    "bool beside float32": lambda pd: pd.DataFrame({"a": np.arange(8, dtype="f"), "b": [True, False] * 4}),
+    "Float32": lambda pd: pd.DataFrame({"a": np.arange(8.0), "b": np.arange(8) % 2}).astype("Float32"),
+    "Int32 beside float32": lambda pd: pd.DataFrame(
+        {"a": pd.array(range(8), dtype="Int32"), "b": np.arange(8, dtype="f") % 2}
+    ),
+}
+
+
+@pytest.mark.parametrize("lib", [fastnn, fastnn.reference], ids=["native", "reference"])
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_whose_columns_have_no_dtype_in_common(lib, kind):
+    """Their arrays are of objects; what fit, step and predict take is what to_numpy gives as float64."""
+    pd = pytest.importorskip("pandas", reason="the frames are pandas'")
+    frame, t = FRAMES[kind](pd), np.arange(8) % 3
+    trainers = [
+        lib.Trainer(lib.mlp([2, 3], seed=0), lib.SoftmaxCrossEntropy(), lib.SGD(0.1)) for _ in range(2)
+    ]
+    for trainer, x in zip(trainers, (frame, frame.to_numpy(np.float64)), strict=True):
+        trainer.fit(x, t, epochs=1, batch_size=4)
+        trainer.step(x, t)
+    np.testing.assert_array_equal(*(trainer.net.params["0.W"] for trainer in trainers))
+    np.testing.assert_array_equal(*(trainers[0].net.predict(x) for x in (frame, frame.to_numpy(np.float64))))
+    with pytest.raises(TypeError, match="x must hold real numbers"):
+        trainers[0].fit(frame.astype(str), t)

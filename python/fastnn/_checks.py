@@ -164,11 +164,18 @@ def seeded(seed: Any, rng: Any) -> np.random.Generator:
 
 
 def real_array(name: str, value: Any) -> Array:
-    """Return `value` as an array of real numbers of its own dtype; TypeError if it holds anything else."""
+    """Return `value` as an array of real numbers of its own dtype; TypeError if it holds anything else.
+
+    A frame whose columns have no dtype in common, or missing values, is one of float64, NaN where they miss.
+    """
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
         raise ValueError(f"{name} must be an array, got {shown(value)}") from None
+    if array.dtype == object and hasattr(value, "to_numpy"):
+        dtypes = value.dtypes if hasattr(value, "columns") else [value.dtype]
+        if all(getattr(dtype, "kind", "O") in "fiub" for dtype in dtypes):
+            array = value.to_numpy(dtype=np.float64, na_value=np.nan)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array

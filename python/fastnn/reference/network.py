@@ -239,7 +239,7 @@ class Sequential:
             Multiplies x once it has the network's dtype: 1 / 255 for pixels that are bytes. Must be 1 where
             the first layer takes indices.
         """
-        x = x if isinstance(x, np.ndarray) else np.asarray(x)
+        x = x if isinstance(x, np.ndarray) else _checks.real_array("x", x)
         rows = PREDICT_ROWS if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         if x.ndim == 0:
             raise ValueError("x must have shape (N, ...), got no dimension")

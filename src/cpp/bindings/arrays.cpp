@@ -72,6 +72,8 @@ py::array real_array(const char* name, py::handle x) {
     PyErr_Clear();
     refuse_type(std::string(name) + " must be an array of real numbers, got " + describe(x));
   }
+  if (array.dtype().kind() == 'O' && py::hasattr(x, "to_numpy"))  // a frame
+    return py::module_::import("fastnn._checks").attr("real_array")(name, x);
   const char kind = array.dtype().kind();
   if (kind != 'f' && kind != 'i' && kind != 'u' && kind != 'b')
     refuse_type(std::string(name) + " must hold real numbers, got " + describe(array));
