@@ -51,7 +51,7 @@ def test_affinity_as_it_is_at_the_moment():
         import os, time, fastnn
         def limit_on(processors):
             os.sched_setaffinity(0, processors)
-            time.sleep(0.01)
+            time.sleep(0.02)
             return fastnn.get_num_threads()
         all_of_them = os.sched_getaffinity(0)
         print(limit_on({min(all_of_them)}), fastnn.show_config()["limits"][0], limit_on(all_of_them))
@@ -305,7 +305,7 @@ def test_members_do_not_share_a_processor(forced):
         os.sched_setaffinity(0, {one})
         os.sched_setaffinity(worker, {one})
         os.sched_setaffinity(0, all_of_them)
-        time.sleep(0.01)
+        time.sleep(0.02)
         def processor(task):
             return int(open(f"/proc/self/task/{task}/stat").read().rsplit(")", 1)[1].split()[36])
         together = 0

@@ -20,7 +20,7 @@ std::atomic<bool> machine_ignored{false};
 thread_local int own_limit = 0;
 
 // What the system says is believed for a while: asking takes 0.2 us for the processors and 50 us for the quota.
-constexpr double kProcessorsStand = 1e6, kQuotaStands = 5e8;  // nanoseconds
+constexpr double kProcessorsStand = 1e7, kQuotaStands = 5e8;  // nanoseconds
 
 struct Processors {
   cpu_set_t allowed;

@@ -89,8 +89,10 @@ class Balance {
   // Of the model, which is right within a factor of two: a team that takes longer is compared with one thread.
   static constexpr double kSuspect = 0.8;
   // Nanoseconds: in which the system may have taken the processor away and given it back; lost at once; between measurements of
-  // one thread, which cost half a microsecond; and how long a team is given up.
-  static constexpr double kWindow = 20e6, kStall = 1e6, kBetween = 500e3, kCrowded = 10e6, kShortest = 2e6, kLongest = 32e6;
+  // one thread, and between looks at a crowded machine (each is a call of the system's, at which it may give the processor to
+  // another: with one every half millisecond a step took 1.12 times as long where all are taken); and how long a team is given
+  // up.
+  static constexpr double kWindow = 20e6, kStall = 1e6, kBetween = 20e6, kCrowded = 20e6, kShortest = 2e6, kLongest = 32e6;
   Sums team_, alone_;
   bool given_up_ = false;
   uint64_t until_ = 0, next_ = ticks();
