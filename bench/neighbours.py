@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 SIZE = 512  # of the neighbours' square products
 QUIET = "NumPy, quiet"  # whose idle threads sleep at once
 ENVIRONMENT = {QUIET: {"OPENBLAS_THREAD_TIMEOUT": "4"}}
-TURN = 0.25  # seconds
+TURN, LONG_TURN = (
+    0.25,
+    1.0,
+)  # seconds; the latter beside processes, which get the processors for slices of 4 ms
 LEAST = 5  # calls, of a turn
 BUSY = "import os\nwhile os.getppid() == {parent}: pass"
 PROCESSES = 4
@@ -149,7 +152,7 @@ def measure(work: str, neighbour: str, threads: int, rounds: int, quick: bool) -
 
     Empty where the neighbour is not installed.
     """
-    call, seconds = WORKS[work](quick), 0.01 if quick else TURN
+    call, seconds = WORKS[work](quick), 0.01 if quick else LONG_TURN if neighbour in BUSY_PROCESSES else TURN
     beside = NEIGHBOURS[neighbour]() if neighbour in NEIGHBOURS else None
     if neighbour in NEIGHBOURS and not beside:
         return {}
