@@ -269,8 +269,9 @@ def run(threads: Sequence[int] = (1, 2), rounds: int = 5, quick: bool = False) -
 
 
 def gain(rounds: int = 5) -> float:
-    """Return how many times as fast a step is on two threads as on one, each beside a product of NumPy's."""
-    return measure("step", "NumPy", 2, rounds, False)["over 1 thread"]
+    """Return what a second thread brings to a step beside a product of NumPy's, over what it brings alone."""
+    figures = measure("step", "NumPy", 2, rounds, False)
+    return figures["over 1 thread"] / figures["alone over 1 thread"]
 
 
 if __name__ == "__main__":
