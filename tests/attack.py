@@ -118,13 +118,23 @@ def build():
         ways = [property(lambda self: value, lambda self, v: None), lambda self, *_: value, value]
         cls = type("Own", (cls,), {random.choice(own): random.choice(ways)})
     kind = random.choice(list(optimizers.CLASSES.values()))
-    return cls(net, random.choice(LOSSES)(), kind(), random.choice([None, 1.0]))
+    loss = random.choice(LOSSES)() if chance(0.7) else own_loss
+    return cls(net, loss, kind(), random.choice([None, 1.0]))
+
+
+def own_loss(y, t):
+    if chance(0.1):
+        return junk()
+    return random.choice([0.5, 0.5, 1e30, np.nan, junk()]), random.choice(
+        [y, y * 1.0, np.asfortranarray(y), junk()]
+    )
 
 
 def spoil(trainer):
     """Change something of a trainer or its parts that should not be changed."""
     layers = list(trainer.net.layers)
-    at = random.choice([trainer, trainer.loss, trainer.optimizer, trainer.net, *layers, *layers])
+    own = [trainer, trainer.loss, trainer._criterion, trainer.optimizer, trainer.net]
+    at = random.choice([*own, *layers, *layers])
     name = random.choice([*vars(at), "forward", "backward", "update", "rate", "params", "__class__"])
     value, way = getattr(at, name, None), random.random()
     if way < 0.15:
@@ -162,7 +172,10 @@ def use(trainer):
             lambda: trainer.evaluate(x, t, w),
             lambda: net.predict(x),
             lambda: net.forward(x),
-            lambda: net.backward(t),
+            lambda: (net.forward(x), net.backward(t)),
+            lambda: net.backward(np.ones_like(net.forward(x))),
+            lambda: net.backward_params(np.ones((n, 3))),
+            lambda: net.input_gradient(np.ones((n, 3))),
             lambda: trainer.loss.backward(),
             net.state_dict,
             lambda: net.load_state_dict(net.state_dict()),

@@ -18,6 +18,7 @@ from fastnn import _core, optimizers, schedules
 from fastnn import reference as ref
 from fastnn.trainer import Trainer
 from native import on_each_fusing_isa, run_python
+from networks import NETS, affine
 from tolerances import assert_same_bits
 
 KINDS = list(optimizers.CLASSES)
@@ -32,7 +33,6 @@ LR = {
     "Adam": 0.005,
     "AdamW": 0.005,
 }
-ACTIVATIONS = ["ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU"]
 
 
 @pytest.fixture
@@ -56,59 +56,6 @@ def by_layers(monkeypatch):
 
     monkeypatch.setattr(Trainer, "_step_by_layers", counted)
     return steps
-
-
-def affine(m, n_in, n_out, dtype, rng=1):
-    return m.Affine.create(n_in, n_out, rng=rng, dtype=dtype)
-
-
-def activations_in_a_row(m, dtype):
-    layers = [m.Tanh(), m.GELU(), m.ReLU(), m.Sigmoid(), m.SiLU(), m.Dropout(0.1), m.LeakyReLU(0.2), m.ReLU()]
-    return [affine(m, 12, 24, dtype), *layers, m.Dropout(0.1), m.Dropout(0.1), affine(m, 24, 5, dtype, 2)]
-
-
-# Networks of 12 numbers, or 3 indices, in and 5 out.
-NETS = {
-    "plain": lambda m, d: [affine(m, 12, 24, d), m.ReLU(), affine(m, 24, 5, d, 2)],
-    "one layer": lambda m, d: [affine(m, 12, 5, d)],
-    "norm": lambda m, d: [
-        affine(m, 12, 24, d),
-        m.BatchNorm.create(24, dtype=d),
-        m.ReLU(),
-        affine(m, 24, 5, d),
-    ],
-    "norm last": lambda m, d: [affine(m, 12, 5, d), m.BatchNorm.create(5, dtype=d)],
-    "dropout": lambda m, d: [affine(m, 12, 24, d), m.ReLU(), m.Dropout(0.3), affine(m, 24, 5, d, 2)],
-    "classic dropout": lambda m, d: [
-        affine(m, 12, 24, d),
-        m.Tanh(),
-        m.Dropout(0.3, inverted=False, seed=3),
-        affine(m, 24, 5, d, 2),
-    ],
-    "embedding": lambda m, d: [m.Embedding.create(30, 4, rng=3, init=0.5, dtype=d), affine(m, 12, 5, d)],
-    "embedding, norm": lambda m, d: [
-        m.Embedding.create(30, 4, rng=3, init=0.5, dtype=d),
-        m.BatchNorm.create(12, dtype=d),
-        m.Dropout(0.2),
-        m.GELU(),
-        affine(m, 12, 5, d),
-    ],
-    "input dropout": lambda m, d: [m.Dropout(0.2), affine(m, 12, 24, d), m.ReLU(), affine(m, 24, 5, d, 2)],
-    "input norm": lambda m, d: [m.BatchNorm.create(12, dtype=d), m.ReLU(), affine(m, 12, 5, d)],
-    "input activation": lambda m, d: [m.SiLU(), affine(m, 12, 5, d), m.LeakyReLU(0.1)],
-    "activation after activation": activations_in_a_row,
-    "norm after norm": lambda m, d: [
-        affine(m, 12, 24, d),
-        m.Sigmoid(),
-        m.BatchNorm.create(24, momentum=0.5, dtype=d),
-        m.BatchNorm.create(24, eps=1e-3, dtype=d),
-        affine(m, 24, 5, d, 2),
-    ],
-    **{
-        name: lambda m, d, name=name: [affine(m, 12, 24, d), getattr(m, name)(), affine(m, 24, 5, d, 2)]
-        for name in ACTIVATIONS
-    },
-}
 
 
 def data_set(net="plain", loss="SoftmaxCrossEntropy", rows=ROWS, dtype=np.float64):
@@ -514,7 +461,6 @@ def trainer_of(m, layers, optimizer=None):
         with_replaced_backward_params,
         with_network_forward,
         with_replaced_rate,
-        with_own_loss,
         with_own_optimizer,
         with_tied_weights,
         with_overlapping_views,

@@ -57,6 +57,13 @@ class CompiledNetwork:
         returns how many of them there are, the steps gone through, and the loss of the step that was refused,
         or None: Python has to do it.
         """
+    def forward(self, x: Any, one_pass: Any) -> Any:
+        """Return the outputs in training and keep what `backward` needs, or NotImplemented."""
+    def backward(self, dout: Any, parameters: bool, input: bool) -> Any:
+        """Return the gradient of the input, if it is wanted, and fill those of parameters, if they are.
+
+        NotImplemented where the last forward was another, or Python has to do it.
+        """
     def infer(self, x: Any, scale: float) -> Array | None:
         """Return the outputs without training for x * scale, or None."""
 

@@ -61,7 +61,7 @@ class Affine(reference.Affine):
         return y
 
     def backward(self, dout: Any) -> Array:
-        shape, rows = self._saved or self._recall()
+        shape, rows = self._recall()
         dx: Array = self._native_backward(rows, dout, True)
         return dx if len(shape) == 2 else dx.reshape(shape)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _checks, _core, layers
 from .reference import network as reference
+from .reference.layers import Pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,7 +75,11 @@ class Sequential(reference.Sequential):
         self._in_use = _core.InUse()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__.pop("_compiled", None)  # which a change of `layers` or of a method may belie
+        for known in (
+            "_compiled",
+            "_acts_in_training",
+        ):  # which a change of `layers` or of a method may belie
+            self.__dict__.pop(known, None)
         super().__setattr__(name, value)
 
     @cached_property
@@ -91,9 +96,41 @@ class Sequential(reference.Sequential):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
-    forward = exclusive(reference.Sequential.forward)
-    backward = exclusive(reference.Sequential.backward)
-    backward_params = exclusive(reference.Sequential.backward_params)
+    def forward(self, x: Any, train: bool = True) -> Any:
+        compiled = self._compiled
+        if compiled is not None:
+            one_pass = Pass(self.layers, x, train)
+            if train or not self._acts_in_training:
+                y = compiled.forward(x, one_pass)
+                if y is not NotImplemented:
+                    self.__dict__["_passed"] = None
+                    return y
+        return self._forward(x, train)
+
+    def backward(self, dout: Any) -> Any:
+        compiled = self._compiled
+        dx = NotImplemented if compiled is None else compiled.backward(dout, True, True)
+        return self._backward(dout) if dx is NotImplemented else dx
+
+    def backward_params(self, dout: Any) -> None:
+        compiled = self._compiled
+        if compiled is None or compiled.backward(dout, True, False) is NotImplemented:
+            self._backward_params(dout)
+
+    def input_gradient(self, dout: Any) -> Any:
+        compiled = self._compiled
+        dx = NotImplemented if compiled is None else compiled.backward(dout, False, True)
+        return self._input_gradient(dout) if dx is NotImplemented else dx
+
+    _forward = exclusive(reference.Sequential.forward)
+    _backward = exclusive(reference.Sequential.backward)
+    _backward_params = exclusive(reference.Sequential.backward_params)
+    _input_gradient = exclusive(reference.Sequential.input_gradient)
+
+    @cached_property
+    def _acts_in_training(self) -> bool:
+        """Whether a forward in training is another."""
+        return any(isinstance(layer, (layers.BatchNorm, layers.Dropout)) for layer in self.layers)
 
     def predict(self, x: Any, batch_size: int | None = None, scale: float = UNSCALED) -> Array:
         if batch_size is not None:  # which native code chooses itself

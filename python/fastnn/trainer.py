@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +11,7 @@ from . import _checks, _core, losses, optimizers
 from .layers import documented
 from .network import Sequential, exclusive, shared
 from .reference import trainer as reference
+from .reference.losses import FunctionLoss
 from .reference.trainer import History
 from .sparse import RowSparse
 
@@ -62,19 +62,8 @@ class Trainer(reference.Trainer):
 
     _step_by_layers = exclusive(reference.Trainer.step)
     fit = exclusive(reference.Trainer.fit)
-    _evaluate_by_layers = exclusive(reference.Trainer.evaluate)
     save = shared(reference.Trainer.save)
-
-    def evaluate(
-        self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024, scale: float = 1.0
-    ) -> dict[str, float]:
-        data = x, t, sample_weight, batch_size, scale
-        own_loss = self.loss_classes.get(type(self.loss).__name__) is type(self.loss)
-        if getattr(self.net, "_compiled", None) is None or not own_loss:
-            return self._evaluate_by_layers(*data)
-        reader = copy.copy(self)  # the trainer itself is left alone: others may read it, too
-        reader.net, reader.loss = _Outputs(self.net), copy.copy(self.loss)
-        return _evaluate_among_others(reader, *data)
+    evaluate = shared(reference.Trainer.evaluate)
 
     def _run_epoch(
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
@@ -137,23 +126,9 @@ class Trainer(reference.Trainer):
                     a *= limit / norm
 
 
-class _Outputs:
-    """A network whose forward, as it is without training, leaves nothing for backward."""
-
-    def __init__(self, net: Sequential) -> None:
-        self._net = net
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._net, name)
-
-    def forward(self, x: Any, train: bool) -> Any:
-        return self._net.predict(x)
-
-
-_evaluate_among_others = shared(reference.Trainer.evaluate)
-
 _core.register_class("trainer", Trainer)
 _core.register_class("epochs", Trainer)
+_core.register_class("function", FunctionLoss)
 for loss in Trainer.loss_classes.values():
     _core.register_class("loss", loss, loss._kind)
 for optimizer in optimizers.CLASSES.values():

@@ -86,6 +86,35 @@ def _grad(name: str) -> Any:
     )
 
 
+class Pass:
+    """A pass through a network that has left nothing in its layers but itself.
+
+    A layer that is asked for its backward has it repeated, layer by layer; nothing else changes by that.
+    """
+
+    __slots__ = ("layers", "train", "x")
+
+    def __init__(self, layers: tuple[Any, ...], x: Any, train: bool) -> None:
+        self.layers, self.x, self.train = layers, x, train
+
+    def repeat(self) -> None:
+        """Leave in each layer what its backward needs."""
+        statistics = [
+            (getattr(layer, name), getattr(layer, name).copy())
+            for layer in self.layers
+            for name in ("running_mean", "running_var")
+            if hasattr(layer, name)
+        ]
+        x = self.x
+        for layer in self.layers:
+            counts = self.train and hasattr(layer, "stream")
+            if counts:
+                layer.step -= 1
+            x = layer.forward(x, self.train)
+        for array, before in statistics:
+            array[...] = before
+
+
 class Layer:
     """Base of the layers.
 
@@ -143,6 +172,8 @@ class Layer:
         return next((p.dtype for p in self.params.values()), None)
 
     def _recall(self) -> Any:
+        if type(self._saved) is Pass:
+            self._saved.repeat()
         if self._saved is None:
             raise RuntimeError(f"{type(self).__name__}: backward before forward")
         return self._saved

@@ -7,6 +7,8 @@ l_i. `backward` returns its gradient with respect to x. Rows are averaged in flo
 
 from __future__ import annotations
 
+import inspect
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +17,11 @@ from .. import _checks
 from .layers import sigmoid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._checks import Array
 
-__all__ = ["Loss", "MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy"]
+__all__ = ["FunctionLoss", "Loss", "MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy"]
 
 ROW_SUM_TOLERANCE = 1e-3  # how far from 1 the sum of a row of probabilities may be: float16 labels pass
 
@@ -229,3 +233,62 @@ class MeanSquaredError(Loss):
     def _slope(self, x: Array, t: Array) -> Array:
         slope: Array = (x - t) * x.dtype.type(2 * len(x) / x.size)
         return slope
+
+
+class FunctionLoss:
+    """A loss that is a function, as an object.
+
+    Parameters
+    ----------
+    function : callable (y, t) or (y, t, sample_weight)
+        Given outputs y (N, ...), targets t and, if it takes them, weights (N,) or None, returns the loss, a
+        number, and its gradient with respect to y, an array of the shape of y.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.y: Array | None = None
+        try:
+            inspect.signature(function).bind(None, None, None)
+            self._weighs = True
+        except (TypeError, ValueError):  # ValueError: without a signature
+            self._weighs = False
+        self._gradient: Array | None = None
+
+    def forward(self, y: Any, t: Any, sample_weight: Any = None) -> float:
+        """Return the loss; TypeError or ValueError if the function returns anything else."""
+        if self._weighs:
+            result = self.function(y, t, sample_weight)
+        elif sample_weight is None:
+            result = self.function(y, t)
+        else:
+            raise ValueError("sample_weight must be None for a loss (y, t) that takes no sample_weight")
+        loss, self._gradient = self.checked(y, result)
+        self.y = y
+        return loss
+
+    def checked(self, y: Array, result: Any) -> tuple[float, Array]:
+        """Return what the function has returned for outputs y as (float, array of their shape and dtype)."""
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"loss must return (loss, gradient), got {_checks.shown(result)}")
+        loss, gradient = result
+        if type(loss) is not float:
+            if isinstance(loss, np.ndarray) and loss.ndim == 0:
+                loss = loss[()]
+            if isinstance(loss, (bool, np.bool_)) or not isinstance(loss, Real):
+                raise TypeError(f"loss must return a number as its loss, got {_checks.shown(loss)}")
+            loss = float(loss)
+        if type(gradient) is not np.ndarray or gradient.dtype is not y.dtype:
+            gradient = _checks.float_array("gradient that the loss returns", gradient, y.dtype)
+        if gradient.shape != y.shape:
+            raise ValueError(
+                f"gradient that the loss returns must have the shape {y.shape} of the outputs, "
+                f"got {gradient.shape}"
+            )
+        return loss, gradient
+
+    def backward(self, dout: float = 1.0) -> Array:
+        """Return the gradient, times `dout`, that came with the last loss."""
+        if self._gradient is None:
+            raise RuntimeError("FunctionLoss: backward before forward")
+        return self._gradient if dout == 1 else self._gradient * self._gradient.dtype.type(dout)

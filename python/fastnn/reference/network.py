@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +25,7 @@ from .. import _checks, checkpoint, data
 from . import layers as _layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -42,6 +44,7 @@ ACTIVATIONS = {
     "silu": "SiLU",
 }
 PREDICT_ROWS = 1024
+REPLACED = "parameters must be the arrays of the last forward: some were replaced; call forward again"
 OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file
 
 
@@ -186,20 +189,34 @@ class Sequential:
         return {prefix + name: g for prefix, layer in self._with_params for name, g in layer.grads.items()}
 
     def forward(self, x: Any, train: bool = True) -> Any:
-        """Return the output of the last layer.
+        """Return the output of the last layer, and keep what `backward` needs until the next forward.
 
         Parameters
         ----------
         x : array, shape (N, ...)
-            Converted to the network's dtype, unless the first layer takes indices.
+            Converted to the network's dtype, unless the first layer takes indices. It must not be changed
+            before `backward`.
         train : bool
             False: BatchNorm uses its running statistics and Dropout drops nothing.
         """
+        self.__dict__["_passed"] = self._parameters()
         if self.dtype is not None and not self._takes_indices:
             x = _checks.float_array("x", x, self.dtype)
         for layer in self.layers:
             x = layer.forward(x, train)
         return x
+
+    def _parameters(self) -> list[Any]:
+        return [p for _, layer in self._with_params for p in layer.params.values()]
+
+    def _check_passed(self) -> None:
+        """Refuse to go back where the parameters are not those of the last forward: ValueError."""
+        passed = self.__dict__.get("_passed")
+        if passed is None:
+            return
+        now = self._parameters()
+        if len(now) != len(passed) or any(p is not q for p, q in zip(now, passed, strict=True)):
+            raise ValueError(REPLACED)
 
     def __call__(self, x: Any) -> Array:
         """Return `predict(x)`."""
@@ -214,13 +231,50 @@ class Sequential:
         return self.layers[index]
 
     def backward(self, dout: Any) -> Any:
-        """Return the input's gradient, given that of the output; fill `grads`."""
-        for layer in reversed(self.layers):
+        """Return the input's gradient, given that of the output; fill `grads`.
+
+        It belongs to the last `forward`, whatever predictions, evaluations and steps came in between, and may
+        be called again.
+
+        Parameters
+        ----------
+        dout : array, in the shape of the output
+
+        Returns
+        -------
+        array or None
+            In the shape of x; None for a network that begins with an embedding.
+
+        Raises
+        ------
+        RuntimeError
+            Before any forward.
+        TypeError, ValueError
+            If `dout` does not fit, or arrays of parameters were replaced since the forward (they may be
+            changed in place).
+        """
+        self._check_passed()
+        return self._back(self.layers, dout)
+
+    def _back(self, layers: Sequence[Any], dout: Any) -> Any:
+        for layer in reversed(layers):
             dout = layer.backward(dout)
         return dout
 
+    def input_gradient(self, dout: Any) -> Any:
+        """Return what `backward` does, and leave `grads` as they are."""
+        self._check_passed()
+        layers = []
+        for layer in self.layers:
+            reader = copy.copy(layer)
+            if hasattr(layer, "grads"):
+                reader.grads = {}
+            layers.append(reader)
+        return self._back(layers, dout)
+
     def backward_params(self, dout: Any) -> None:
-        """Fill `grads` only, which is all that training needs."""
+        """Fill `grads` only, as `backward` does, which is all that training needs."""
+        self._check_passed()
         for layer in self.layers[:0:-1]:
             dout = layer.backward(dout)
         first = self.layers[0]
@@ -244,14 +298,15 @@ class Sequential:
         if x.ndim == 0:
             raise ValueError("x must have shape (N, ...), got no dimension")
         scale = input_scale(self, scale)
-        first = self.forward(scaled(x[:rows], scale, self.dtype), False)
-        if len(x) <= rows:
-            return np.array(first)
-        out = np.empty((len(x), *first.shape[1:]), first.dtype)
-        out[:rows] = first
-        for batch in data.batches(len(x), rows):
-            if batch.start > 0:
-                out[batch] = self.forward(scaled(x[batch], scale, self.dtype), False)
+        with _undisturbed(self, *self.layers):
+            first = self.forward(scaled(x[:rows], scale, self.dtype), False)
+            if len(x) <= rows:
+                return np.array(first)
+            out = np.empty((len(x), *first.shape[1:]), first.dtype)
+            out[:rows] = first
+            for batch in data.batches(len(x), rows):
+                if batch.start > 0:
+                    out[batch] = self.forward(scaled(x[batch], scale, self.dtype), False)
         return out
 
     def _state(self) -> dict[str, Array]:
@@ -344,6 +399,19 @@ class Sequential:
     def __repr__(self) -> str:
         """Return the layers, one a line."""
         return "Sequential([\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + "])"
+
+
+@contextmanager
+def _undisturbed(*objects: Any) -> Iterator[None]:
+    """Give these objects the attributes back that they had: among them what a forward has left."""
+    before = [(o.__dict__, dict(o.__dict__)) for o in objects if hasattr(o, "__dict__")]
+    try:
+        yield
+    finally:
+        for attributes, then in before:
+            for name in attributes.keys() - then.keys():
+                del attributes[name]
+            attributes.update(then)
 
 
 def _check_forward(i: int, layer: Any) -> None:

@@ -7,6 +7,7 @@ its own way stands in small methods: `step`, `_run_epoch` (the steps of an epoch
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import islice
 from time import perf_counter
@@ -40,7 +41,11 @@ class Trainer:
     Parameters
     ----------
     net : Sequential
-    loss : loss
+    loss : loss or callable
+        An object with `forward` and `backward`, or a function (y, t) or (y, t, sample_weight) that returns
+        the loss, a number, of outputs y (N, ...) for targets t and its gradient with respect to y, an array
+        in the shape of y. The function is given the targets as they are, and weights, or None, if it takes
+        them; if not, the training takes none.
     optimizer : optimizer
     clip_norm : float > 0 or None
         Where the L2 norm of all gradients together exceeds it, they are scaled down to it (Pascanu, Mikolov,
@@ -83,16 +88,17 @@ class Trainer:
         *,
         nonfinite: str = "raise",
     ) -> None:
-        for name, value, methods in (
-            ("net", net, ("forward", "backward")),
-            ("loss", loss, ("forward", "backward")),
-            ("optimizer", optimizer, ("update",)),
+        for name, value, methods, function in (
+            ("net", net, ("forward", "backward"), ""),
+            ("loss", loss, ("forward", "backward"), ", or a function (y, t)"),
+            ("optimizer", optimizer, ("update",), ""),
         ):
-            for method in methods:
-                if isinstance(value, type) or not callable(getattr(value, method, None)):
-                    raise TypeError(
-                        f"{name} must be an object with {' and '.join(methods)}, got {_checks.shown(value)}"
-                    )
+            has_all = all(callable(getattr(value, method, None)) for method in methods)
+            if isinstance(value, type) or not (has_all or (function and callable(value))):
+                raise TypeError(
+                    f"{name} must be an object with {' and '.join(methods)}{function}, "
+                    f"got {_checks.shown(value)}"
+                )
         _check_layers(net)
         self.net = net
         self.loss = loss
@@ -154,10 +160,7 @@ class Trainer:
                 dropout.step = self.steps
                 if not getattr(dropout, "seeded", True):
                     dropout.seed = self.seed
-            share = self._share(sample_weight)
-            loss = share * self._loss(self.net.forward(x, True), t, sample_weight)
-            self._check_loss(loss)
-            dout = self.loss.backward() if share == 1 else self.loss.backward(share)
+            loss, dout = self._loss_and_gradient(self.net.forward(x, True), t, sample_weight)
             getattr(self.net, "backward_params", self.net.backward)(dout)
             grads = self.net.grads
             if self.clip_norm is not None:
@@ -178,6 +181,27 @@ class Trainer:
             raise
         return loss
 
+    @property
+    def _criterion(self) -> Any:
+        """The loss, as an object."""
+        if hasattr(self.loss, "forward"):
+            return self.loss
+        own = self.__dict__.get("_function_loss")
+        if own is None or own.function is not self.loss:
+            own = self._function_loss = _losses.FunctionLoss(self.loss)
+        return own
+
+    def _loss_and_gradient(self, y: Any, t: Any, sample_weight: Any) -> tuple[float, Any]:
+        """Return the loss of the outputs of this step, checked, and its gradient with respect to them."""
+        share = self._share(sample_weight)
+        loss = share * self._loss(y, t, sample_weight)
+        self._check_loss(loss)
+        criterion = self._criterion
+        dout = criterion.backward() if share == 1 else criterion.backward(share)
+        if criterion is not self.loss:
+            self._check_finite("gradient that the loss returns", float(np.abs(dout).max(initial=0)))
+        return loss, dout
+
     def _share(self, sample_weight: Any) -> float:
         """Return what the weighted average of a batch's losses is multiplied by."""
         return float(np.mean(sample_weight)) if self._per_row and sample_weight is not None else 1.0
@@ -185,8 +209,8 @@ class Trainer:
     def _loss(self, y: Any, t: Any, sample_weight: Any) -> float:
         """Return the loss; one that knows no weights is not given any."""
         if sample_weight is None:
-            return float(self.loss.forward(y, t))
-        return float(self.loss.forward(y, t, sample_weight))
+            return float(self._criterion.forward(y, t))
+        return float(self._criterion.forward(y, t, sample_weight))
 
     def _check_loss(self, loss: float) -> None:
         """Raise FloatingPointError, unless that is to be ignored, if the loss of this step is not finite."""
@@ -398,8 +422,9 @@ class Trainer:
         Returns the outputs, (1, ...).
         """
         try:
-            y: Array = self.net.forward(self._inputs(x, slice(1), scale), False)
-            self.loss.forward(y, self._gather(t, slice(1)))
+            y: Array = self._predict(self._inputs(x, slice(1), scale))
+            if self._criterion is self.loss:  # what a function makes of a single row only its author knows
+                self.loss.forward(y, self._gather(t, slice(1)))
             if hasattr(self.loss, "check_labels"):
                 self.loss.check_labels(y, t)
         except (TypeError, ValueError) as error:
@@ -421,6 +446,10 @@ class Trainer:
         if sample_weight is not None:
             weights *= sample_weight
         return _checks.sample_weights("class_weight, times sample_weight,", weights, len(t))[0]
+
+    def _predict(self, x: Any) -> Any:
+        """Return the network's outputs without training."""
+        return self.net.predict(x) if hasattr(self.net, "predict") else self.net.forward(x, False)
 
     def _order(self, n: int) -> Array:
         """Return the order of the rows in the next epoch."""
@@ -498,7 +527,9 @@ class Trainer:
         x, t, sample_weight = _data_set("", x, t, sample_weight)
         batch_size = _checks.integer("batch_size", batch_size, 1)
         scale = input_scale(self.net, scale)
-        correct = getattr(self.loss, "correct", None)
+        reader = copy.copy(self)  # so that what backward needs stays
+        criterion = reader.loss = copy.copy(self._criterion)
+        correct = getattr(criterion, "correct", None)
         loss = hits = total = 0.0
         for rows in data.batches(len(x), batch_size):
             weights = None if sample_weight is None else sample_weight[rows]
@@ -506,9 +537,9 @@ class Trainer:
             if share == 0:
                 continue
             labels = self._gather(t, rows)
-            loss += share * self._loss(self.net.forward(self._inputs(x, rows, scale), False), labels, weights)
+            loss += share * reader._loss(self._predict(self._inputs(x, rows, scale)), labels, weights)
             if correct is not None:
-                right = correct(self.loss.y, labels)
+                right = correct(criterion.y, labels)
                 hits += float(right.sum() if weights is None else weights @ right)
             total += share
         return {"loss": loss / total} | ({} if correct is None else {"accuracy": hits / total})

@@ -31,6 +31,8 @@ void bind_network(py::module_& m) {
       .def("step", &CompiledNetwork::step)
       .def("train", py::overload_cast<Handle, Handle, Handle, Handle, Handle, Index, Index, double, Handle, double, Handle>(
                         &CompiledNetwork::train))
+      .def("forward", &CompiledNetwork::forward)
+      .def("backward", &CompiledNetwork::backward)
       .def("infer", &CompiledNetwork::infer);
   m.def("register_class", &register_class, py::arg("role"), py::arg("type"), py::arg("kind") = 0, py::arg("activation") = 0,
         py::arg("names") = py::tuple(), py::arg("slots") = py::tuple());

@@ -46,7 +46,9 @@ struct Names {
           backward_params = interned("backward_params"), update = interned("update"), rate = interned("rate"),
           raise = interned("raise"), own_loss = interned("_loss"), check_loss = interned("_check_loss"),
           check_finite = interned("_check_finite"), clip = interned("_clip"), inputs = interned("_inputs"),
-          gather = interned("_gather");
+          gather = interned("_gather"), saved = interned("_saved"), loss_and_gradient = interned("_loss_and_gradient"),
+          criterion = interned("_criterion"), function = interned("function"), weighs = interned("_weighs"),
+          checked = interned("checked");
 };
 const Names& names();
 

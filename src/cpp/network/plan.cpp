@@ -76,8 +76,8 @@ struct Plan<T>::Update {
 };
 
 template <class T>
-void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int members, bool train, bool clip) {
-  bool same = rows == rows_ && members == members_ && train == train_ && clip == clip_ && layers.size() == nodes_.size();
+void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int members, Use use, bool clip) {
+  bool same = rows == rows_ && members == members_ && use == use_ && clip == clip_ && layers.size() == nodes_.size();
   for (std::size_t i = 0; same && i < layers.size(); ++i) same = same_shape(layers[i], nodes_[i].layer);
   if (same) {
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -91,7 +91,8 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
   }
   rows_ = -1;  // until all is done
   members_ = members;
-  train_ = train;
+  use_ = use;
+  train_ = use != Use::infer;
   clip_ = clip;
   outputs_ = layers.back().out;
   connect(layers);
@@ -101,8 +102,9 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
     place_products(rows, take);
     take(own_, own_size_ * members);
   });
-  if (train && layers.front().kind == LayerKind::embedding) occurrences_.reserve(rows * layers.front().in);
-  cost_ = estimate(rows);
+  if (train_ && layers.front().kind == LayerKind::embedding) occurrences_.reserve(rows * layers.front().in);
+  forward_cost_ = estimate(rows, false);
+  cost_ = train_ ? estimate(rows, true) : forward_cost_;
   rows_ = rows;
 }
 
@@ -129,11 +131,19 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
   ops_.push_back({Act::feed, 0});
   for (std::size_t i = 0; i < nodes_.size(); ++i)
     if (!nodes_[i].forward_fused) ops_.push_back({Act::forward, i});
-  ops_.push_back({train_ ? Act::loss : Act::output, nodes_.size() - 1});
+  const std::size_t last = nodes_.size() - 1;
+  ops_.push_back({use_ == Use::step ? Act::loss : Act::output, last});
+  turn_ = ops_.size();
+  if (use_ == Use::halves) ops_.push_back({Act::gradient, last});
+  needed_ = ops_.size();
+  first_ = last;
   for (std::size_t i = nodes_.size(); train_ && i-- > 0;) {
     const Node& node = nodes_[i];
-    if (!node.wants_dx && node.layer.kind != LayerKind::batchnorm) break;
-    if (!node.backward_fused && node.layer.kind != LayerKind::embedding) ops_.push_back({Act::backward, i});
+    const bool has = has_parameters(node.layer.kind), needed = node.wants_dx || node.layer.kind == LayerKind::batchnorm;
+    if (has) first_ = i;
+    if (node.layer.kind == LayerKind::embedding || (use_ == Use::step && !needed)) break;
+    if (!node.backward_fused) ops_.push_back({Act::backward, i});
+    if (needed) needed_ = ops_.size();
   }
   row_phases_ = 0;
   for (std::size_t i = 0; i < ops_.size(); ++i) row_phases_ += takes_rows(ops_[i]) && (i == 0 || !takes_rows(ops_[i - 1]));
@@ -172,6 +182,10 @@ void Plan<T>::place_activations(Index rows, Take&& take) {
       if (train_ && !layer.keeps_gradients) {
         take(node.layer.weight.g, layer.out);
         take(node.layer.bias.g, layer.out);
+      }
+      if (use_ == Use::halves) {
+        take(node.dgamma, layer.out);
+        take(node.dbeta, layer.out);
       }
     }
     if (layer.kind == LayerKind::affine && train_ && !layer.keeps_gradients) take(node.layer.bias.g, layer.out);
@@ -232,19 +246,19 @@ void Plan<T>::place_products(Index rows, Take&& take) {
 
 // What one thread takes, in nanoseconds.
 template <class T>
-double Plan<T>::estimate(Index rows) const {
+double Plan<T>::estimate(Index rows, bool backward) const {
   double cost = cost::elements<T>(rows * outputs_, cost::kTranscendental) + cost::rows(rows);
   for (const Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     const Index numbers = rows * layer.out;
     if (layer.kind == LayerKind::affine) {
       const double product = cost::gemm<T>(rows, layer.out, layer.in);
-      cost += std::max(product * (train_ ? 2 + node.wants_dx : 1), cost::elements<T>(layer.weight.size, cost::kWeight));
-      if (train_) cost += cost::elements<T>(layer.weight.size, cost::kUpdate);
+      cost += std::max(product * (backward ? 2 + node.wants_dx : 1), cost::elements<T>(layer.weight.size, cost::kWeight));
+      if (backward) cost += cost::elements<T>(layer.weight.size, cost::kUpdate);
     } else if (layer.kind == LayerKind::dropout) {
       cost += cost::elements<T>(numbers, train_ ? cost::kRandom : cost::kMove);
     } else {
-      cost += cost::elements<T>(numbers, train_ ? 4 * cost::kMove : cost::kMove);
+      cost += cost::elements<T>(numbers, backward ? 4 * cost::kMove : cost::kMove);
     }
   }
   return cost;
@@ -307,11 +321,11 @@ typename Plan<T>::Range Plan<T>::rows_of_piece(Index piece, Index shares, Index 
 
 // Goes through the ops: as many as can be on pieces of rows, the others one by one.
 template <class T>
-void Plan<T>::walk(Team& team, const Pass& pass) noexcept {
+void Plan<T>::walk(Team& team, const Pass& pass, std::size_t begin, std::size_t stop) noexcept {
   const std::vector<Op>& ops = ops_;
-  for (std::size_t i = 0; i < ops.size();) {
+  for (std::size_t i = begin; i < stop;) {
     std::size_t end = i;
-    while (by_rows_ && end < ops.size() && takes_rows(ops[end])) ++end;
+    while (by_rows_ && end < stop && takes_rows(ops[end])) ++end;
     if (end == i) {
       apply_together(team, ops[i++], pass);
       continue;
@@ -348,9 +362,9 @@ void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
     }
     return f(g, node.forward, node.shared_forward);
   }
-  const Node& before = nodes_[op.node - 1];
-  ops::Gemm<T> g = input_gradient(node, before.dy);
-  if (before.backward_fused) {
+  ops::Gemm<T> g = input_gradient(node, dx_of(op.node));
+  if (op.node > 0 && nodes_[op.node - 1].backward_fused) {
+    const Node& before = nodes_[op.node - 1];
     part = {before.layer.activation, before.layer.alpha, node.layer.in, nullptr, saved(before, pass.batch)};
     g.finish = Part::backward;
     g.context = &part;
@@ -376,7 +390,8 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
           if (op.act == Act::forward)
             ops::normalize_by_batch(of, layer.weight.p, layer.bias.p, node.y);
           else
-            ops::normalize_gradient(of, layer.weight.p, node.dy, layer.weight.g, layer.bias.g, node.wants_dx ? node.dy : nullptr);
+            ops::normalize_gradient(of, layer.weight.p, node.dy, pass.parameters ? layer.weight.g : node.dgamma,
+                                    pass.parameters ? layer.bias.g : node.dbeta, node.wants_dx ? node.dy : dx_of(op.node));
         });
       case LayerKind::activation:
       case LayerKind::dropout:
@@ -415,6 +430,10 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
       std::memcpy(pass.out + rows.begin * outputs_, nodes_.back().y + rows.begin * outputs_,
                   static_cast<std::size_t>((rows.end - rows.begin) * outputs_) * sizeof(T));
       return;
+    case Act::gradient:
+      std::memcpy(node.dy + rows.begin * outputs_, pass.dout + rows.begin * outputs_,
+                  static_cast<std::size_t>((rows.end - rows.begin) * outputs_) * sizeof(T));
+      return;
     case Act::forward:
       switch (layer.kind) {
         case LayerKind::affine:
@@ -423,7 +442,7 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
           return ops::activate(layer.activation, x + numbers.begin, node.y + numbers.begin, n, layer.alpha);
         case LayerKind::dropout:
           if (pass.train) {
-            const RandomStream stream{layer.seed, pass.step, static_cast<uint32_t>(op.node)};
+            const RandomStream stream{layer.seed, layer.step + pass.step, layer.stream};
             ops::drop(stream, layer.ratio, dropout_scale(layer), numbers.begin, n, x + numbers.begin, node.y + numbers.begin,
                       node.keep + numbers.begin / 8);
           } else {
@@ -537,6 +556,8 @@ void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* up
 // The gradients, and with an update what becomes of the parameters by them.
 template <class T>
 void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept {
+  if (nodes_.front().layer.kind == LayerKind::embedding)
+    ops::occurrences_of(batch.indices, rows_ * nodes_.front().layer.in, occurrences_);
   plan_gradients(team, batch, update);
   Index share = 0;
   for (const Task& task : tasks_) share += task.pieces;
@@ -638,8 +659,7 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
   const double norm = std::sqrt(sum);
   if (rule.stop_at_nonfinite && !(std::isfinite(norm) && std::min(norm, rule.clip_norm) <= rule.largest_norm)) return false;
   const T factor = norm > rule.clip_norm ? static_cast<T>(rule.clip_norm / norm) : T(1);
-  for (const Node& node : nodes_)
-    if (node.layer.kind == LayerKind::batchnorm) update_statistics(node, 0, node.layer.out);
+  update_statistics();
   each_gradient([&](const Node& node, const Parameter<T>& to, T* g, Index size) {
     const bool rows = node.layer.kind == LayerKind::embedding;
     team.each(rows ? size / node.layer.dim : size, rows ? 1 : kMaskGroup, rows ? 1 : kNumbersEach, [&](Index begin, Index end) {
@@ -669,19 +689,50 @@ typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const
   const double divided = divisor(batch, rule);
   double factor = 1 / divided;
   if (rule.loss != Loss::softmax) factor *= (rule.loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(outputs_);
-  walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr});
+  walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr, nullptr, true}, 0, ops_.size());
   const double value = total_loss(batch, divided);
-  if (rule.stop_at_nonfinite && !(value <= rule.largest_loss && finite_statistics())) return {value, false};
-  if (nodes_.front().layer.kind == LayerKind::embedding)
-    ops::occurrences_of(batch.indices, rows_ * nodes_.front().layer.in, occurrences_);
+  if (rule.stop_at_nonfinite && !(value <= rule.largest_loss)) return {value, false};
+  return {value, update(team, batch, rule)};
+}
+
+// The second half of a step, when the gradients of all outputs are there.
+template <class T>
+bool Plan<T>::update(Team& team, const Batch<T>& batch, const Rule& rule) noexcept {
+  if (rule.stop_at_nonfinite && !finite_statistics()) return false;
   const Update update{rule.update.kind, ops::optimizer_step<T>(rule.update)};
   gradients(team, batch, clip_ ? nullptr : &update);
-  return {value, !clip_ || clip_and_update(team, rule, update)};
+  return !clip_ || clip_and_update(team, rule, update);
+}
+
+template <class T>
+void Plan<T>::forward(Team& team, const Batch<T>& batch, uint64_t step, const Feed& feed, T* out) noexcept {
+  walk(team, {batch, feed, true, step, nullptr, 0, out, nullptr, true}, 0, turn_);
+}
+
+template <class T>
+void Plan<T>::update_statistics() noexcept {
+  for (const Node& node : nodes_)
+    if (node.layer.kind == LayerKind::batchnorm) update_statistics(node, 0, node.layer.out);
+}
+
+template <class T>
+void Plan<T>::backward(Team& team, const Batch<T>& batch, const T* dout, bool parameters, T* dx) noexcept {
+  dx_ = dx;
+  for (std::size_t i = 0; i < first_; ++i) nodes_[i].dy = dx;
+  walk(team, {batch, {}, true, 0, nullptr, 0, nullptr, dout, parameters}, turn_, dx ? ops_.size() : needed_);
+  dx_ = nullptr;
+  if (parameters) gradients(team, batch, nullptr);
+}
+
+template <class T>
+bool Plan<T>::finish(Team& team, const Batch<T>& batch, const T* dout, const Rule& rule) noexcept {
+  walk(team, {batch, {}, true, 0, nullptr, 0, nullptr, dout, true}, turn_, needed_);
+  return update(team, batch, rule);
 }
 
 template <class T>
 void Plan<T>::infer(Team& team, const Batch<T>& batch, const Feed& feed, T* out) noexcept {
-  walk(team, {batch, feed, false, 0, nullptr, 0, out});
+  walk(team, {batch, feed, false, 0, nullptr, 0, out, nullptr, false}, 0, ops_.size());
 }
 
 template class Plan<float>;

@@ -14,12 +14,18 @@
 
 namespace fastnn::network {
 
+enum class Use {
+  step,    // forward, loss, backward and update in one
+  halves,  // forward, and then backward by a gradient that comes from elsewhere
+  infer,
+};
+
 template <class T>
 class Plan {
  public:
-  // Compiles for batches of `rows` and teams of at most `members`; costs little where nothing has changed but pointers. `train`:
-  // a step follows, not infer(). Throws std::bad_alloc.
-  void prepare(const std::vector<Layer<T>>& layers, Index rows, int members, bool train, bool clip);
+  // Compiles for batches of `rows` and teams of at most `members`; costs little where nothing has changed but pointers. `clip`:
+  // whether updates have a norm to keep. Throws std::bad_alloc.
+  void prepare(const std::vector<Layer<T>>& layers, Index rows, int members, Use use, bool clip);
 
   // Makes rows [begin, end) of the batch, before they are used; `rows` may be null.
   struct Feed {
@@ -32,6 +38,16 @@ class Plan {
     bool updated;
   };
   Outcome step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept;
+  // The halves. Forward, in training, to contiguous outputs; running statistics are left alone. What it keeps stays until the
+  // next.
+  void forward(Team& team, const Batch<T>& batch, uint64_t step, const Feed& feed, T* out) noexcept;
+  void update_statistics() noexcept;
+  // Backward, given the gradient of the outputs: `parameters`: fills their gradients; dx: that of the input, or null.
+  void backward(Team& team, const Batch<T>& batch, const T* dout, bool parameters, T* dx) noexcept;
+  // Backward and update, statistics too, as step(): returns false, and nothing has changed but gradients, where what is to be
+  // remembered, or the norm to be clipped, is not finite and the rule says so.
+  bool finish(Team& team, const Batch<T>& batch, const T* dout, const Rule& rule) noexcept;
+
   // The output of the network as it is without training, contiguous.
   void infer(Team& team, const Batch<T>& batch, const Feed& feed, T* out) noexcept;
 
@@ -43,8 +59,9 @@ class Plan {
   // Of the embedding that the network begins with, by the last step: its distinct indices and their gradients.
   const std::vector<int64_t>& embedding_rows() const noexcept { return occurrences_.rows; }
   const T* embedding_values() const noexcept { return nodes_.front().values; }
-  // What one thread takes for a step (or for infer), in nanoseconds.
+  // What one thread takes for a step (or for infer), in nanoseconds; and for the forward half of it.
   double cost() const noexcept { return cost_; }
+  double forward_cost() const noexcept { return forward_cost_; }
 
  private:
   struct Part;
@@ -60,13 +77,14 @@ class Plan {
     bool forward_fused;   // done by the affine layer before, on parts of its output that are in cache
     bool backward_fused;  // done by the affine layer after
     bool wants_dx;        // some layer before has parameters
+    T *dgamma, *dbeta;    // of batch normalization, where those of the parameters are not wanted
     bool together;        // its products are shared as the team sees fit: packing large weights is work to be shared, too
     ops::GemmPlan forward, for_dx, for_dw;
     T *shared_forward, *shared_dx, *shared_dw;  // scratch of these products
     const Update* update;                       // of the weight, while its gradient is made
   };
   // What happens to the rows of a batch, one after the other.
-  enum class Act { feed, forward, loss, backward, output };
+  enum class Act { feed, forward, loss, output, gradient, backward };
   struct Op {
     Act act;
     std::size_t node;
@@ -80,6 +98,8 @@ class Plan {
     const Rule* rule;
     double factor;  // of the loss's gradient
     T* out;
+    const T* dout;
+    bool parameters;  // whether their gradients are wanted
   };
   struct Range {
     Index begin, end;
@@ -98,7 +118,7 @@ class Plan {
   void place_activations(Index rows, Take&& take);
   template <class Take>
   void place_products(Index rows, Take&& take);
-  double estimate(Index rows) const;
+  double estimate(Index rows, bool backward) const;
 
   bool takes_rows(const Op& op) const noexcept;
   Index row_cuts(const Team& team) const noexcept;
@@ -116,7 +136,9 @@ class Plan {
   double divisor(const Batch<T>& batch, const Rule& rule) const noexcept;
   double total_loss(const Batch<T>& batch, double divisor) const noexcept;
 
-  void walk(Team& team, const Pass& pass) noexcept;
+  // The gradient with respect to a node's input.
+  T* dx_of(std::size_t node) const noexcept { return node == first_ ? dx_ : nodes_[node - 1].dy; }
+  void walk(Team& team, const Pass& pass, std::size_t begin, std::size_t end) noexcept;
   void apply_together(Team& team, const Op& op, const Pass& pass) noexcept;
   // An op on some rows, by the member of a rank; element-wise ops on the numbers [begin, end) of the layer, of these or of any
   // rows.
@@ -133,17 +155,23 @@ class Plan {
   void each_gradient(F&& f) const;
   bool finite_statistics() const noexcept;
   bool clip_and_update(Team& team, const Rule& rule, const Update& update) noexcept;
+  bool update(Team& team, const Batch<T>& batch, const Rule& rule) noexcept;
 
   std::vector<Node> nodes_;
-  std::vector<Op> ops_;      // of a step, or of infer()
+  std::vector<Op> ops_;      // of a step, of both halves, or of infer()
+  std::size_t turn_ = 0;     // where the second half begins
+  std::size_t needed_ = 0;   // where the gradients of all parameters can be had
+  std::size_t first_ = 0;    // the first node with parameters
+  T* dx_ = nullptr;          // where the gradient with respect to its input goes, if anywhere
   std::vector<Task> tasks_;  // of the gradients
   Arena arena_;
   Index rows_ = -1, outputs_ = 0;
   int members_ = 1;
+  Use use_ = Use::infer;
   bool train_ = false, clip_ = false;
   bool by_rows_ = true;  // pieces of rows go through several ops; if not, each op is shared by columns
   int row_phases_ = 1;
-  double cost_ = 0;
+  double cost_ = 0, forward_cost_ = 0;
   Index own_size_ = 0, grain_ = 1;
   T *own_ = nullptr, *predictions_ = nullptr, *factors_ = nullptr;
   double *losses_ = nullptr, *norms_ = nullptr;

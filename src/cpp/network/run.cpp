@@ -14,10 +14,10 @@ constexpr ops::Number kNumber = sizeof(T) == 4 ? ops::Number::f32 : ops::Number:
 
 // Prepares a plan for as many threads as its cost is worth at the moment.
 template <class T>
-Crew prepare_for_now(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, bool train, bool clip) {
-  plan.prepare(layers, rows, plan.members(), train, clip);
+Crew prepare_for_now(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, Use use, bool clip) {
+  plan.prepare(layers, rows, plan.members(), use, clip);
   const Crew crew = crew_for(plan.cost());
-  if (crew.members != plan.members()) plan.prepare(layers, rows, crew.members, train, clip);
+  if (crew.members != plan.members()) plan.prepare(layers, rows, crew.members, use, clip);
   return crew;
 }
 
@@ -36,7 +36,7 @@ typename Plan<T>::Feed feed_of(const F& f) {
 
 template <class T>
 void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip) {
-  crew_ = prepare_for_now(plan_, layers, rows, true, clip);
+  crew_ = prepare_for_now(plan_, layers, rows, Use::step, clip);
 }
 
 template <class T>
@@ -106,6 +106,58 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
 }
 
 template <class T>
+void Halves<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip) {
+  batch_ = {};
+  clip_ = clip;
+  prepare_for_now(plan_, layers, rows, Use::halves, clip);
+  batch_.rows = rows;
+}
+
+// A team of at most as many as the plan has room for.
+template <class T>
+Crew Halves<T>::crew_for_half(double nanoseconds) const noexcept {
+  Crew crew = crew_for(nanoseconds);
+  crew.members = std::min(crew.members, plan_.members());
+  return crew;
+}
+
+template <class T>
+void Halves<T>::forward(const std::vector<Layer<T>>& layers, const ops::RowSource& x, const int64_t* order, Index first,
+                        double scale, uint64_t step, T* out) {
+  const Index rows = batch_.rows;
+  const bool indices = layers.front().kind == LayerKind::embedding, in_place = !order && !indices && lies_there<T>(x, scale);
+  arena_.lay_out([&](auto&& take) {
+    take(x_, in_place || indices ? 0 : rows * x.cols);
+    take(indices_, indices ? rows * x.cols : 0);
+  });
+  batch_.x = indices ? nullptr : in_place ? reinterpret_cast<const T*>(x.data + first * x.row_bytes) : x_;
+  batch_.indices = indices ? indices_ : nullptr;
+  const auto feed = [&](Index begin, Index end) {
+    if (indices)
+      ops::gather_indices(x, order, first + begin, end - begin, layers.front().vocabulary, indices_ + begin * x.cols);
+    else if (!in_place)
+      ops::gather(x, order, first + begin, end - begin, static_cast<T>(scale), x_ + begin * x.cols);
+  };
+  run_team(crew_for_half(plan_.forward_cost()), [&](Team& team) { plan_.forward(team, batch_, step, feed_of<T>(feed), out); });
+}
+
+template <class T>
+void Halves<T>::backward(const std::vector<Layer<T>>& layers, const T* dout, bool parameters, T* dx) {
+  renew(layers);
+  run_team(crew_for_half(plan_.cost() - plan_.forward_cost()),
+           [&](Team& team) { plan_.backward(team, batch_, dout, parameters, dx); });
+}
+
+template <class T>
+bool Halves<T>::finish(const std::vector<Layer<T>>& layers, const T* dout, const Rule& rule) {
+  renew(layers);
+  bool updated = false;
+  run_team(crew_for_half(plan_.cost() - plan_.forward_cost()),
+           [&](Team& team) { updated = plan_.finish(team, batch_, dout, rule); });
+  return updated;
+}
+
+template <class T>
 void Predictor<T>::prepare(const std::vector<Layer<T>>& layers, const ops::RowSource& x, Index n, double scale) {
   const bool indices = layers.front().kind == LayerKind::embedding;
   const Index rows = std::min(kRows, n);
@@ -114,7 +166,7 @@ void Predictor<T>::prepare(const std::vector<Layer<T>>& layers, const ops::RowSo
     take(x_, indices || in_place_ ? 0 : rows * x.cols);
     take(indices_, indices ? rows * x.cols : 0);
   });
-  crew_ = prepare_for_now(plan_, layers, rows, false, false);
+  crew_ = prepare_for_now(plan_, layers, rows, Use::infer, false);
   cost_ = plan_.cost() * static_cast<double>(n) / static_cast<double>(rows);
 }
 
@@ -131,13 +183,15 @@ void Predictor<T>::run(const std::vector<Layer<T>>& layers, const ops::RowSource
         return ops::gather(x, nullptr, first + begin, end - begin, static_cast<T>(scale), x_ + begin * x.cols);
       ops::gather_indices(x, nullptr, first + begin, end - begin, layers.front().vocabulary, indices_ + begin * x.cols);
     };
-    if (first > 0) crew_ = prepare_for_now(plan_, layers, batch.rows, false, false);
+    if (first > 0) crew_ = prepare_for_now(plan_, layers, batch.rows, Use::infer, false);
     run_team(crew_, [&](Team& team) { plan_.infer(team, batch, feed_of<T>(feed), out + first * plan_.outputs()); });
   }
 }
 
 template class Runner<float>;
 template class Runner<double>;
+template class Halves<float>;
+template class Halves<double>;
 template class Predictor<float>;
 template class Predictor<double>;
 

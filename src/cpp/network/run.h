@@ -45,6 +45,35 @@ class Runner {
   double* weight_ = nullptr;
 };
 
+// Steps in two halves, with whatever makes the gradient of the outputs in between: what forward keeps stays until the next.
+template <class T>
+class Halves {
+ public:
+  // For so many rows, and updates with a norm to keep if `clip`. Throws std::bad_alloc.
+  void prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip);
+  // Rows [first, first + rows) of the order, times scale, to (rows, outputs) numbers. `step`: what dropout's counters begin with.
+  // Rows that can be used as they lie must stay there. Throws std::bad_alloc.
+  void forward(const std::vector<Layer<T>>& layers, const ops::RowSource& x, const int64_t* order, Index first, double scale,
+               uint64_t step, T* out);
+  void update_statistics() noexcept { plan_.update_statistics(); }
+  // As Plan's. The layers may have others of the same shapes for gradients.
+  void backward(const std::vector<Layer<T>>& layers, const T* dout, bool parameters, T* dx);
+  bool finish(const std::vector<Layer<T>>& layers, const T* dout, const Rule& rule);
+  const Plan<T>& plan() const noexcept { return plan_; }
+  Index rows() const noexcept { return batch_.rows; }
+
+ private:
+  Crew crew_for_half(double nanoseconds) const noexcept;
+  void renew(const std::vector<Layer<T>>& layers) { plan_.prepare(layers, batch_.rows, plan_.members(), Use::halves, clip_); }
+
+  Plan<T> plan_;
+  Arena arena_;
+  Batch<T> batch_{};
+  bool clip_ = false;
+  T* x_ = nullptr;
+  int64_t* indices_ = nullptr;
+};
+
 // Predictions, a few hundred rows at a time.
 template <class T>
 class Predictor {

@@ -33,7 +33,8 @@ struct Layer {
   T eps;
   double ratio;  // of dropout
   bool inverted;
-  uint64_t seed;
+  uint64_t seed, step;  // of dropout: its stream's, and what its counter adds to the trainer's
+  uint32_t stream;
   Index vocabulary, dim;  // of an embedding's table
 };
 

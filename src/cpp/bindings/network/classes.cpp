@@ -8,7 +8,7 @@
 namespace fastnn::bindings {
 namespace {
 
-constexpr const char* kRoles[] = {"layer", "loss", "optimizer", "network", "trainer", "epochs"};
+constexpr const char* kRoles[] = {"layer", "loss", "optimizer", "network", "trainer", "epochs", "function"};
 
 // Whatever the role: what an attribute is.
 const std::vector<const char*> kAccess = {"__getattribute__", "__getattr__", "__setattr__", "__dict__"};
@@ -16,8 +16,8 @@ const std::vector<const char*> kAccess = {"__getattribute__", "__getattr__", "__
 std::vector<const char*> attributes_of_role(Role role) {
   switch (role) {
     case Role::layer:
-      return {"forward",  "backward", "backward_params", "params", "grads",  "alpha", "momentum",     "eps",        "ratio",
-              "inverted", "seed",     "seeded",          "step",   "stream", "_kept", "running_mean", "running_var"};
+      return {"forward",  "backward", "backward_params", "params", "grads",  "alpha", "momentum",     "eps",         "ratio",
+              "inverted", "seed",     "seeded",          "step",   "stream", "_kept", "running_mean", "running_var", "_saved"};
     case Role::loss:
       return {"forward", "backward", "y"};
     case Role::optimizer:
@@ -25,10 +25,12 @@ std::vector<const char*> attributes_of_role(Role role) {
     case Role::network:
       return {"forward", "backward", "backward_params", "params", "grads", "layers"};
     case Role::trainer:
-      return {"net",   "loss",  "optimizer",   "clip_norm",     "seed", "nonfinite",
-              "steps", "_loss", "_check_loss", "_check_finite", "_clip"};
+      return {"net",         "loss",          "optimizer", "clip_norm",          "seed",      "nonfinite", "steps", "_loss",
+              "_check_loss", "_check_finite", "_clip",     "_loss_and_gradient", "_criterion"};
     case Role::epochs:
       return {"step", "_inputs", "_gather"};
+    case Role::function:
+      return {"forward", "backward", "checked", "function", "_weighs"};
   }
   return {};
 }
@@ -61,11 +63,15 @@ bool AsAtImport::compare(PyTypeObject* type) const {
   return true;
 }
 
-const NativeClass& class_of(Role role, PyTypeObject* type) {
+const NativeClass* find_class(Role role, PyTypeObject* type) {
   const Classes& known = classes(role);
   const auto at = known.find(type);
-  if (at == known.end()) throw Unsupported{};
-  return *at->second;
+  return at == known.end() ? nullptr : at->second.get();
+}
+const NativeClass& class_of(Role role, PyTypeObject* type) {
+  const NativeClass* const known = find_class(role, type);
+  if (!known) throw Unsupported{};
+  return *known;
 }
 
 const NativeClass& only_class(Role role) {

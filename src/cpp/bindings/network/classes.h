@@ -8,7 +8,8 @@
 
 namespace fastnn::bindings {
 
-enum class Role { layer, loss, optimizer, network, trainer, epochs };  // epochs: a trainer that goes through many steps
+// epochs: a trainer that goes through many steps; function: a loss that is one
+enum class Role { layer, loss, optimizer, network, trainer, epochs, function };
 
 // The attributes of a class that native code stands in for, or reads from instances, where a class must not have them.
 class AsAtImport {
@@ -37,7 +38,8 @@ struct NativeClass {
   bool has(py::handle object) const { return Py_TYPE(object.ptr()) == type && attributes.holds_for(type); }
 };
 
-// Throws Unsupported for a class that is none.
+// Null for a class that is none; the other throws Unsupported.
+const NativeClass* find_class(Role role, PyTypeObject* type);
 const NativeClass& class_of(Role role, PyTypeObject* type);
 // The only class of its role: the network's, and the trainer's.
 const NativeClass& only_class(Role role);

@@ -18,7 +18,7 @@ LayerObject::LayerObject(py::handle layer, std::size_t place)
 }
 
 void Call::clear() {
-  train = keep = false;
+  train = keep = alone = own_loss = false;
   for (Found& layer : layers) layer = Found{};
   trainer = optimizer = loss = py::object();
   state_count = 0;
@@ -192,7 +192,15 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
         l.ratio = number(attributes, name.ratio);
         if (!(l.ratio >= 0 && l.ratio < 1) || features > (Index{1} << 24)) throw Unsupported{};
         l.inverted = truth(attributes, name.inverted);
+        l.stream = static_cast<uint32_t>(i);
         if (call.train) l.seed = truth(attributes, name.seeded) ? unsigned_number(entry_of(attributes, name.seed)) : call.seed;
+        if (call.alone) {
+          l.seed = unsigned_number(entry_of(attributes, name.seed));
+          l.step = unsigned_number(entry_of(attributes, name.step));
+          const uint64_t stream = unsigned_number(entry_of(attributes, name.stream));
+          if (l.step >> 63 || stream >> 32) throw Unsupported{};
+          l.stream = static_cast<uint32_t>(stream);
+        }
         break;
     }
     features = l.out;
@@ -203,12 +211,14 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
 
 namespace {
 
+// One that is not ours, or not as it was made, is Python's to compute.
 network::Loss read_loss(Call& call, py::handle loss) {
-  const NativeClass& type = class_of(Role::loss, Py_TYPE(loss.ptr()));
-  if (!type.has(loss)) throw Unsupported{};
+  const NativeClass* const type = find_class(Role::loss, Py_TYPE(loss.ptr()));
+  call.own_loss = !type || !type->has(loss);
+  if (call.own_loss) return network::Loss{};
   call.loss = attributes_of(loss);
-  if (replaces(call.loss, names().forward, names().backward)) throw Unsupported{};
-  return static_cast<network::Loss>(type.kind);
+  call.own_loss = replaces(call.loss, names().forward, names().backward);
+  return static_cast<network::Loss>(type->kind);
 }
 
 ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
@@ -249,7 +259,8 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
   if (epochs && !only_class(Role::epochs).attributes.holds_for(type)) throw Unsupported{};
   const py::dict attributes = attributes_of(trainer);
   call.trainer = attributes;
-  if (replaces(attributes, name.own_loss, name.check_loss, name.check_finite, name.clip)) throw Unsupported{};
+  if (replaces(attributes, name.own_loss, name.check_loss, name.check_finite, name.clip, name.loss_and_gradient))
+    throw Unsupported{};
   if (epochs && replaces(attributes, name.step, name.inputs, name.gather)) throw Unsupported{};
   network::Rule rule{};
   rule.update = read_optimizer(call, entry_of(attributes, name.optimizer), rates);
@@ -331,8 +342,8 @@ Rows read_rows(Call& call, const char* name, py::handle array, bool may_convert,
   from.data = data_of<const char>(rows);
   from.row_bytes = py::detail::array_proxy(rows.ptr())->strides[0];
   from.cols = n ? size_of(rows) / n : 0;
-  call.owned.push_back(std::move(rows));
-  return {from, n};
+  call.owned.push_back(rows);
+  return {from, n, std::move(rows)};
 }
 
 template <class T>

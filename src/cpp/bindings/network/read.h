@@ -35,7 +35,10 @@ struct Call {
   struct Found {
     py::object attributes, grads, parameters[2];
   };
-  bool train = false, keep = false;  // whether it trains; whether gradients are kept
+  // Whether it trains, so that parameters, gradients and state are written to; whether gradients are kept; whether it is a
+  // forward in training by itself, for which layers of dropout have counters of their own.
+  bool train = false, keep = false, alone = false;
+  bool own_loss = false;  // the trainer's is none of ours: Python computes it
   std::vector<Found> layers;
   py::object trainer, optimizer, loss;  // their attributes
   int state_count = 0;
@@ -87,6 +90,7 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
 struct Rows {
   ops::RowSource from;
   Index n;
+  py::object array;  // where they lie
 };
 template <class T>
 Rows read_rows(Call& call, const char* name, py::handle array, bool may_convert, bool indices);

@@ -1,8 +1,11 @@
 #include "bindings/network/run.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <exception>
 #include <limits>
+#include <utility>
 
 #include "bindings/network/write.h"
 
@@ -26,6 +29,83 @@ constexpr double kLargeLoss = sizeof(T) == 4 ? 1e16 : 1e140;
   throw py::error_already_set();
 }
 
+[[noreturn]] void refuse_replaced() {
+  refuse("parameters must be the arrays of the last forward: some were replaced; call forward again");
+}
+
+// What a call that may come back to its object is told there.
+struct Busy {
+  explicit Busy(bool& flag) : flag(flag) { flag = true; }
+  ~Busy() { flag = false; }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+  bool& flag;
+};
+
+py::object not_implemented() { return py::reinterpret_borrow<py::object>(Py_NotImplemented); }
+
+template <class T>
+bool normalizes(const std::vector<Layer<T>>& layers) {
+  return std::any_of(layers.begin(), layers.end(), [](const Layer<T>& l) { return l.kind == LayerKind::batchnorm; });
+}
+
+// The gradient of the outputs as Python has made it: of their shape and type, contiguous.
+template <class T>
+py::object output_gradient(py::handle dout, Index rows, Index outputs) {
+  static const py::handle like = new_vector<T>(0).release();
+  py::object real = is_array(dout) && is_dtype<T>(dout) ? py::reinterpret_borrow<py::object>(dout) : as_real("dout", dout, like);
+  if (rank(real) != 2 || extent(real, 0) != rows || extent(real, 1) != outputs)
+    refuse("dout must have the output's shape (" + std::to_string(rows) + ", " + std::to_string(outputs) + "), got " +
+           shape_of(real));
+  return contiguous(real);
+}
+
+// A trainer's loss that is Python's.
+template <class T>
+class PythonLoss {
+ public:
+  PythonLoss(py::handle trainer, const network::Rule& rule) : trainer_(trainer), checks_(rule.stop_at_nonfinite) {
+    criterion_ = trainer.attr(names().criterion);
+    if (rule.per_row || !only_class(Role::function).has(criterion_)) {
+      general_ = trainer.attr(names().loss_and_gradient);
+      return;
+    }
+    const py::dict attributes = attributes_of(criterion_);
+    function_ = py::reinterpret_borrow<py::object>(entry_of(attributes, names().function));
+    weighs_ = truth(attributes, names().weighs);
+  }
+
+  // The loss of some rows and its gradient with respect to y, contiguous and in its shape.
+  std::pair<double, py::object> operator()(py::handle y, py::handle t, py::handle weight) const {
+    if (general_ || (!weighs_ && !weight.is_none())) {
+      const py::tuple result = (general_ ? general_ : py::object(trainer_.attr(names().loss_and_gradient)))(y, t, weight);
+      return {result[0].cast<double>(), output_gradient<T>(result[1], extent(y, 0), extent(y, 1))};
+    }
+    py::object result = weighs_ ? function_(y, t, weight) : function_(y, t);
+    PyObject* const pair = result.ptr();
+    const bool plain = PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) == 2 && PyFloat_CheckExact(PyTuple_GET_ITEM(pair, 0)) &&
+                       is_array(PyTuple_GET_ITEM(pair, 1)) && is_dtype<T>(PyTuple_GET_ITEM(pair, 1)) &&
+                       is_contiguous(PyTuple_GET_ITEM(pair, 1)) && same_shape(PyTuple_GET_ITEM(pair, 1), y);
+    if (!plain) result = criterion_.attr(names().checked)(y, result);
+    const py::handle dout = PyTuple_GET_ITEM(result.ptr(), 1);
+    return {PyFloat_AsDouble(PyTuple_GET_ITEM(result.ptr(), 0)), output_gradient<T>(dout, extent(y, 0), extent(y, 1))};
+  }
+
+  // Raises as the trainer does where a function's gradient is not finite.
+  void check(py::handle dout) const {
+    if (!checks_ || !function_) return;
+    const T* g = data_of<const T>(dout);
+    T sum = 0;  // of numbers that are 0 unless they are infinite or NaN
+    for (Index i = 0, n = size_of(dout); i < n; ++i) sum += g[i] * T(0);
+    if (sum != 0 || std::isnan(sum)) trainer_.attr(names().check_finite)("gradient that the loss returns", std::nan(""));
+  }
+
+ private:
+  py::handle trainer_;
+  bool checks_, weighs_ = false;
+  py::object criterion_, general_, function_;
+};
+
 }  // namespace
 
 CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers) : lock_(lock), type_(only_class(Role::network)) {
@@ -34,6 +114,8 @@ CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers) : lock_(l
 
 int CompiledNetwork::traverse(visitproc visit, void* arg) const {
   for (const LayerObject& l : layers_) Py_VISIT(l.object.ptr());
+  Py_VISIT(pass_.ptr());
+  Py_VISIT(pass_x_.ptr());
   return 0;
 }
 
@@ -61,11 +143,7 @@ py::object CompiledNetwork::step(py::handle trainer, py::handle x, py::handle t,
 py::object CompiledNetwork::train(const Request& request) {
   const Hold hold(lock_);
   if (training_ || !type_.attributes.holds_for(type_.type)) return py::none();
-  struct Busy {
-    explicit Busy(bool& flag) : flag(flag) { flag = true; }
-    ~Busy() { flag = false; }
-    bool& flag;
-  } const busy(training_);
+  const Busy busy(training_);
   const Calling calling(call_);
   call_.train = true;
   try {
@@ -105,7 +183,8 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
   read_layers(layers_, call_, layers);
   if (takes_indices() && request.step == 0 && !ops::in_range(data.x, n, layers.front().vocabulary)) throw Unsupported{};
 
-  read_targets<T>(call_, data, rule.loss, request.t, n, layers.back().out, single ? n : request.step == 0 ? kCheckRows : 0);
+  if (!call_.own_loss)
+    read_targets<T>(call_, data, rule.loss, request.t, n, layers.back().out, single ? n : request.step == 0 ? kCheckRows : 0);
   const Weights weights = weights_of(request.weight, n);
   if (weights.subnormal) throw Unsupported{};  // they would be flushed
   data.weight = weights.data;
@@ -124,9 +203,7 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
     steps.count = std::min(steps.count, extent(request.rates, 0));
     steps.rates = vector<const double>("rates", request.rates, extent(request.rates, 0));
   }
-  const bool normalizes =
-      std::any_of(layers.begin(), layers.end(), [](const Layer<T>& l) { return l.kind == LayerKind::batchnorm; });
-  if (normalizes && steps.rows == 1) throw Unsupported{};  // its layer refuses a single row
+  if (normalizes(layers) && steps.rows == 1) throw Unsupported{};  // its layer refuses a single row
   steps.seconds = request.seconds;
   double one = 0;
   if (single) {
@@ -142,10 +219,23 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
   rule.largest_loss = squares ? kLargeLoss<T> : std::numeric_limits<double>::max();
   rule.largest_norm =
       std::sqrt(static_cast<double>(squares ? std::numeric_limits<T>::max() : std::numeric_limits<double>::max()));
-  typed.runner.prepare(layers, steps.rows, clip);
-  const network::Done done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
-                                      [&] { return typed.runner.run(layers, data, steps, rule); });
-  if (done.updates > 0) write_back(layers_, call_, layers, typed.runner.plan(), request.x, rule, done.updates, steps.rows);
+  network::Done done{0, 0, true, 0};
+  std::exception_ptr failed;  // in Python
+  if (call_.own_loss) {
+    typed.halves.prepare(layers, steps.rows, clip);
+    try {
+      run_by_python(typed, request, data, steps, rule, done);
+    } catch (...) {
+      failed = std::current_exception();
+    }
+  } else {
+    typed.runner.prepare(layers, steps.rows, clip);
+    done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
+                    [&] { return typed.runner.run(layers, data, steps, rule); });
+  }
+  const network::Plan<T>& plan = call_.own_loss ? typed.halves.plan() : typed.runner.plan();
+  if (done.updates > 0) write_back(layers_, call_, layers, plan, request.x, rule, done.updates, steps.rows);
+  if (failed) std::rethrow_exception(failed);
   if (steps.first + done.steps * steps.rows >= n) order_.clear();
   if (lost && rule.stop_at_nonfinite) refuse_square(rule.step + static_cast<uint64_t>(done.updates) - 1);
   const bool bad_loss = !done.finite && !std::isfinite(done.loss), bad_norm = !done.finite && !bad_loss;
@@ -154,6 +244,141 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
   if (bad_norm && done.steps == 0) return py::none();
   if (single) return py::float_(done.finite ? one : done.loss);
   return py::make_tuple(done.updates, done.steps, bad_loss ? py::object(py::float_(done.loss)) : py::none());
+}
+
+// Steps whose loss the trainer's own Python computes, between their halves. What was done when it raises is in `done`.
+template <class T>
+void CompiledNetwork::run_by_python(Training<T>& typed, const Request& request, const network::Data& data,
+                                    const network::Steps& steps, const network::Rule& rule, network::Done& done) {
+  using Clock = std::chrono::steady_clock;
+  const auto deadline = Clock::now() + std::chrono::duration<double>(steps.seconds);
+  network::Halves<T>& halves = typed.halves;
+  const Index rows = steps.rows, outputs = typed.layers.back().out;
+  const double forward_cost = halves.plan().forward_cost(), cost = halves.plan().cost() - forward_cost;
+  PythonLoss<T> compute(request.trainer, rule);
+  const bool whole = request.rows == 0;  // x, t and weight are one batch
+  network::Rule now = rule;
+  for (Index s = 0; s < steps.count; ++s) {
+    const Index first = steps.first + s * rows;
+    const bool enough = Clock::now() >= deadline;
+    bool weighs = !data.weight;
+    for (Index i = first; !weighs && i < first + rows; ++i) weighs = data.weight[data.order ? data.order[i] : i] > 0;
+    if (weighs) {
+      now.step = rule.step + static_cast<uint64_t>(done.updates);
+      now.update.step = rule.update.step + done.updates;
+      if (steps.rates) now.update.lr = steps.rates[done.updates];
+      py::object y = new_matrix<T>(rows, outputs);
+      unlocked(forward_cost,
+               [&] { halves.forward(typed.layers, data.x, data.order, first, data.scale, now.step, data_of<T>(y)); });
+      const auto batch = [&](py::handle all) -> py::object {
+        if (whole || all.is_none()) return py::reinterpret_borrow<py::object>(all);
+        const py::slice slice(first, first + rows, 1);
+        return request.order.is_none() ? py::object(all[slice]) : py::object(all[request.order[slice]]);
+      };
+      const auto [loss, dout] = compute(y, batch(request.t), batch(request.weight));
+      done.loss = loss;
+      done.finite = !rule.stop_at_nonfinite || std::fabs(loss) <= rule.largest_loss;
+      if (!done.finite) return;
+      compute.check(dout);
+      done.finite = unlocked(cost, [&] { return halves.finish(typed.layers, data_of<const T>(dout), now); });
+      if (!done.finite) return;
+      steps.losses[done.updates++] = done.loss;
+      write_counters(call_, rule, done.updates);
+    }
+    done.steps = s + 1;
+    if (enough || (rule.update.lost && *rule.update.lost)) return;
+  }
+}
+
+py::object CompiledNetwork::forward(py::handle x, py::handle pass) {
+  const Hold hold(lock_);
+  if (training_ || passing_ || !type_.attributes.holds_for(type_.type)) return not_implemented();
+  const Busy busy(passing_);
+  const Calling calling(pass_call_);
+  pass_call_.alone = pass_call_.keep = true;
+  try {
+    return look_up(layers_, pass_call_) ? forward_as(kept_f64_, x, pass) : forward_as(kept_f32_, x, pass);
+  } catch (const Unsupported&) {
+    return not_implemented();
+  }
+}
+
+template <class T>
+py::object CompiledNetwork::forward_as(Kept<T>& kept, py::handle x, py::handle pass) {
+  Call& call = pass_call_;
+  const Rows rows = read_rows<T>(call, "x", x, true, takes_indices());
+  const Index n = rows.n;
+  call.features = rows.from.cols;
+  std::vector<Layer<T>>& layers = kept.forward;
+  read_layers(layers_, call, layers);
+  if (n == 0 || (n == 1 && normalizes(layers))) throw Unsupported{};  // which its layer refuses
+  if (takes_indices() && !ops::in_range(rows.from, n, layers.front().vocabulary)) throw Unsupported{};
+  py::object y = new_matrix<T>(n, layers.back().out);
+  pass_ = pass_x_ = py::object();
+  kept.halves.prepare(layers, n, false);
+  unlocked(kept.halves.plan().forward_cost(), [&] {
+    kept.halves.forward(layers, rows.from, nullptr, 0, 1, 0, data_of<T>(y));
+    kept.halves.update_statistics();
+  });
+  const Names& name = names();
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const py::object& attributes = call.layers[i].attributes;
+    if (layers[i].kind == LayerKind::dropout) {
+      attributes[name.step] = py::int_(layers[i].step + 1);
+      write_kept(call, layers, kept.halves.plan(), i, x, n);
+    }
+    attributes[name.saved] = pass;
+  }
+  pass_shape_.assign(1, n);
+  for (int axis = 1; axis < rank(x); ++axis) pass_shape_.push_back(extent(x, axis));
+  pass_x_ = rows.array;
+  pass_wide_ = sizeof(T) == sizeof(double);
+  pass_ = py::reinterpret_borrow<py::object>(pass);
+  return y;
+}
+
+py::object CompiledNetwork::backward(py::handle dout, bool parameters, bool input) {
+  const Hold hold(lock_);
+  if (training_ || passing_ || !pass_ || !type_.attributes.holds_for(type_.type)) return not_implemented();
+  const Busy busy(passing_);
+  const Calling calling(pass_call_);
+  pass_call_.train = parameters;
+  pass_call_.keep = true;
+  try {
+    const bool wide = look_up(layers_, pass_call_);
+    for (const Call::Found& layer : pass_call_.layers)
+      if (find(layer.attributes, names().saved) != pass_.ptr()) return not_implemented();
+    if (wide != pass_wide_) refuse_replaced();
+    return wide ? backward_as(kept_f64_, dout, parameters, input) : backward_as(kept_f32_, dout, parameters, input);
+  } catch (const Unsupported&) {
+    return not_implemented();
+  }
+}
+
+template <class T>
+py::object CompiledNetwork::backward_as(Kept<T>& kept, py::handle dout, bool parameters, bool input) {
+  Call& call = pass_call_;
+  const std::vector<Layer<T>>& before = kept.forward;
+  std::vector<Layer<T>>& layers = kept.backward;
+  call.features = before.front().in;
+  read_layers(layers_, call, layers);
+  const auto replaced = [](const network::Parameter<T>& a, const network::Parameter<T>& b) {
+    return a.p != b.p || a.size != b.size;
+  };
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    if (replaced(layers[i].weight, before[i].weight) || replaced(layers[i].bias, before[i].bias)) refuse_replaced();
+  const Index n = kept.halves.rows();
+  const py::object dy = output_gradient<T>(dout, n, layers.back().out);
+  const bool wants_dx = input && !takes_indices();
+  py::object dx = py::none();
+  if (wants_dx) dx = new_array(py::dtype::of<T>(), static_cast<int>(pass_shape_.size()), pass_shape_.data());
+  const network::Plan<T>& plan = kept.halves.plan();
+  unlocked(plan.cost() - plan.forward_cost(),
+           [&] { kept.halves.backward(layers, data_of<const T>(dy), parameters, wants_dx ? data_of<T>(dx) : nullptr); });
+  if (!parameters) return dx;
+  for (const auto& [dict, key, array] : call.entries) dict[key] = array;
+  write_embedding(layers_, call, layers, plan);
+  return dx;
 }
 
 // One of a network's readers, as long as a prediction takes; a new one where all others are lent.

@@ -18,18 +18,34 @@ class CompiledNetwork {
                    double scale, py::handle rates, double seconds, py::handle losses);
   // One step on all rows.
   py::object step(py::handle trainer, py::handle x, py::handle t, py::handle weight);
+  // A pass at a time; NotImplemented where Python has to do it. Forward in training keeps what backward needs, known by `pass`,
+  // an object that each layer remembers until it is passed otherwise.
+  py::object forward(py::handle x, py::handle pass);
+  // Given the gradient of the outputs; returns that of the input, if it is wanted, and fills those of the parameters, if they
+  // are.
+  py::object backward(py::handle dout, bool parameters, bool input);
   // The outputs for rows x times scale, as without training, or None.
   py::object infer(py::handle x, double scale);
 
   // For the garbage collector: layers may lead back to their network.
   int traverse(visitproc visit, void* arg) const;
-  void clear() { layers_.clear(); }
+  void clear() {
+    layers_.clear();
+    pass_ = pass_x_ = py::object();
+  }
 
  private:
   template <class T>
   struct Training {
     network::Runner<T> runner;
+    network::Halves<T> halves;  // of steps whose loss is Python's
     std::vector<Layer<T>> layers;
+  };
+  // What a forward by itself has left.
+  template <class T>
+  struct Kept {
+    network::Halves<T> halves;
+    std::vector<Layer<T>> forward, backward;  // the layers as they were then, and are now
   };
   template <class T>
   struct Inference {
@@ -49,6 +65,13 @@ class CompiledNetwork {
   py::object train_as(Training<T>& typed, const Request& request);
   py::object train(const Request& request);
   template <class T>
+  void run_by_python(Training<T>& typed, const Request& request, const network::Data& data, const network::Steps& steps,
+                     const network::Rule& rule, network::Done& done);
+  template <class T>
+  py::object forward_as(Kept<T>& kept, py::handle x, py::handle pass);
+  template <class T>
+  py::object backward_as(Kept<T>& kept, py::handle dout, bool parameters, bool input);
+  template <class T>
   py::object infer_as(Call& call, Inference<T>& typed, py::handle x, double scale);
 
   Index affine_bytes() const;
@@ -59,8 +82,13 @@ class CompiledNetwork {
   std::vector<LayerObject> layers_;
   Training<float> f32_;
   Training<double> f64_;
-  bool training_ = false;
-  Call call_;
+  bool training_ = false, passing_ = false;
+  Call call_, pass_call_;
+  Kept<float> kept_f32_;
+  Kept<double> kept_f64_;
+  py::object pass_, pass_x_;       // the last forward's, and the rows that it went through
+  std::vector<Index> pass_shape_;  // of x
+  bool pass_wide_ = false;         // whether it was in float64
   Order order_;
   std::vector<std::unique_ptr<Reader>> readers_;  // that nobody works with
 };

@@ -21,41 +21,61 @@ py::tuple shape_before(std::size_t i, py::handle x, Index rows, const std::vecto
 }  // namespace
 
 template <class T>
+void write_kept(const Call& call, const std::vector<Layer<T>>& layers, const network::Plan<T>& plan, std::size_t layer,
+                py::handle x, Index rows) {
+  const Index numbers = rows * layers[layer].out, bytes = (numbers + 7) / 8;
+  py::object kept = new_array(py::dtype::of<uint8_t>(), 1, &bytes);
+  std::copy_n(plan.kept(layer), bytes, data_of<uint8_t>(kept));
+  call.layers[layer].attributes[names().kept] = py::make_tuple(std::move(kept), shape_before(layer, x, rows, layers));
+}
+
+template <class T>
+void write_embedding(const std::vector<LayerObject>& objects, const Call& call, const std::vector<Layer<T>>& layers,
+                     const network::Plan<T>& plan) {
+  if (layers.front().kind != LayerKind::embedding) return;
+  const auto distinct = static_cast<Index>(plan.embedding_rows().size());
+  py::object indices = new_vector<int64_t>(distinct), values = new_matrix<T>(distinct, layers.front().dim);
+  std::copy_n(plan.embedding_rows().data(), distinct, data_of<int64_t>(indices));
+  std::copy_n(plan.embedding_values(), size_of(values), data_of<T>(values));
+  const Call::Found& found = call.layers.front();
+  const py::object sparse = py::module_::import("fastnn.sparse").attr("RowSparse");
+  found.grads[objects.front().names[0]] = sparse.attr("trusted")(indices, values, shape_tuple(found.parameters[0]));
+}
+
+void write_counters(const Call& call, const network::Rule& rule, Index updates) {
+  call.trainer[names().steps] = py::int_(rule.step + static_cast<uint64_t>(updates));
+  call.optimizer[names().step] = py::int_(rule.update.step - 1 + updates);
+}
+
+template <class T>
 void write_back(const std::vector<LayerObject>& objects, const Call& call, const std::vector<Layer<T>>& layers,
                 const network::Plan<T>& plan, py::handle x, const network::Rule& rule, Index updates, Index rows) {
   const Names& name = names();
   for (const auto& [dict, key, array] : call.entries) dict[key] = array;
-  const auto count = static_cast<uint64_t>(updates);
-  call.trainer[name.steps] = py::int_(rule.step + count);
-  call.optimizer[name.step] = py::int_(rule.update.step - 1 + updates);
+  write_counters(call, rule, updates);
+  write_embedding(objects, call, layers, plan);
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const Call::Found& found = call.layers[i];
     const Layer<T>& layer = layers[i];
     if (layer.kind == LayerKind::dropout) {
       found.attributes[name.seed] = py::int_(layer.seed);
       found.attributes[name.stream] = py::int_(i);
-      found.attributes[name.step] = py::int_(rule.step + count);
-      const Index numbers = rows * layer.out, bytes = (numbers + 7) / 8;
-      py::object kept = new_array(py::dtype::of<uint8_t>(), 1, &bytes);
-      std::copy_n(plan.kept(i), bytes, data_of<uint8_t>(kept));
-      found.attributes[name.kept] = py::make_tuple(std::move(kept), shape_before(i, x, rows, layers));
-    } else if (layer.kind == LayerKind::embedding) {
-      const auto distinct = static_cast<Index>(plan.embedding_rows().size());
-      py::object indices = new_vector<int64_t>(distinct), values = new_matrix<T>(distinct, layer.dim);
-      std::copy_n(plan.embedding_rows().data(), distinct, data_of<int64_t>(indices));
-      std::copy_n(plan.embedding_values(), size_of(values), data_of<T>(values));
-      const py::object sparse = py::module_::import("fastnn.sparse").attr("RowSparse");
-      found.grads[objects[i].names[0]] = sparse.attr("trusted")(indices, values, shape_tuple(found.parameters[0]));
-    } else if (has_parameters(layer.kind) && !call.keep) {
+      found.attributes[name.step] = py::int_(rule.step + static_cast<uint64_t>(updates));
+      write_kept(call, layers, plan, i, x, rows);
+    } else if (layer.kind != LayerKind::embedding && has_parameters(layer.kind) && !call.keep) {
       PyDict_Clear(found.grads.ptr());
     }
   }
+  if (call.own_loss) return;
   py::object y = new_matrix<T>(rows, plan.outputs());
   std::copy_n(plan.predictions(), rows * plan.outputs(), data_of<T>(y));
   call.loss[name.y] = y;
 }
 
 #define FASTNN_INSTANTIATE(T)                                                                                                   \
+  template void write_kept(const Call&, const std::vector<Layer<T>>&, const network::Plan<T>&, std::size_t, py::handle, Index); \
+  template void write_embedding(const std::vector<LayerObject>&, const Call&, const std::vector<Layer<T>>&,                     \
+                                const network::Plan<T>&);                                                                       \
   template void write_back(const std::vector<LayerObject>&, const Call&, const std::vector<Layer<T>>&, const network::Plan<T>&, \
                            py::handle, const network::Rule&, Index, Index);
 FASTNN_INSTANTIATE(float)

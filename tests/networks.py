@@ -1,0 +1,56 @@
+"""Networks of every kind that a plan knows, natively or of the reference."""
+
+ACTIVATIONS = ["ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU"]
+
+
+def affine(m, n_in, n_out, dtype, rng=1):
+    return m.Affine.create(n_in, n_out, rng=rng, dtype=dtype)
+
+
+def activations_in_a_row(m, dtype):
+    layers = [m.Tanh(), m.GELU(), m.ReLU(), m.Sigmoid(), m.SiLU(), m.Dropout(0.1), m.LeakyReLU(0.2), m.ReLU()]
+    return [affine(m, 12, 24, dtype), *layers, m.Dropout(0.1), m.Dropout(0.1), affine(m, 24, 5, dtype, 2)]
+
+
+# Networks of 12 numbers, or 3 indices, in and 5 out.
+NETS = {
+    "plain": lambda m, d: [affine(m, 12, 24, d), m.ReLU(), affine(m, 24, 5, d, 2)],
+    "one layer": lambda m, d: [affine(m, 12, 5, d)],
+    "norm": lambda m, d: [
+        affine(m, 12, 24, d),
+        m.BatchNorm.create(24, dtype=d),
+        m.ReLU(),
+        affine(m, 24, 5, d),
+    ],
+    "norm last": lambda m, d: [affine(m, 12, 5, d), m.BatchNorm.create(5, dtype=d)],
+    "dropout": lambda m, d: [affine(m, 12, 24, d), m.ReLU(), m.Dropout(0.3), affine(m, 24, 5, d, 2)],
+    "classic dropout": lambda m, d: [
+        affine(m, 12, 24, d),
+        m.Tanh(),
+        m.Dropout(0.3, inverted=False, seed=3),
+        affine(m, 24, 5, d, 2),
+    ],
+    "embedding": lambda m, d: [m.Embedding.create(30, 4, rng=3, init=0.5, dtype=d), affine(m, 12, 5, d)],
+    "embedding, norm": lambda m, d: [
+        m.Embedding.create(30, 4, rng=3, init=0.5, dtype=d),
+        m.BatchNorm.create(12, dtype=d),
+        m.Dropout(0.2),
+        m.GELU(),
+        affine(m, 12, 5, d),
+    ],
+    "input dropout": lambda m, d: [m.Dropout(0.2), affine(m, 12, 24, d), m.ReLU(), affine(m, 24, 5, d, 2)],
+    "input norm": lambda m, d: [m.BatchNorm.create(12, dtype=d), m.ReLU(), affine(m, 12, 5, d)],
+    "input activation": lambda m, d: [m.SiLU(), affine(m, 12, 5, d), m.LeakyReLU(0.1)],
+    "activation after activation": activations_in_a_row,
+    "norm after norm": lambda m, d: [
+        affine(m, 12, 24, d),
+        m.Sigmoid(),
+        m.BatchNorm.create(24, momentum=0.5, dtype=d),
+        m.BatchNorm.create(24, eps=1e-3, dtype=d),
+        affine(m, 24, 5, d, 2),
+    ],
+    **{
+        name: lambda m, d, name=name: [affine(m, 12, 24, d), getattr(m, name)(), affine(m, 24, 5, d, 2)]
+        for name in ACTIVATIONS
+    },
+}
