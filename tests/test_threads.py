@@ -1,5 +1,6 @@
 """Threads: limits, side-by-side training, one object in two hands, fork, and the caller's subnormals."""
 
+import copy
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -502,3 +503,70 @@ def test_one_threads_object_in_two_threads():
     for worker in workers:
         worker.join()
     assert sorted(seen) == sorted([1, 1, True, True])
+
+
+def shared_by(part, first):
+    """Two trainers that have one part in common."""
+    layer, optimizer, loss = fastnn.Affine.create(3, 4, rng=0), fastnn.Adam(), fastnn.MeanSquaredError()
+
+    def made():
+        return fastnn.Trainer(
+            fastnn.Sequential(
+                [
+                    layer if part == "layer" else fastnn.Affine.create(3, 4, rng=0),
+                    *([first.pop()] if first else []),
+                    fastnn.Tanh(),
+                    fastnn.Affine.create(4, 2, rng=1),
+                ]
+            ),
+            loss if part == "loss" else fastnn.MeanSquaredError(),
+            optimizer if part == "optimizer" else fastnn.Adam(),
+        )
+
+    return made(), made()
+
+
+@pytest.mark.parametrize("part", ["layer", "optimizer", "loss"])
+@pytest.mark.parametrize("of_ones_own", [False, True], ids=["native", "by layers"])
+def test_a_part_of_two_trainers_is_refused_while_one_of_them_fits(part, of_ones_own):
+    """One layer, optimizer or loss in two trainings at once would give other results from run to run."""
+    x, t = np.random.default_rng(0).normal(size=(40, 3)), np.ones((40, 2))
+
+    class Same:
+        def forward(self, x, train=True):
+            return x
+
+        def backward(self, dout):
+            return dout
+
+    one, other = shared_by(part, [Same()] if of_ones_own else [])
+    alone = copy.deepcopy(one)
+    refused = []
+
+    def meanwhile(trainer, history):
+        def meddle():
+            for call in (lambda: other.fit(x, t, 1, 8), lambda: other._step_by_layers(x, t)):
+                try:
+                    call()
+                except RuntimeError as error:
+                    refused.append("in use by another thread" in str(error))
+            if part != "loss":  # of which a native step needs nothing but its class
+                with pytest.raises(RuntimeError, match="in use by another thread"):
+                    other.step(x, t)
+
+        thread = threading.Thread(target=meddle)
+        thread.start()
+        thread.join()
+
+    history = one.fit(x, t, 3, 8, callbacks=[meanwhile])
+    assert refused == [True] * 6
+    assert_same_bits({"loss": history.loss}, {"loss": alone.fit(x, t, 3, 8).loss})
+    other.fit(x, t, 1, 8)  # free again
+
+
+def test_layers_in_two_networks_may_be_read_by_many():
+    layer = fastnn.Affine.create(3, 4, rng=0)
+    one, other = fastnn.Sequential([layer, fastnn.Tanh()]), fastnn.Sequential([layer, fastnn.ReLU()])
+    x = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: (one if i % 2 else other).predict(x), range(400)))

@@ -160,6 +160,11 @@ class Dropout(reference.Dropout):
 
 @documented
 class Embedding(reference.Embedding):
+    @reference.of_arrays
+    def __init__(self, W: Any) -> None:
+        super().__init__(W)
+        self._in_use = _core.InUse()
+
     def forward(self, x: Any, train: bool = True) -> Array:
         y, self._saved = _core.embedding_forward(x, self.params["W"])
         return y

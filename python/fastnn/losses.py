@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import _checks, _core
+from ._sharing import InUse
 from .layers import documented
 from .reference import losses as reference
 
@@ -15,7 +16,7 @@ __all__ = ["MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy"]
 
 
 @documented
-class SoftmaxCrossEntropy(reference.SoftmaxCrossEntropy):
+class SoftmaxCrossEntropy(InUse, reference.SoftmaxCrossEntropy):
     _kind = 0
 
     def forward(self, x: Any, t: Any, sample_weight: Any = None) -> float:
@@ -30,7 +31,7 @@ class SoftmaxCrossEntropy(reference.SoftmaxCrossEntropy):
         return _core.softmax_cross_entropy_backward(y, labels, weights, scale)
 
 
-class _Dense(reference.Loss):
+class _Dense(InUse, reference.Loss):
     """A loss whose gradient is a weighted difference of predictions and targets of the same shape."""
 
     _sigmoid: bool

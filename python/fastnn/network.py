@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property, wraps
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from . import _checks, _core, layers
+from ._sharing import exclusive, locks_of, shared
 from .reference import network as reference
 from .reference.layers import Pass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ._checks import Array
 
-__all__ = ["Sequential", "exclusive", "mlp", "shared"]
+__all__ = ["Sequential", "mlp"]
 
 # Kind of layer, kind of activation, and the names of its parameters, as the native plan knows them.
 PLANNED: dict[type, tuple[int, int, tuple[str, ...]]] = {
@@ -33,36 +34,6 @@ for layer, (kind, activation, names) in PLANNED.items():
     _core.register_class("layer", layer, kind, activation, names)
 
 UNSCALED = 1.0  # which need not be checked
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def shared(method: Callable[P, R]) -> Callable[P, R]:
-    """Return a method that only reads its object: other threads may read it meanwhile."""
-
-    @wraps(method)
-    def among_others(*args: P.args, **options: P.kwargs) -> R:
-        lock = args[0]._in_use  # type: ignore[attr-defined]
-        lock.enter_reading()
-        try:
-            return method(*args, **options)
-        finally:
-            lock.leave_reading()
-
-    return among_others
-
-
-def exclusive(method: Callable[P, R]) -> Callable[P, R]:
-    """Return a method during which its object is refused to other threads."""
-
-    @wraps(method)
-    def alone(*args: P.args, **options: P.kwargs) -> R:
-        with args[0]._in_use:  # type: ignore[attr-defined]
-            return method(*args, **options)
-
-    return alone
-
 
 @layers.documented
 class Sequential(reference.Sequential):
@@ -81,6 +52,12 @@ class Sequential(reference.Sequential):
         ):  # which a change of `layers` or of a method may belie
             self.__dict__.pop(known, None)
         super().__setattr__(name, value)
+
+    @property
+    def _locks(self) -> list[_core.InUse]:
+        return [self._in_use, *locks_of(self.layers)]
+
+    _read_locks = _locks
 
     @cached_property
     def _compiled(self) -> _core.CompiledNetwork | None:

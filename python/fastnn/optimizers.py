@@ -5,10 +5,10 @@ Unlike the reference's, a gradient may be of another real dtype or of any stride
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _core
+from ._sharing import InUse
 from .layers import documented
 from .reference import optimizers as reference
 
@@ -18,19 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["CLASSES", "SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "RMSProp", "from_config"]
 
 
-class _Native(reference.Optimizer):
+class _Native(InUse, reference.Optimizer):
     """The update by rule `_kind` of the native table, with the options named in `_betas`, and eps."""
 
     eps: float  # of those that have it among their options
     _kind: ClassVar[int]
     _betas: ClassVar[tuple[str, ...]] = ()
-
-    @cached_property
-    def _in_use(self) -> _core.InUse:
-        return _core.InUse()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_in_use"}
 
     def update(self, params: dict[str, Any], grads: dict[str, Any]) -> None:
         beta1, beta2 = (*(getattr(self, name) for name in self._betas), 0.0, 0.0)[:2]

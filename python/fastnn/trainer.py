@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from . import _checks, _core, losses, optimizers
+from ._sharing import exclusive, locks_of, shared
 from .layers import documented
-from .network import Sequential, exclusive, shared
+from .network import Sequential
 from .reference import trainer as reference
 from .reference.losses import FunctionLoss
 from .reference.trainer import History
@@ -46,10 +47,13 @@ class Trainer(reference.Trainer):
         self._alone = _core.InUse()
 
     @property
-    def _in_use(self) -> _core.InUse:
-        """What says that it is in use: its network's, on which it works all along."""
-        lock: _core.InUse = getattr(self.net, "_in_use", self._alone)
-        return lock
+    def _locks(self) -> list[_core.InUse]:
+        return [*self._read_locks, *locks_of((self.loss, self.optimizer))]
+
+    @property
+    def _read_locks(self) -> list[_core.InUse]:
+        locks: list[_core.InUse] = getattr(self.net, "_locks", [self._alone])
+        return locks
 
     def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
         compiled = getattr(self.net, "_compiled", None)

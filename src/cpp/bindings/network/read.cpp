@@ -5,12 +5,22 @@
 #include <limits>
 
 namespace fastnn::bindings {
+namespace {
+
+// The lock among an object's attributes, or null.
+InUse* lock_of(const py::dict& attributes, py::object& locked) {
+  locked = py::reinterpret_borrow<py::object>(find(attributes, names().in_use));
+  return locked && py::isinstance<InUse>(locked) ? locked.cast<InUse*>() : nullptr;
+}
+
+}  // namespace
 
 LayerObject::LayerObject(py::handle layer, std::size_t place)
     : object(py::reinterpret_borrow<py::object>(layer)),
       type(&class_of(Role::layer, Py_TYPE(layer.ptr()))),
       kind(static_cast<LayerKind>(type->kind)),
       parameters(static_cast<int>(type->names.size())) {
+  lock = lock_of(attributes_of(layer), locked);
   for (int i = 0; i < parameters; ++i) {
     names[i] = type->names[static_cast<std::size_t>(i)];
     entries[i] = interned((std::to_string(place) + "." + std::string(names[i])).c_str());
@@ -20,7 +30,8 @@ LayerObject::LayerObject(py::handle layer, std::size_t place)
 void Call::clear() {
   train = keep = alone = own_loss = false;
   for (Found& layer : layers) layer = Found{};
-  trainer = optimizer = loss = py::object();
+  trainer = optimizer = loss = locked = py::object();
+  lock = nullptr;
   state_count = 0;
   for (py::object& state : states) state = py::object();
   x = {};
@@ -228,6 +239,12 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
   const auto held = py::reinterpret_borrow<py::object>(optimizer);  // whatever its schedule does to the trainer
   call.optimizer = attributes_of(optimizer);
   if (replaces(call.optimizer, name.update, name.rate)) throw Unsupported{};
+  call.lock = lock_of(call.optimizer, call.locked);
+  if (!call.lock) {  // it is made when it is first asked for
+    const py::object made = held.attr(name.in_use);
+    call.lock = lock_of(call.optimizer, call.locked);
+    if (!call.lock) throw Unsupported{};
+  }
   ops::UpdateRule rule{};
   rule.kind = static_cast<Optimizer>(type.kind);
   const py::handle lr = entry_of(call.optimizer, name.lr);

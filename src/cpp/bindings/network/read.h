@@ -2,6 +2,7 @@
 // The first room of a network's door: what the Python objects say, read anew for each call. Only exact native classes that are as
 // they were at import get through, with what stands in their own dicts, and arrays by what they are themselves; for the rest
 // Unsupported is thrown, and Python does it.
+#include "bindings/in_use.h"
 #include "bindings/labels.h"
 #include "bindings/network/classes.h"
 #include "network/run.h"
@@ -16,6 +17,8 @@ struct LayerObject {
   LayerObject(py::handle layer, std::size_t place);
 
   py::object object;
+  InUse* lock;  // the layer's, kept alive by `locked`; or null
+  py::object locked;
   const NativeClass* type;
   LayerKind kind;
   py::str names[2];    // of params and grads: weight and bias, gamma and beta, or the table alone
@@ -41,6 +44,8 @@ struct Call {
   bool own_loss = false;  // the trainer's is none of ours: Python computes it
   std::vector<Found> layers;
   py::object trainer, optimizer, loss;  // their attributes
+  InUse* lock = nullptr;                // the optimizer's, kept alive by `locked`
+  py::object locked;
   int state_count = 0;
   py::object states[2];
   uint64_t seed = 0;   // the trainer's

@@ -60,6 +60,34 @@ py::object output_gradient(py::handle dout, Index rows, Index outputs) {
   return contiguous(real);
 }
 
+// Holds the locks of all layers, to write or only to read.
+template <void (InUse::*enter)(), void (InUse::*leave)() noexcept>
+class HoldLayers {
+ public:
+  explicit HoldLayers(const std::vector<LayerObject>& layers) : layers_(layers) {
+    try {
+      for (; held_ < layers.size(); ++held_)
+        if (layers[held_].lock) (layers[held_].lock->*enter)();
+    } catch (...) {
+      release();
+      throw;
+    }
+  }
+  ~HoldLayers() { release(); }
+  HoldLayers(const HoldLayers&) = delete;
+  HoldLayers& operator=(const HoldLayers&) = delete;
+
+ private:
+  void release() noexcept {
+    while (held_-- > 0)
+      if (layers_[held_].lock) (layers_[held_].lock->*leave)();
+  }
+  const std::vector<LayerObject>& layers_;
+  std::size_t held_ = 0;
+};
+using WriteLayers = HoldLayers<&InUse::enter, &InUse::leave>;
+using ReadLayers = HoldLayers<&InUse::enter_reading, &InUse::leave_reading>;
+
 // A trainer's loss that is Python's.
 template <class T>
 class PythonLoss {
@@ -142,6 +170,7 @@ py::object CompiledNetwork::step(py::handle trainer, py::handle x, py::handle t,
 // middle of one.
 py::object CompiledNetwork::train(const Request& request) {
   const Hold hold(lock_);
+  const WriteLayers hold_layers(layers_);
   if (training_ || !type_.attributes.holds_for(type_.type)) return py::none();
   const Busy busy(training_);
   const Calling calling(call_);
@@ -165,6 +194,7 @@ template <class T>
 py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request) {
   const bool single = request.rows == 0;
   network::Rule rule = read_rule(call_, request.trainer, !single, !request.rates.is_none());
+  const Hold hold_optimizer(*call_.lock);
   const bool clip = std::isfinite(rule.clip_norm);
 
   network::Data data{};
@@ -292,6 +322,7 @@ void CompiledNetwork::run_by_python(Training<T>& typed, const Request& request, 
 
 py::object CompiledNetwork::forward(py::handle x, py::handle pass) {
   const Hold hold(lock_);
+  const WriteLayers hold_layers(layers_);
   if (training_ || passing_ || !type_.attributes.holds_for(type_.type)) return not_implemented();
   const Busy busy(passing_);
   const Calling calling(pass_call_);
@@ -339,6 +370,7 @@ py::object CompiledNetwork::forward_as(Kept<T>& kept, py::handle x, py::handle p
 
 py::object CompiledNetwork::backward(py::handle dout, bool parameters, bool input) {
   const Hold hold(lock_);
+  const WriteLayers hold_layers(layers_);
   if (training_ || passing_ || !pass_ || !type_.attributes.holds_for(type_.type)) return not_implemented();
   const Busy busy(passing_);
   const Calling calling(pass_call_);
@@ -407,6 +439,7 @@ class CompiledNetwork::Lent {
 
 py::object CompiledNetwork::infer(py::handle x, double scale) {
   const HoldReading hold(lock_);
+  const ReadLayers hold_layers(layers_);
   if (!type_.attributes.holds_for(type_.type)) return py::none();
   const Lent lent(readers_);
   Reader& reader = *lent;

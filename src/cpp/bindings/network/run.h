@@ -2,7 +2,6 @@
 // The second room: what was read runs, without the GIL where it takes long.
 #include <memory>
 
-#include "bindings/in_use.h"
 #include "bindings/network/read.h"
 
 namespace fastnn::bindings {
