@@ -1,6 +1,6 @@
 """Networks of every kind that a plan knows, natively or of the reference."""
 
-ACTIVATIONS = ["ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU"]
+ACTIVATIONS = ["ReLU", "LeakyReLU", "Sigmoid", "Tanh", "SELU", "GELU", "SiLU", "Softplus", "Mish"]
 
 
 def affine(m, n_in, n_out, dtype, rng=1):
@@ -53,4 +53,5 @@ NETS = {
         name: lambda m, d, name=name: [affine(m, 12, 24, d), getattr(m, name)(), affine(m, 24, 5, d, 2)]
         for name in ACTIVATIONS
     },
+    "GELU by tanh": lambda m, d: [affine(m, 12, 24, d), m.GELU(approximate="tanh"), affine(m, 24, 5, d, 2)],
 }

@@ -16,6 +16,7 @@ import fastnn
 from fastnn import RowSparse, optimizers, schedules
 from layouts import unaligned
 from native import run_python
+from networks import ACTIVATIONS
 from tolerances import assert_same_bits
 
 F4, F8 = np.float32, np.float64
@@ -1092,7 +1093,7 @@ FRESH = {
     "BatchNorm": lambda: fastnn.BatchNorm.create(4),
     "Dropout": lambda: fastnn.Dropout(seed=1),
     "Embedding": lambda: fastnn.Embedding.create(4, 3, rng=0),
-    **{kind: getattr(fastnn, kind) for kind in ("ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU")},
+    **{kind: getattr(fastnn, kind) for kind in ACTIVATIONS},
 }
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import fastnn
+from networks import ACTIVATIONS
 
 F32 = np.float32
 TINY = float(np.finfo(F32).tiny)
@@ -155,7 +156,73 @@ def test_exp_is_zero_where_it_is_no_normal_number(isa, dtype):
 
 
 def test_nan_in_nan_out(isa, dtype):
-    for kind in ("ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU"):
-        layer = getattr(fastnn, kind)()
+    for layer in (*(getattr(fastnn, kind)() for kind in ACTIVATIONS), fastnn.GELU(approximate="tanh")):
         for n in (1, 16, 33):
-            assert np.isnan(layer.forward(np.full(n, np.nan, dtype))).all(), kind
+            assert np.isnan(layer.forward(np.full(n, np.nan, dtype))).all(), layer
+
+
+def selu(x):
+    scale, alpha = 1.0507009873554804934, 1.6732632423543772848
+    return np.where(x > 0, scale * x, scale * alpha * np.expm1(np.minimum(x, 0)))
+
+
+def softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def mish(x):
+    e = np.exp(np.minimum(x, 40))
+    n = e * (e + 2)
+    return x * (n / (n + 2))
+
+
+def gelu_tanh(x):
+    u = 2 * np.sqrt(2 / np.longdouble(np.pi)).astype(x.dtype) * (x + x.dtype.type(0.044715) * x**3)
+    return x / (1 + np.exp(-u))
+
+
+@pytest.mark.parametrize(
+    ("layer", "formula", "bound"),
+    [
+        (fastnn.SELU(), selu, 4),  # expm1: sum of two rounded terms of one sign, and a product
+        (fastnn.Softplus(), softplus, 4),
+        (fastnn.Mish(), mish, 8),  # exp twice over, four roundings more
+    ],
+    ids=["SELU", "Softplus", "Mish"],
+)
+def test_other_activations(isa, dtype, layer, formula, bound):
+    x = floats(dtype.type)
+    low, high = math.log(float(np.finfo(dtype).tiny)) / 2, np.finfo(dtype).max / 2
+    kept = x[(x > low) & (x < high)]
+    with np.errstate(over="ignore"):
+        assert ulps(layer.forward(kept), formula(wide(kept))) <= bound
+        below = x[x <= low]
+        np.testing.assert_allclose(layer.forward(below), formula(wide(below)), atol=1e-15, rtol=1e-6)
+
+
+def test_the_approximate_gelu(isa, dtype):
+    """An error of v in exp(v) counts |v| times."""
+    x = floats(dtype.type, -12, 12)
+    x = x[np.abs(x) < 12]
+    y, expected = fastnn.GELU(approximate="tanh").forward(x), gelu_tanh(wide(x))
+    v = np.abs(1.6 * x * (1 + 0.045 * x * x)).astype(np.float64)
+    info = np.finfo(dtype)
+    assert (np.abs(y - expected) <= (4 + 2 * v) * info.eps * np.abs(expected) + 100 * info.tiny).all()
+    np.testing.assert_allclose(y, fastnn.GELU().forward(x), atol=5e-4)
+    far = dtype.type(1e30)
+    np.testing.assert_array_equal(fastnn.GELU(approximate="tanh").forward(np.array([far, -far])), [far, 0])
+
+
+@pytest.mark.parametrize("kind", ["SELU", "Softplus", "Mish", "GELU"])
+def test_slopes_are_those_of_the_reference(isa, dtype, kind):
+    options = {"approximate": "tanh"} if kind == "GELU" else {}
+    layer, oracle = getattr(fastnn, kind)(**options), getattr(fastnn.reference, kind)(**options)
+    x = floats(dtype.type, -40, 40)
+    with np.errstate(over="ignore", under="ignore"):
+        layer.forward(x)
+        oracle.forward(wide(x).astype(np.float64))
+        expected = oracle.backward(np.ones(x.shape))
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(layer.backward(np.ones_like(x)), expected, rtol=8 * eps, atol=16 * eps)
+    limits = np.array([-np.inf, np.inf], dtype)
+    layer.forward(limits)

@@ -13,7 +13,21 @@ from typing import Any as _Any
 
 from . import _load as _load  # comes first
 from . import callbacks, data, init, reference, schedules, search
-from .layers import GELU, Affine, BatchNorm, Dropout, Embedding, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
+from .layers import (
+    GELU,
+    SELU,
+    Affine,
+    BatchNorm,
+    Dropout,
+    Embedding,
+    LeakyReLU,
+    Mish,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from .losses import MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from .network import Sequential, mlp
 from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
@@ -26,6 +40,7 @@ _LAZY = ("demo", "estimators", "experiments")  # which need more than NumPy
 
 __all__ = [
     "GELU",
+    "SELU",
     "SGD",
     "AdaGrad",
     "Adam",
@@ -37,6 +52,7 @@ __all__ = [
     "History",
     "LeakyReLU",
     "MeanSquaredError",
+    "Mish",
     "Momentum",
     "Nesterov",
     "RMSProp",
@@ -47,6 +63,7 @@ __all__ = [
     "Sigmoid",
     "SigmoidCrossEntropy",
     "SoftmaxCrossEntropy",
+    "Softplus",
     "Tanh",
     "Trainer",
     "__version__",

@@ -98,6 +98,9 @@ def batchnorm_backward(
     dgamma: Array,
     dbeta: Array,
 ) -> Array: ...
+
+ACTIVATIONS: dict[str, int]
+
 def activation_forward(kind: int, x: Array, alpha: float) -> Array: ...
 def activation_backward(kind: int, saved: Array, dout: Array, alpha: float) -> Array: ...
 def dropout_forward(

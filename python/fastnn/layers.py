@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GELU",
+    "SELU",
     "Affine",
     "BatchNorm",
     "Dropout",
     "Embedding",
     "LeakyReLU",
+    "Mish",
     "ReLU",
     "SiLU",
     "Sigmoid",
+    "Softplus",
     "Tanh",
 ]
 
@@ -179,9 +182,13 @@ class Embedding(reference.Embedding):
 class _Activation(reference.Layer):
     """Passes of an element-wise function; `_saved` is its output or, `_from_input`, its input."""
 
-    _kind: int
+    _function: str  # as the native table names it
     _from_input = False
     alpha = 0.0
+
+    @property
+    def _kind(self) -> int:
+        return _core.ACTIVATIONS[self._function]
 
     def forward(self, x: Any, train: bool = True) -> Array:
         x = _core.as_real("x", x, None)
@@ -196,31 +203,57 @@ class _Activation(reference.Layer):
 
 @documented
 class ReLU(_Activation, reference.ReLU):
-    _kind = 0
+    _function = "relu"
 
 
 @documented
 class LeakyReLU(_Activation, reference.LeakyReLU):
-    _kind = 1
+    _function = "leaky_relu"
 
 
 @documented
 class Sigmoid(_Activation, reference.Sigmoid):
-    _kind = 2
+    _function = "sigmoid"
 
 
 @documented
 class Tanh(_Activation, reference.Tanh):
-    _kind = 3
+    _function = "tanh"
+
+
+@documented
+class SELU(_Activation, reference.SELU):
+    _function = "selu"
 
 
 @documented
 class GELU(_Activation, reference.GELU):
-    _kind = 4
+    _function = "gelu"
     _from_input = True
+
+    @property
+    def _kind(self) -> int:
+        return _core.ACTIVATIONS["gelu_tanh" if self.approximate == "tanh" else "gelu"]
 
 
 @documented
 class SiLU(_Activation, reference.SiLU):
-    _kind = 5
+    _function = "silu"
     _from_input = True
+
+
+@documented
+class Softplus(_Activation, reference.Softplus):
+    _function = "softplus"
+    _from_input = True
+
+
+@documented
+class Mish(_Activation, reference.Mish):
+    _function = "mish"
+    _from_input = True
+
+
+ACTIVATIONS: dict[type[Any], str] = {
+    c: c._function for c in (ReLU, LeakyReLU, Sigmoid, Tanh, SELU, GELU, SiLU, Softplus, Mish)
+}

@@ -25,15 +25,13 @@ PLANNED: dict[type, tuple[int, int, tuple[str, ...]]] = {
     layers.BatchNorm: (1, 0, ("gamma", "beta")),
     layers.Dropout: (3, 0, ()),
     layers.Embedding: (4, 0, ("W",)),
-    **{
-        c: (2, c._kind, ())
-        for c in (layers.ReLU, layers.LeakyReLU, layers.Sigmoid, layers.Tanh, layers.GELU, layers.SiLU)
-    },
+    **{c: (2, _core.ACTIVATIONS[function], ()) for c, function in layers.ACTIVATIONS.items()},
 }
 for layer, (kind, activation, names) in PLANNED.items():
     _core.register_class("layer", layer, kind, activation, names)
 
 UNSCALED = 1.0  # which need not be checked
+
 
 @layers.documented
 class Sequential(reference.Sequential):

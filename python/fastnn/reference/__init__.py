@@ -38,14 +38,17 @@ from ..sparse import RowSparse
 from .history import History
 from .layers import (
     GELU,
+    SELU,
     Affine,
     BatchNorm,
     Dropout,
     Embedding,
     LeakyReLU,
+    Mish,
     ReLU,
     Sigmoid,
     SiLU,
+    Softplus,
     Tanh,
 )
 from .losses import MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
@@ -56,6 +59,7 @@ from .trainer import Trainer
 
 __all__ = [
     "GELU",
+    "SELU",
     "SGD",
     "AdaGrad",
     "Adam",
@@ -67,6 +71,7 @@ __all__ = [
     "History",
     "LeakyReLU",
     "MeanSquaredError",
+    "Mish",
     "Momentum",
     "Nesterov",
     "RMSProp",
@@ -77,6 +82,7 @@ __all__ = [
     "Sigmoid",
     "SigmoidCrossEntropy",
     "SoftmaxCrossEntropy",
+    "Softplus",
     "Tanh",
     "Trainer",
     "callbacks",

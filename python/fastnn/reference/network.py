@@ -40,8 +40,11 @@ ACTIVATIONS = {
     "leaky_relu": "LeakyReLU",
     "sigmoid": "Sigmoid",
     "tanh": "Tanh",
+    "selu": "SELU",
     "gelu": "GELU",
     "silu": "SiLU",
+    "softplus": "Softplus",
+    "mish": "Mish",
 }
 PREDICT_ROWS = 1024
 REPLACED = "parameters must be the arrays of the last forward: some were replaced; call forward again"
@@ -489,7 +492,8 @@ def mlp(
     sizes : sequence of int >= 1
         Features in, hidden sizes, outputs: [784, 512, 10].
     activation : str or class
-        "relu", "leaky_relu", "sigmoid", "tanh", "gelu" or "silu"; or a layer's class, made without arguments.
+        "relu", "leaky_relu", "sigmoid", "tanh", "selu", "gelu", "silu", "softplus" or "mish"; or a layer's
+        class, made without arguments.
     batch_norm : bool
         Whether a BatchNorm stands before each activation.
     dropout : float in [0, 1)

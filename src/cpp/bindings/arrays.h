@@ -173,6 +173,14 @@ auto unlocked(double nanoseconds, F&& f) {
   return f();
 }
 
+// {"name": its place in a table of names}
+template <std::size_t N>
+py::dict numbered(const char* const (&names)[N]) {
+  py::dict d;
+  for (std::size_t i = 0; i < N; ++i) d[names[i]] = i;
+  return d;
+}
+
 // One file per subject.
 void bind_runtime(py::module_& m);
 void bind_affine(py::module_& m);

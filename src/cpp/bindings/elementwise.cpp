@@ -100,6 +100,7 @@ void scale_in_place(py::handle x, double factor) {
 }  // namespace
 
 void bind_elementwise(py::module_& m) {
+  m.attr("ACTIVATIONS") = numbered(kActivationNames);
   m.def("activation_forward", [](int kind, py::handle x, double alpha) {
     return by_dtype("x", x, [&](auto type) { return activation_forward<decltype(type)>(kind, x, alpha); });
   });

@@ -45,4 +45,9 @@ uint64_t unsigned_number(py::handle value) {
   return n;
 }
 
+bool is_text(py::handle value, const char* text) {
+  if (!PyUnicode_CheckExact(value.ptr())) throw Unsupported{};
+  return PyUnicode_CompareWithASCIIString(value.ptr(), text) == 0;
+}
+
 }  // namespace fastnn::bindings

@@ -31,6 +31,7 @@ py::dict attributes_of(py::handle object);
 double number(py::handle dict, py::handle name);
 bool truth(py::handle dict, py::handle name);
 uint64_t unsigned_number(py::handle value);
+bool is_text(py::handle value, const char* text);  // of what is a str
 
 py::str interned(const char* name);
 
@@ -48,7 +49,7 @@ struct Names {
           check_finite = interned("_check_finite"), clip = interned("_clip"), inputs = interned("_inputs"),
           gather = interned("_gather"), saved = interned("_saved"), loss_and_gradient = interned("_loss_and_gradient"),
           criterion = interned("_criterion"), function = interned("function"), weighs = interned("_weighs"),
-          checked = interned("checked"), in_use = interned("_in_use");
+          checked = interned("checked"), in_use = interned("_in_use"), approximate = interned("approximate");
 };
 const Names& names();
 

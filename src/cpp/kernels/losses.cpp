@@ -37,7 +37,7 @@ FASTNN_INLINE void exponentials(const T* x, Index x_row, Index rows, Index cols,
     Vec<T> sum = set1(T(0));
     each_vector<T>(cols, [&](Index j, auto lanes) FASTNN_LAMBDA {
       if (far) __builtin_prefetch(x + (rows + i) * x_row + j, 0, 1);
-      const Vec<T> e = exp_of_negative(load(x + i * x_row + j, lanes) - shift);
+      const Vec<T> e = exp(load(x + i * x_row + j, lanes) - shift);
       sum = sum + only(e, lanes, T(0));
       store(y + i * cols + j, e, lanes);
     });
@@ -101,7 +101,7 @@ void narrow_softmax_gradient(const T* x, Index x_row, Index rows, Index cols, co
   for (Index j = 0; j < cols; ++j) top = max(top, load(column[j]));
   Vec<T> sum[L];
   for (Index j = 0; j < cols; ++j) {
-    sum[j] = exp_of_negative(load(column[j]) - top);
+    sum[j] = exp(load(column[j]) - top);
     store(column[j], sum[j]);
   }
   for (Index n = L / 2; n > 0; n /= 2)  // reduce_sum()'s order
@@ -166,7 +166,7 @@ template <class T>
 double sigmoid_loss(const T* x, const T* t, Index n, T* y) {
   const Vec<T> zero = set1(T(0)), one = set1(T(1));
   return sum_pieces<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
-    const Vec<T> v = load(x + i, lanes), e = exp_of_negative(zero - abs(v));
+    const Vec<T> v = load(x + i, lanes), e = exp(zero - abs(v));
     store(y + i, select(v < zero, e, one) / (one + e), lanes);
     return fma(zero - v, load(t + i, lanes), max(zero, v)) + log1p_unit(e);
   });

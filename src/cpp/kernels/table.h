@@ -39,8 +39,10 @@ struct DotRows {
   const T* bias;  // (columns,), or null
 };
 
-enum class Activation { relu, leaky_relu, sigmoid, tanh, gelu, silu };
-constexpr int kActivations = 6;
+enum class Activation { relu, leaky_relu, sigmoid, tanh, selu, gelu, gelu_tanh, silu, softplus, mish };
+constexpr const char* kActivationNames[] = {"relu", "leaky_relu", "sigmoid", "tanh",     "selu",
+                                            "gelu", "gelu_tanh",  "silu",    "softplus", "mish"};
+constexpr int kActivations = sizeof kActivationNames / sizeof *kActivationNames;
 
 template <class T>
 struct ActivationKernels {
@@ -48,8 +50,8 @@ struct ActivationKernels {
   void (*forward)(const T* x, T* y, Index n, T alpha, bool around);
   void (*backward)(const T* x, const T* y, const T* dy, T* dx, Index n, T alpha, bool around);  // x or y: activation_uses_output
 };
-// What backward reads: the output (ReLU by its sign, sigmoid, tanh) or the input.
-constexpr bool activation_uses_output(Activation a) { return a != Activation::gelu && a != Activation::silu; }
+// What backward reads: the output (ReLU by its sign, sigmoid, tanh, SELU) or the input.
+constexpr bool activation_uses_output(Activation a) { return a < Activation::gelu; }
 
 // Columns [0, cols) of a batch of rows; the rows of x are x_row apart.
 template <class T>

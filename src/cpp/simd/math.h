@@ -124,17 +124,17 @@ FASTNN_INLINE Vec<T> reduced_exp(Vec<T> r) {
   return fma(fma(polynomial(r, MathConstants<T>::expm1), r, set1(T(1))), r, set1(T(1)));
 }
 
-// exp(x) for x <= 0; zero below exp_low, NaN for NaN.
+// exp(x) for x <= 40; zero below exp_low, NaN for NaN.
 template <class T>
-FASTNN_INLINE Vec<T> exp_of_negative(Vec<T> x) {
+FASTNN_INLINE Vec<T> exp(Vec<T> x) {
   Vec<T> scale;
   const Vec<T> r = reduced(max(set1(MathConstants<T>::exp_zero), x), scale);
   return reduced_exp(r) * scale;
 }
 
-// expm1(x) for 0 <= x <= 40.
+// expm1(x) for -40 <= x <= 40.
 template <class T>
-FASTNN_INLINE Vec<T> expm1_positive(Vec<T> x) {
+FASTNN_INLINE Vec<T> expm1(Vec<T> x) {
   Vec<T> scale;
   const Vec<T> r = reduced(x, scale);
   return fma(fma(r * r, polynomial(r, MathConstants<T>::expm1), r), scale, scale - set1(T(1)));
@@ -143,7 +143,7 @@ FASTNN_INLINE Vec<T> expm1_positive(Vec<T> x) {
 // tanh(x) = t/(t + 2), t = expm1(2|x|), with the sign of x. Beyond |x| = 20 it is 1 in double.
 template <class T>
 FASTNN_INLINE Vec<T> tanh(Vec<T> x) {
-  const Vec<T> t = expm1_positive(min(set1(T(40)), abs(x) + abs(x)));
+  const Vec<T> t = expm1(min(set1(T(40)), abs(x) + abs(x)));
   return with_sign(t / (t + set1(T(2))), x);
 }
 

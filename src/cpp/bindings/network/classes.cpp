@@ -17,7 +17,7 @@ std::vector<const char*> attributes_of_role(Role role) {
   switch (role) {
     case Role::layer:
       return {"forward",  "backward", "backward_params", "params", "grads",  "alpha", "momentum",     "eps",         "ratio",
-              "inverted", "seed",     "seeded",          "step",   "stream", "_kept", "running_mean", "running_var", "_saved"};
+              "inverted", "seed",     "seeded",          "step",   "stream", "_kept", "running_mean", "running_var", "_saved", "approximate"};
     case Role::loss:
       return {"forward", "backward", "y"};
     case Role::optimizer:

@@ -197,6 +197,8 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
       }
       case LayerKind::activation:
         l.activation = static_cast<Activation>(from.type->activation);
+        if (l.activation == Activation::gelu && is_text(entry_of(attributes, name.approximate), "tanh"))
+          l.activation = Activation::gelu_tanh;
         if (l.activation == Activation::leaky_relu) l.alpha = static_cast<T>(number(attributes, name.alpha));
         break;
       case LayerKind::dropout:
