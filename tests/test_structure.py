@@ -205,6 +205,7 @@ FLOORS = {  # an import goes downwards
     "losses": 3,
     "optimizers": 3,
     "network": 3,
+    "joint": 4,
     "trainer": 4,
     "search": 5,
     "estimators": 5,

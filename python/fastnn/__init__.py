@@ -13,6 +13,7 @@ from typing import Any as _Any
 
 from . import _load as _load  # comes first
 from . import callbacks, data, init, reference, schedules, search
+from .joint import Joint
 from .layers import (
     GELU,
     SELU,
@@ -50,6 +51,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "History",
+    "Joint",
     "LeakyReLU",
     "MeanSquaredError",
     "Mish",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -214,6 +214,27 @@ def parameter(
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     return array
+
+
+def copy_state(what: str, state: Mapping[str, Array], d: Any) -> None:
+    """Copy the arrays of `d` into those of a state.
+
+    `d` must have exactly its names and shapes; TypeError or ValueError, and no change, if it has not.
+    """
+    if not hasattr(d, "keys"):
+        raise TypeError(f"d must be a dict of arrays, got {shown(d)}")
+    if state.keys() != set(d.keys()):
+        missing, surplus = sorted(state.keys() - d.keys()), sorted(map(str, d.keys() - state.keys()))
+        raise ValueError(f"d must have the names of {what}: missing {missing}, not expected {surplus}")
+    given = {
+        name: parameter(f"d[{name!r}]", d[name], array.ndim, shape=array.shape)
+        for name, array in state.items()
+    }
+    for name, array in state.items():
+        if not array.flags.writeable:
+            raise ValueError(f"the array {name} of {what} must be writeable")
+    for name, array in state.items():
+        array[...] = given[name]
 
 
 def indices(name: str, value: Any, count: int) -> Array:

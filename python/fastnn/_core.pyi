@@ -133,7 +133,17 @@ def update(
     beta2: float,
     eps: float,
     step: int,
-) -> None: ...
+    clip_norm: float,
+) -> float:
+    """Update; return the norm of the gradients if one is to be kept, if not 0."""
+
+def blend(targets: list[Array], sources: list[Array], share: float) -> bool:
+    """Do target = share * source + (1 - share) * target for each; return whether it has.
+
+    It does nothing where they are not contiguous arrays of one dtype, each pair of one shape, that share no
+    memory.
+    """
+
 def isa() -> str: ...
 def isa_compiled_for() -> str: ...
 def isas_built() -> tuple[str, ...]: ...

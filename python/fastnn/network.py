@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,8 @@ from .reference.layers import Pass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from typing_extensions import Self
 
     from ._checks import Array
 
@@ -118,6 +121,31 @@ class Sequential(reference.Sequential):
         return self._predict(x, batch_size, scale)
 
     _predict = exclusive(reference.Sequential.predict)
+
+    def blend(self, net: Any, tau: float) -> None:
+        locks = getattr(net, "_read_locks", ())  # the other is only read
+        with ExitStack() as held:
+            for lock in locks:
+                lock.enter_reading()
+                held.callback(lock.leave_reading)
+            for lock in self._locks:
+                held.enter_context(lock)
+            if locks:
+                mine, others = self._state(), net._state()
+                share = _checks.real_number("tau", tau, 0, 1)
+                if mine.keys() == others.keys() and _core.blend([*mine.values()], [*others.values()], share):
+                    return
+            super().blend(net, tau)
+
+    def copy(self) -> Self:
+        twin = self._copy()
+        twin._in_use = _core.InUse()
+        for layer in twin.layers:
+            if hasattr(layer, "_in_use"):
+                layer._in_use = _core.InUse()
+        return twin
+
+    _copy = shared(reference.Sequential.copy)
     state_dict = shared(reference.Sequential.state_dict)
     load_state_dict = exclusive(reference.Sequential.load_state_dict)
     save = shared(reference.Sequential.save)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import _core
+from . import _checks, _core
 from ._sharing import InUse
 from .layers import documented
 from .reference import optimizers as reference
@@ -25,13 +25,16 @@ class _Native(InUse, reference.Optimizer):
     _kind: ClassVar[int]
     _betas: ClassVar[tuple[str, ...]] = ()
 
-    def update(self, params: dict[str, Any], grads: dict[str, Any]) -> None:
+    def update(
+        self, params: dict[str, Any], grads: dict[str, Any], clip_norm: float | None = None
+    ) -> float | None:
+        limit = 0.0 if clip_norm is None else _checks.real_number("clip_norm", clip_norm, 0, None, "(]")
         beta1, beta2 = (*(getattr(self, name) for name in self._betas), 0.0, 0.0)[:2]
         lr, eps = self.rate(), self.eps if "eps" in self.options else 0.0
         # Counted first: Ctrl-C during the native call is raised after it, when the parameters have moved.
         self.step += 1
         try:
-            _core.update(
+            norm = _core.update(
                 self._in_use,
                 self._kind,
                 params,
@@ -44,10 +47,12 @@ class _Native(InUse, reference.Optimizer):
                 beta2,
                 eps,
                 self.step,
+                limit,
             )
         except Exception:
             self.step -= 1
             raise
+        return None if clip_norm is None else norm
 
 
 @documented

@@ -13,6 +13,7 @@ from .layers import documented
 from .network import Sequential
 from .reference import trainer as reference
 from .reference.losses import FunctionLoss
+from .reference.optimizers import l2_norm
 from .reference.trainer import History
 from .sparse import RowSparse
 
@@ -120,7 +121,7 @@ class Trainer(reference.Trainer):
 
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
-        norm = reference.l2_norm(arrays, _core.sum_of_squares)
+        norm = l2_norm(arrays, _core.sum_of_squares)
         self._check_finite("norm of the gradients", norm)
         if norm > limit:
             for a in arrays:

@@ -36,6 +36,7 @@ in float32 or float64. Common textbook code differs from it in these points:
 from .. import callbacks, data, init, schedules
 from ..sparse import RowSparse
 from .history import History
+from .joint import Joint
 from .layers import (
     GELU,
     SELU,
@@ -69,6 +70,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "History",
+    "Joint",
     "LeakyReLU",
     "MeanSquaredError",
     "Mish",

@@ -10,6 +10,7 @@ is neither float32 nor float64).
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from functools import wraps
@@ -161,6 +162,17 @@ class Layer:
     def backward_params(self, dout: Any) -> None:
         """Fill `grads` only: for the first layer of a network, where nobody asks for the input's gradient."""
         self.backward(dout)
+
+    def copy(self) -> Self:
+        """Return a layer of its own with the same parameters and state, but without gradients."""
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if name == "params":
+                twin.params = {key: p.copy() for key, p in value.items()}
+            elif isinstance(value, np.ndarray):
+                setattr(twin, name, value.copy())
+        twin.grads, twin._saved = {}, None
+        return twin
 
     def config(self) -> dict[str, Any]:
         """Return what `from_config` makes a layer of this form from, as JSON can hold it."""
@@ -754,7 +766,7 @@ class Softplus(_Smooth):
 
 
 class Mish(_Smooth):
-    """y = x t with t = tanh(log(1 + exp(x))) (Misra 2019); dx = dout (t + x s(x) (1 - t^2)), s the sigmoid."""
+    """y = x t, t = tanh(log(1 + exp(x))) (Misra 2019); dx = dout (t + x s(x) (1 - t^2)), s the sigmoid."""
 
     def _value(self, x: Array) -> tuple[Array, Array]:
         bounded = np.clip(x, -1000, 20)  # above, t is 1; below, all is 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -332,23 +333,85 @@ class Sequential:
         `d` must hold exactly the names of `state_dict`, each an array of that shape, float32 or float64.
         TypeError or ValueError, and no change, if it does not.
         """
-        state = self._state()
-        if not hasattr(d, "keys"):
-            raise TypeError(f"d must be a dict of arrays, got {_checks.shown(d)}")
-        if state.keys() != set(d.keys()):
-            missing, surplus = sorted(state.keys() - d.keys()), sorted(d.keys() - state.keys())
-            raise ValueError(
-                f"d must have the names of the network's state: missing {missing}, not expected {surplus}"
-            )
-        given = {
-            name: _checks.parameter(f"d[{name!r}]", d[name], array.ndim, shape=array.shape)
-            for name, array in state.items()
-        }
-        for name, array in state.items():
+        _checks.copy_state("the network's state", self._state(), d)
+
+    def blend(self, net: Any, tau: float) -> None:
+        """Move parameters and running statistics towards those of another network (Polyak averaging).
+
+            p <- (1 - tau) p + tau q        for each array p and the other's q
+
+        Parameters
+        ----------
+        net : Sequential
+            With arrays of the same names, shapes and dtypes, that share no memory with this network's.
+        tau : float in [0, 1]
+            1 copies them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is none of these; then nothing has changed.
+        """
+        tau = _checks.real_number("tau", tau, 0, 1)
+        for p, q in zip(*self._pairs(net), strict=True):
+            p[...] = p.dtype.type(1 - tau) * p + p.dtype.type(tau) * q
+
+    def _pairs(self, net: Any) -> tuple[list[Array], list[Array]]:
+        """Return this network's arrays and those of another that has the same; TypeError or ValueError."""
+        if not isinstance(net, Sequential):
+            raise TypeError(f"net must be a network, got {_checks.shown(net)}")
+        mine, others = self._state(), net._state()
+        if mine.keys() != others.keys():
+            odd = next(name for name in [*mine, *others] if name not in mine or name not in others)
+            raise ValueError(f"net must have the arrays of this network: {odd} is in one of them only")
+        for name, array in mine.items():
+            other = others[name]
+            if array.shape != other.shape or array.dtype != other.dtype:
+                raise ValueError(
+                    f"the array {name} of net must be {_checks.shown(array)}, got {_checks.shown(other)}"
+                )
             if not array.flags.writeable:
-                raise ValueError(f"the network's {name} must be writeable")
-        for name, array in state.items():
-            array[...] = given[name]
+                raise ValueError(f"the array {name} of this network must be writeable")
+            if np.may_share_memory(array, other):
+                raise ValueError(f"net must share no memory with this network, got the same {name}")
+        return list(mine.values()), list(others.values())
+
+    def copy(self) -> Self:
+        """Return a network of its own with the same layers, parameters, statistics and counters.
+
+        Gradients, and what the last forward has left for backward, are not copied.
+        """
+        twin = copy.copy(self)
+        twin.layers = tuple(
+            layer.copy() if isinstance(layer, _layers.Layer) else copy.deepcopy(layer)
+            for layer in self.layers
+        )
+        twin.__dict__.pop("_passed", None)
+        return twin
+
+    def summary(self) -> str:
+        """Return a table of the layers, the numbers that leave each for a row, and their parameters."""
+        rows, width = [("", "layer", "outputs", "parameters")], ""
+        for i, layer in enumerate(self.layers):
+            shapes = [p.shape for p in getattr(layer, "params", {}).values()]
+            if isinstance(layer, _layers.Affine):
+                width = str(shapes[0][1])
+            elif isinstance(layer, _layers.Embedding):
+                width = f"T x {shapes[0][1]}"
+            elif shapes and isinstance(layer, _layers.Layer):
+                width = str(shapes[0][0])
+            elif not isinstance(layer, _layers.Layer):
+                width = "?"
+            count = sum(math.prod(shape) for shape in shapes)
+            rows.append((str(i), type(layer).__name__, width, f"{count:,}" if shapes else ""))
+        total = sum(p.size for p in self.params.values())
+        bytes_each = 0 if self.dtype is None else self.dtype.itemsize
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{n:>{widths[0]}}  {name:<{widths[1]}}  {out:>{widths[2]}}  {count:>{widths[3]}}".rstrip()
+            for n, name, out, count in rows
+        ]
+        return "\n".join([*lines, f"{total:,} parameters, {self.dtype}, {total * bytes_each:,} bytes"])
 
     def architecture(self) -> list[dict[str, Any]]:
         """Return the layers as JSON can hold them, [{"layer": class name, argument: value, ...}, ...].
@@ -384,20 +447,25 @@ class Sequential:
     def _from_file(cls, contents: checkpoint.Contents) -> Self:
         specs = {name: spec for name, spec in contents.specs.items() if not name.startswith(OPTIMIZER)}
         try:
-            parts = []
-            shapes: dict[str, tuple[Any, ...]] = {}
-            for i, layer in enumerate(contents.meta["layers"]):
-                config = dict(layer)
-                parts.append((cls.layer_classes[config.pop("layer")], config))
-                shapes |= {f"{i}.{name}": shape for name, shape in _shapes(*parts[-1]).items()}
-            _check_specs(specs, shapes)  # before anything large is made or read
-            net = cls(layer_class.from_config(config) for layer_class, config in parts)
+            net = cls._from_layers(contents.meta["layers"], specs)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{contents.path} does not describe a network: {type(error).__name__}: {error}"
             ) from None
         net.load_state_dict({name: contents[name] for name in specs})
         return net
+
+    @classmethod
+    def _from_layers(cls, layers: Any, specs: Mapping[str, checkpoint.Spec]) -> Self:
+        """Return a network of such an architecture, if arrays of these specs are its state."""
+        parts = []
+        shapes: dict[str, tuple[Any, ...]] = {}
+        for i, layer in enumerate(layers):
+            config = dict(layer)
+            parts.append((cls.layer_classes[config.pop("layer")], config))
+            shapes |= {f"{i}.{name}": shape for name, shape in _shapes(*parts[-1]).items()}
+        _check_specs(specs, shapes)  # before anything large is made or read
+        return cls(layer_class.from_config(config) for layer_class, config in parts)
 
     def __repr__(self) -> str:
         """Return the layers, one a line."""

@@ -7,6 +7,7 @@ the first. Weight decay adds weight_decay * p to the gradient (the slope of the 
 
 from __future__ import annotations
 
+import math
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
@@ -78,7 +79,9 @@ class Optimizer:
         self.step = 0
         self.state: dict[str, dict[str, Array]] = {slot: {} for slot in self.slots}
 
-    def update(self, params: dict[str, Any], grads: dict[str, Any]) -> None:
+    def update(
+        self, params: dict[str, Any], grads: dict[str, Any], clip_norm: float | None = None
+    ) -> float | None:
         """Do one update of every parameter, in place.
 
         Parameters
@@ -90,14 +93,26 @@ class Optimizer:
             number for a number; or a `RowSparse`, for which only the rows that it names, and their state,
             change ("lazy"), by weight decay too. An element the square of whose gradient is infinite, where
             the optimizer remembers squares, is left as it is: it would never move again.
+        clip_norm : float > 0 or None
+            Where the L2 norm of all gradients together exceeds it, they are scaled down to it, in place
+            (Pascanu, Mikolov, Bengio 2013). A number among the gradients counts, and is scaled for the
+            update alone.
+
+        Returns
+        -------
+        float or None
+            With `clip_norm` the norm that the gradients had.
 
         Raises
         ------
         TypeError, ValueError
             If anything does not fit; then nothing has changed.
+        FloatingPointError
+            If the norm that `clip_norm` limits is infinite or NaN; then likewise.
         """
         lr = self.rate()
         entries = self._entries(params, grads)
+        norm = None if clip_norm is None else clipped([g for _, _, g, _ in entries], clip_norm)
         # An overflow gives inf, as in any kernel, and never an exception half-way.
         with np.errstate(all="ignore"):
             for name, p, g, state in entries:
@@ -117,6 +132,7 @@ class Optimizer:
                 if not isinstance(params[name], np.ndarray):
                     params[name] = p[()] if isinstance(params[name], np.generic) else float(p)
         self.step += 1
+        return norm
 
     def rate(self) -> float:
         """Return the learning rate of the next update; TypeError or ValueError unless it is a number >= 0."""
@@ -211,6 +227,36 @@ class Optimizer:
         """Return the class, its learning rate and its options."""
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("lr", *self.options))
         return f"{type(self).__name__}({options})"
+
+
+def l2_norm(arrays: list[Array], sum_of_squares: Callable[[list[Array]], float]) -> float:
+    """Return the norm of all numbers together, finite wherever it can be."""
+    with np.errstate(over="ignore"):
+        squares = sum_of_squares(arrays)
+    if not math.isinf(squares):
+        return math.sqrt(squares)
+    largest = max(float(np.abs(a).max(initial=0)) for a in arrays)
+    if not largest < math.inf:
+        return largest
+    return largest * math.sqrt(sum_of_squares([a / largest for a in arrays]))
+
+
+def sum_of_squares(arrays: list[Array]) -> float:
+    """Return the sum of the squares of all numbers."""
+    return sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
+
+
+def clipped(grads: list[Any], clip_norm: float) -> float:
+    """Scale gradients down to a norm, in place, where theirs is larger; return theirs."""
+    limit = _checks.real_number("clip_norm", clip_norm, 0, None, "(]")
+    arrays = [g.values if isinstance(g, RowSparse) else g for g in grads]
+    norm = l2_norm(arrays, sum_of_squares)
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the norm of the gradients is {norm}: nothing has changed")
+    if norm > limit:
+        for a in arrays:
+            a *= limit / norm
+    return norm
 
 
 def _parameter(what: str, param: Any) -> Array:

@@ -21,6 +21,7 @@ from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
 from .network import OPTIMIZER, RUNNING, Sequential, input_scale, scaled
+from .optimizers import l2_norm, sum_of_squares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -257,7 +258,7 @@ class Trainer:
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         """Scale all gradients by limit / norm, in place, where their common L2 norm exceeds the limit."""
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
-        norm = l2_norm(arrays, _sum_of_squares)
+        norm = l2_norm(arrays, sum_of_squares)
         self._check_finite("norm of the gradients", norm)
         if norm > limit:
             for a in arrays:
@@ -669,22 +670,6 @@ def _check_in_place(before: dict[str, Any], params: dict[str, Any], live: dict[s
 def _ends(result: Any) -> bool:
     """Return whether a callback's result ends the training: True, and nothing else that is true."""
     return isinstance(result, (bool, np.bool_)) and bool(result)
-
-
-def _sum_of_squares(arrays: list[Array]) -> float:
-    return sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
-
-
-def l2_norm(arrays: list[Array], sum_of_squares: Callable[[list[Array]], float]) -> float:
-    """Return the norm of all numbers together, finite wherever it can be."""
-    with np.errstate(over="ignore"):
-        squares = sum_of_squares(arrays)
-    if not math.isinf(squares):
-        return math.sqrt(squares)
-    largest = max(float(np.abs(a).max(initial=0)) for a in arrays)
-    if not largest < math.inf:
-        return largest
-    return largest * math.sqrt(sum_of_squares([a / largest for a in arrays]))
 
 
 def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[Array, Array, Array | None]:

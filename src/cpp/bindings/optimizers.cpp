@@ -63,12 +63,26 @@ class Pending {
       refuse_type(entry("params", key) + " must be a float32 or float64 array or a float, got " + describe(param));
   }
 
+  // The norm of the gradients, which are scaled to the limit where theirs is larger.
+  double clip(double limit) {
+    const double norm = unlocked(cost(cost::kMove), [&] { return ops::gradient_norm(f32_, f64_); });
+    if (!std::isfinite(norm)) {
+      const std::string text = py::str(py::float_(norm));
+      PyErr_SetString(PyExc_FloatingPointError, ("the norm of the gradients is " + text + ": nothing has changed").c_str());
+      throw py::error_already_set();
+    }
+    if (norm > limit) {
+      for (const py::object& g : gradients_)
+        if (!is_writeable(g)) refuse("grads must be writeable with clip_norm, got a read-only " + describe(g));
+      unlocked(cost(cost::kMove), [&] { ops::scale_gradients(limit / norm, f32_, f64_); });
+      for (const auto& [target, copy] : converted_) copy_into(target, copy);
+    }
+    return norm;
+  }
+
   void run(const ops::UpdateRule& rule) {
     for (const auto& [dict, key, array] : new_states_) dict[key] = array;
-    Index n = 0;
-    for (const auto& u : f32_) n += u.size;
-    for (const auto& u : f64_) n += 2 * u.size;
-    unlocked(cost::elements<float>(n, cost::kUpdate), [&] { ops::update(rule, f32_, f64_); });
+    unlocked(cost(cost::kUpdate), [&] { ops::update(rule, f32_, f64_); });
     for (const auto& [target, copy] : write_back_) copy_into(target, copy);
     for (const auto& [key, number] : numbers_) params_[key] = py::float_(*data_of<double>(number));
   }
@@ -84,6 +98,24 @@ class Pending {
   struct Number {
     py::object key, number;
   };
+
+  double cost(double each) const {
+    Index n = 0;
+    for (const auto& u : f32_) n += u.size;
+    for (const auto& u : f64_) n += 2 * u.size;
+    return cost::elements<float>(n, each);
+  }
+
+  // A gradient as it is used, and as it was given.
+  template <class T>
+  const T* gradient(py::object used, py::handle given) {
+    gradients_.push_back(used);
+    if (is_array(given) && !used.is(given)) {
+      gradients_.push_back(py::reinterpret_borrow<py::object>(given));
+      converted_.push_back({py::reinterpret_borrow<py::object>(given), used});
+    }
+    return own<T>(std::move(used));
+  }
 
   template <class T>
   T* own(py::object array) {
@@ -129,8 +161,8 @@ class Pending {
         refuse(entry("grads", key) + " must have the shape of its parameter, " + shape_of(param) + ", got " + describe(real));
       real = contiguous(real);
       // A gradient inside a parameter's memory is read before that changes, unless it is its parameter, element for element.
-      if (data_of<T>(real) != u.p && extents_.meet(extent_of(real))) real = copied(real);
-      u.g = own<T>(std::move(real));
+      const bool inside = data_of<T>(real) != u.p && extents_.meet(extent_of(real));
+      u.g = inside ? own<T>(copied(real)) : gradient<T>(std::move(real), grad);
       u.size = size_of(param);
     }
     u.s1 = state<T>(0, key, param);
@@ -145,7 +177,7 @@ class Pending {
     if (!is_array(rows) || rank(rows) != 1 || !is_i64(rows) || !is_contiguous(rows))
       refuse_type(name + ".rows must be a contiguous int64 array of shape (k,), got " + describe(rows));
     py::object values = contiguous(as_real((name + ".values").c_str(), given, param));
-    if (extents_.meet(extent_of(values))) values = copied(values);
+    const bool inside = extents_.meet(extent_of(values));
     const Index count = extent(rows, 0);
     u.dim = 1;
     bool fits = rank(param) >= 1 && rank(values) == rank(param) && extent(values, 0) == count;
@@ -164,7 +196,7 @@ class Pending {
                " at position " + std::to_string(i));
       before = u.rows[i];
     }
-    u.g = own<T>(values);
+    u.g = inside ? own<T>(copied(values)) : gradient<T>(values, given);
     u.size = count * u.dim;
   }
 
@@ -200,7 +232,8 @@ class Pending {
   std::vector<ops::Update<double>> f64_;
   std::vector<py::object> owned_;
   std::vector<NewState> new_states_;
-  std::vector<WriteBack> write_back_;
+  std::vector<WriteBack> write_back_, converted_;
+  std::vector<py::object> gradients_;
   std::vector<Number> numbers_;
 };
 
@@ -221,8 +254,8 @@ int64_t count_of(const py::int_& step) {
   return overflow > 0 ? std::numeric_limits<int64_t>::max() : n;
 }
 
-void update(InUse& lock, int kind, py::handle params, py::handle grads, py::handle state, const py::tuple& slots, double lr,
-            double weight_decay, double beta1, double beta2, double eps, const py::int_& step) {
+double update(InUse& lock, int kind, py::handle params, py::handle grads, py::handle state, const py::tuple& slots, double lr,
+              double weight_decay, double beta1, double beta2, double eps, const py::int_& step, double clip_norm) {
   const Hold hold(lock);
   if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
   if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
@@ -246,17 +279,48 @@ void update(InUse& lock, int kind, py::handle params, py::handle grads, py::hand
     if (!grad) refuse(entry("params", key) + " has no gradient: grads must have the same keys");
     all.add(key, param, grad);
   }
-  if (!extents.overlap()) return all.run(rule);
+  const double norm = clip_norm > 0 ? all.clip(clip_norm) : 0;
+  if (!extents.overlap()) {
+    all.run(rule);
+    return norm;
+  }
   // One array under two names, or views of one another: they are updated in turn, each from what the last has left.
   for (const auto& [key, param] : p) {
     Pending one(extents, own_params, states, s1, s2);
     one.add(key, param, find(g, key));
     one.run(rule);
   }
+  return norm;
+}
+
+// Whether it has: arrays that are not what they must be are left to Python.
+template <class T>
+bool blend_as(const py::list& targets, const py::list& sources, double share) {
+  std::vector<ops::Pair<T>> pairs;
+  Index n = 0;
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const py::handle y = targets[i], x = sources[i];
+    for (const py::handle a : {x, y})
+      if (!is_array(a) || !is_dtype<T>(a) || !is_contiguous(a)) return false;
+    if (!is_writeable(y) || !same_shape(x, y) || extent_of(x).meets(extent_of(y))) return false;
+    pairs.push_back({data_of<const T>(x), data_of<T>(y), size_of(y)});
+    n += size_of(y);
+  }
+  unlocked(cost::elements<T>(n, cost::kMove), [&] { ops::blend(pairs, share); });
+  return true;
+}
+
+bool blend(const py::list& targets, const py::list& sources, double share) {
+  if (targets.size() != sources.size() || targets.empty()) return false;
+  const py::handle first = targets[0];
+  return is_array(first) && is_f64(first) ? blend_as<double>(targets, sources, share) : blend_as<float>(targets, sources, share);
 }
 
 }  // namespace
 
-void bind_optimizers(py::module_& m) { m.def("update", &update); }
+void bind_optimizers(py::module_& m) {
+  m.def("update", &update);
+  m.def("blend", &blend);
+}
 
 }  // namespace fastnn::bindings

@@ -138,6 +138,7 @@ struct Kernels {
 
   void (*scale)(const T* x, T scale, Index n, T* y);                // y may alias x
   void (*add)(const T* x, Index n, T* y);                           // y += x
+  void (*blend)(const T* x, T share, T rest, Index n, T* y);        // y = share*x + rest*y
   void (*convert_f32)(const float* from, T scale, Index n, T* to);  // to = from*scale; neither overlaps the other
   void (*convert_f64)(const double* from, T scale, Index n, T* to);
   void (*convert_u8)(const uint8_t* from, T scale, Index n, T* to);

@@ -16,6 +16,13 @@ void add(const T* x, Index n, T* y) {
   each_vector<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, load(y + i, lanes) + load(x + i, lanes), lanes); });
 }
 
+template <class T>
+void blend(const T* x, T share, T rest, Index n, T* y) {
+  const Vec<T> s = set1(share), r = set1(rest);
+  each_vector<T>(
+      n, [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, fma(s, load(x + i, lanes), r * load(y + i, lanes)), lanes); });
+}
+
 // In double throughout, so that no float32 gradient overflows; eight partial sums that the compiler keeps in vectors.
 template <class T>
 double sum_of_squares(const T* x, Index n) {
@@ -36,6 +43,7 @@ template <class T>
 void fill_vectors(Kernels<T>& table) {
   table.scale = scale<T>;
   table.add = add<T>;
+  table.blend = blend<T>;
   table.sum_of_squares = sum_of_squares<T>;
 }
 template void fill_vectors(Kernels<float>&);

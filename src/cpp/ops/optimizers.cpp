@@ -6,6 +6,7 @@
 #include "core/team.h"
 #include "dispatch/dispatch.h"
 #include "ops/cost.h"
+#include "ops/elementwise.h"
 
 namespace fastnn::ops {
 namespace {
@@ -78,5 +79,63 @@ void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const
     team.each(n64, kGrain, [&](Index begin, Index end) { update_range(rule, f64, begin, end); });
   });
 }
+
+namespace {
+
+template <class T>
+double largest(const std::vector<Update<T>>& updates) {
+  double most = 0;
+  for (const Update<T>& u : updates)
+    for (Index i = 0; i < u.size; ++i) {
+      const double size = std::fabs(static_cast<double>(u.g[i]));
+      if (!(size <= most)) most = size;  // NaN stays
+    }
+  return most;
+}
+template <class T>
+double scaled_squares(const std::vector<Update<T>>& updates, double factor) {
+  double sum = 0;
+  for (const Update<T>& u : updates)
+    for (Index i = 0; i < u.size; ++i) sum += (static_cast<double>(u.g[i]) * factor) * (static_cast<double>(u.g[i]) * factor);
+  return sum;
+}
+
+}  // namespace
+
+double gradient_norm(const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64) {
+  std::vector<Run> runs;
+  runs.reserve(f32.size() + f64.size());
+  for (const auto& u : f32) runs.push_back({u.g, nullptr, u.size});
+  for (const auto& u : f64) runs.push_back({nullptr, u.g, u.size});
+  const double squares = sum_of_squares(runs);
+  if (!std::isinf(squares)) return std::sqrt(squares);
+  const double a = largest(f32), b = largest(f64), most = a > b ? a : b;
+  if (!std::isfinite(most)) return most;
+  return most * std::sqrt(scaled_squares(f32, 1 / most) + scaled_squares(f64, 1 / most));
+}
+
+void scale_gradients(double factor, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64) {
+  for (const auto& u : f32) scale(u.g, static_cast<float>(factor), const_cast<float*>(u.g), u.size);
+  for (const auto& u : f64) scale(u.g, factor, const_cast<double*>(u.g), u.size);
+}
+
+template <class T>
+void blend(const std::vector<Pair<T>>& pairs, double share) {
+  Index n = 0;
+  for (const Pair<T>& p : pairs) n += p.size;
+  const T take = static_cast<T>(share), rest = static_cast<T>(1 - share);
+  run_team(crew_for(cost::elements<T>(n, cost::kMove)), [&](Team& team) {
+    team.each(n, kGrain, [&](Index begin, Index end) {
+      for (const Pair<T>& p : pairs) {
+        const Index first = std::max<Index>(begin, 0), last = std::min(end, p.size);
+        if (first < last) kernels<T>().blend(p.x + first, take, rest, last - first, p.y + first);
+        begin -= p.size;
+        end -= p.size;
+      }
+    });
+  });
+}
+template void blend(const std::vector<Pair<float>>&, double);
+template void blend(const std::vector<Pair<double>>&, double);
 
 }  // namespace fastnn::ops

@@ -29,6 +29,20 @@ struct Update {
 template <class T>
 OptimizerStep<T> optimizer_step(const UpdateRule& rule) noexcept;
 
+// The L2 norm of all gradients together, finite wherever it can be, in an order that only their sizes set.
+double gradient_norm(const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64);
+// Scales all of them, which must be writeable then.
+void scale_gradients(double factor, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64);
+// y = share*x + (1 - share)*y for each pair of arrays.
+template <class T>
+struct Pair {
+  const T* x;
+  T* y;
+  Index size;
+};
+template <class T>
+void blend(const std::vector<Pair<T>>& pairs, double share);
+
 void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64);
 
 }  // namespace fastnn::ops
