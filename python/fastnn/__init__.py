@@ -29,7 +29,16 @@ from .layers import (
     Softplus,
     Tanh,
 )
-from .losses import MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from .losses import (
+    GaussianNLL,
+    Huber,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Poisson,
+    Quantile,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+)
 from .network import Sequential, mlp
 from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
 from .runtime import get_num_threads, matmul, set_num_threads, show_config, threads
@@ -50,13 +59,18 @@ __all__ = [
     "BatchNorm",
     "Dropout",
     "Embedding",
+    "GaussianNLL",
     "History",
+    "Huber",
     "Joint",
     "LeakyReLU",
+    "MeanAbsoluteError",
     "MeanSquaredError",
     "Mish",
     "Momentum",
     "Nesterov",
+    "Poisson",
+    "Quantile",
     "RMSProp",
     "ReLU",
     "RowSparse",

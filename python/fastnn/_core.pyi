@@ -120,6 +120,13 @@ def dense_loss_forward(
     sigmoid: bool, x: Array, t: Any, weight: Any
 ) -> tuple[float, Array, Array, Array | None, float]: ...
 def dense_loss_backward(y: Array, t: Array, weight: Array | None, scale: float) -> Array: ...
+
+LOSSES: dict[str, int]
+
+def kernel_loss(
+    loss: int, x: Array, t: Array, numbers: Array, weight: Any
+) -> tuple[float, Array, Array, Array | None, float]: ...
+def scaled_rows(slope: Array, weight: Array | None, scale: float) -> Array: ...
 def update(
     lock: InUse,
     kind: int,

@@ -135,6 +135,6 @@ _core.register_class("trainer", Trainer)
 _core.register_class("epochs", Trainer)
 _core.register_class("function", FunctionLoss)
 for loss in Trainer.loss_classes.values():
-    _core.register_class("loss", loss, loss._kind)
+    _core.register_class("loss", loss, _core.LOSSES[loss._function])
 for optimizer in optimizers.CLASSES.values():
     _core.register_class("optimizer", optimizer, optimizer._kind, 0, optimizer._betas, optimizer.slots)

@@ -8,6 +8,7 @@ l_i. `backward` returns its gradient with respect to x. Rows are averaged in flo
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,18 @@ if TYPE_CHECKING:
 
     from .._checks import Array
 
-__all__ = ["FunctionLoss", "Loss", "MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy"]
+__all__ = [
+    "FunctionLoss",
+    "GaussianNLL",
+    "Huber",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Poisson",
+    "Quantile",
+    "SigmoidCrossEntropy",
+    "SoftmaxCrossEntropy",
+]
 
 ROW_SUM_TOLERANCE = 1e-3  # how far from 1 the sum of a row of probabilities may be: float16 labels pass
 
@@ -103,9 +115,13 @@ class Loss:
         """Return the gradient of each row's loss with respect to x."""
         raise NotImplementedError
 
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make a loss like this one, as JSON can hold them."""
+        return {}
+
     def __repr__(self) -> str:
-        """Return the class."""
-        return f"{type(self).__name__}()"
+        """Return the class and its configuration."""
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
 
 
 def _row_means(a: Array) -> Array:
@@ -122,9 +138,33 @@ class SoftmaxCrossEntropy(Loss):
 
     Targets are labels, integers (N,) in [0, C), or rows of probabilities (N, C), numbers >= 0 that sum to 1
     (one-hot or soft). `y` holds the softmax.
+
+    Parameters
+    ----------
+    label_smoothing : float in [0, 1)
+        With s > 0, targets t count as (1 - s) t + s / C (Szegedy et al. 2016).
     """
 
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = _checks.real_number("label_smoothing", label_smoothing, 0, 1, "[)")
+
+    def config(self) -> dict[str, Any]:
+        """Return label_smoothing."""
+        return {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
+
+    def _smoothed(self, t: Array, x: Array) -> Array:
+        """Return rows of targets, smoothed."""
+        s = self.label_smoothing
+        rows = t if t.ndim == 2 else np.eye(x.shape[1], dtype=x.dtype)[t]
+        smoothed: Array = x.dtype.type(1 - s) * rows + x.dtype.type(s / x.shape[1])
+        return smoothed
+
     def _targets(self, x: Array, t: Any) -> Array:
+        checked = self._plain_targets(x, t)
+        return self._smoothed(checked, x) if self.label_smoothing else checked
+
+    def _plain_targets(self, x: Array, t: Any) -> Array:
         if x.ndim != 2:
             raise ValueError(f"x must have shape (N, C), got shape {x.shape}")
         t = np.asarray(t)
@@ -232,6 +272,162 @@ class MeanSquaredError(Loss):
 
     def _slope(self, x: Array, t: Array) -> Array:
         slope: Array = (x - t) * x.dtype.type(2 * len(x) / x.size)
+        return slope
+
+
+class Huber(Loss):
+    """The squared error near the target, the absolute error far from it (Huber 1964), mean over all elements.
+
+        r = x - t        l = r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2)
+
+    Its slope is r, held within [-delta, delta]. Targets have the shape of x, or (N,) for x (N, 1). `y` holds
+    x.
+
+    Parameters
+    ----------
+    delta : float > 0
+    """
+
+    def __init__(self, delta: float = 1.0) -> None:
+        super().__init__()
+        self.delta = _checks.real_number("delta", delta, 0, None, "(]")
+
+    def config(self) -> dict[str, Any]:
+        """Return delta."""
+        return {"delta": self.delta}
+
+    def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
+        size, delta = np.abs(x - t), x.dtype.type(self.delta)
+        inner = np.minimum(size, delta)
+        return x, _row_means(inner * (size - inner / 2))
+
+    def _slope(self, x: Array, t: Array) -> Array:
+        slope: Array = np.clip(x - t, -self.delta, self.delta) * x.dtype.type(len(x) / x.size)
+        return slope
+
+
+class MeanAbsoluteError(Loss):
+    """The mean of |x - t| over all elements; its slope is the sign of x - t, 0 where they are equal.
+
+    Targets have the shape of x, or (N,) for x (N, 1). `y` holds x.
+    """
+
+    def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
+        return x, _row_means(np.abs(x - t))
+
+    def _slope(self, x: Array, t: Array) -> Array:
+        slope: Array = np.sign(x - t) * x.dtype.type(len(x) / x.size)
+        return slope
+
+
+class Quantile(Loss):
+    """The pinball loss (Koenker, Bassett 1978), by which outputs become quantiles; mean over all elements.
+
+        r = t - x        l = q r where r >= 0, else (q - 1) r
+
+    Its slope is -q where r > 0, 1 - q where r < 0 and 0 where r = 0. Each target has as many outputs as there
+    are quantiles, beside each other: of Q quantiles and targets t (N,) or (N, k) the outputs are (N, k Q),
+    the first Q of them those of the first target. `y` holds x.
+
+    Parameters
+    ----------
+    quantiles : float or sequence of floats
+        In (0, 1), ascending.
+    """
+
+    def __init__(self, quantiles: Any) -> None:
+        super().__init__()
+        given = quantiles if isinstance(quantiles, (list, tuple, np.ndarray)) else [quantiles]
+        self.quantiles = tuple(
+            _checks.real_number(f"quantiles[{i}]", q, 0, 1, "()") for i, q in enumerate(given)
+        )
+        if not self.quantiles or any(b <= a for a, b in pairwise(self.quantiles)):
+            raise ValueError(f"quantiles must ascend, got {_checks.shown(quantiles)}")
+
+    def config(self) -> dict[str, Any]:
+        """Return quantiles."""
+        return {"quantiles": list(self.quantiles)}
+
+    def _targets(self, x: Array, t: Any) -> Array:
+        each = len(self.quantiles)
+        t = _checks.float_array("t", t, x.dtype)
+        if x.ndim != 2 or x.shape[1] % each:
+            raise ValueError(f"x must have shape (N, k {each}) for {each} quantiles, got {x.shape}")
+        shape = (len(x), x.shape[1] // each)
+        if t.shape != shape and (t.ndim != 1 or shape != (t.size, 1)):
+            raise ValueError(f"t must have shape {shape} for outputs {x.shape}, got {t.shape}")
+        return np.repeat(t.reshape(shape), each, axis=1)
+
+    def _shares(self, x: Array, t: Array) -> Array:
+        q = np.resize(np.array(self.quantiles, x.dtype), x.shape[1])
+        r = t - x
+        return np.where(r > 0, q, np.where(r < 0, q - 1, r))
+
+    def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
+        return x, _row_means(self._shares(x, t) * (t - x))
+
+    def _slope(self, x: Array, t: Array) -> Array:
+        slope: Array = -self._shares(x, t) * x.dtype.type(len(x) / x.size)
+        return slope
+
+
+class Poisson(Loss):
+    """Half the Poisson deviance of means y = exp(x), the log link, mean over all elements.
+
+        l = t log(t / y) - t + y        dl/dx = y - t
+
+    with 0 log 0 = 0: half of scikit-learn's `mean_poisson_deviance`, and the loss="poisson" of its MLP.
+    Targets, numbers >= 0 such as counts, have the shape of x, or (N,) for x (N, 1). `y` holds exp(x).
+    """
+
+    def _targets(self, x: Array, t: Any) -> Array:
+        array = super()._targets(x, t)
+        if not ((array >= 0) & (array < np.inf)).all():
+            raise ValueError(
+                f"t must hold finite numbers >= 0, got a range of {array.min()} to {array.max()}"
+            )
+        return array
+
+    def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
+        with np.errstate(over="ignore"):
+            y = np.exp(x)
+        return y, _row_means(t * np.log(np.where(t > 0, t, 1)) - t * x - t + y)
+
+    def _slope(self, x: Array, t: Array) -> Array:
+        assert self.y is not None
+        slope: Array = (self.y - t) * x.dtype.type(len(x) / x.size)
+        return slope
+
+
+class GaussianNLL(Loss):
+    """The negative log-likelihood of normal distributions, of which the network says mean and variance.
+
+        l = (s + (t - m)^2 exp(-s)) / 2    dl/dm = (m - t) exp(-s)    dl/ds = (1 - (t - m)^2 exp(-s)) / 2
+
+    without the constant log(2 pi) / 2, mean over all targets (Nix, Weigend 1994). For targets (N,) or (N, k)
+    the outputs are (N, 2 k): the k means m, then the k logarithms s of the variances. `y` holds the outputs.
+    """
+
+    def _targets(self, x: Array, t: Any) -> Array:
+        t = _checks.float_array("t", t, x.dtype)
+        if x.ndim != 2 or x.shape[1] % 2:
+            raise ValueError(f"x must have shape (N, 2 k), means and log-variances, got {x.shape}")
+        shape = (len(x), x.shape[1] // 2)
+        if t.shape != shape and (t.ndim != 1 or shape != (t.size, 1)):
+            raise ValueError(f"t must have shape {shape} for outputs {x.shape}, got {t.shape}")
+        return np.asarray(t.reshape(shape))
+
+    def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
+        mean, s = np.split(x, 2, axis=1)
+        with np.errstate(over="ignore"):
+            return x, _row_means((s + (t - mean) ** 2 * np.exp(-s)) / 2)
+
+    def _slope(self, x: Array, t: Array) -> Array:
+        mean, s = np.split(x, 2, axis=1)
+        with np.errstate(over="ignore"):
+            precision = np.exp(-s)
+        slopes = [(mean - t) * precision, (1 - (t - mean) ** 2 * precision) / 2]
+        slope: Array = np.concatenate(slopes, axis=1) * x.dtype.type(len(t) / t.size)
         return slope
 
 

@@ -71,8 +71,7 @@ class Trainer:
 
     network_class: ClassVar[type[Sequential]] = Sequential
     loss_classes: ClassVar[Mapping[str, Any]] = {
-        name: getattr(_losses, name)
-        for name in ("SoftmaxCrossEntropy", "SigmoidCrossEntropy", "MeanSquaredError")
+        name: getattr(_losses, name) for name in _losses.__all__ if name not in ("Loss", "FunctionLoss")
     }
     optimizer_classes: ClassVar[Mapping[str, Any]] = _optimizers.CLASSES
     _per_row = (
@@ -575,6 +574,7 @@ class Trainer:
         return {
             "layers": self.net.architecture(),
             "loss": type(self.loss).__name__,
+            "loss_options": self.loss.config(),
             "optimizer": self.optimizer.config(),
             "updates": self.optimizer.step,
             "clip_norm": self.clip_norm,
@@ -613,7 +613,7 @@ class Trainer:
             )
             trainer = cls(
                 net,
-                cls.loss_classes[meta["loss"]](),
+                cls.loss_classes[meta["loss"]](**meta.get("loss_options", {})),  # as old files had none
                 optimizer,
                 meta["clip_norm"],
                 meta["seed"],

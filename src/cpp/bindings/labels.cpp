@@ -103,26 +103,27 @@ namespace {
 
 // Without a branch, so that the compiler takes several at a time.
 template <class T>
-bool all_within_unit(const T* t, Index n) {
+bool all_within(const T* t, Index n, T highest) {
   unsigned outside = 0;
-  for (Index i = 0; i < n; ++i) outside |= static_cast<unsigned>(!(t[i] >= 0)) | static_cast<unsigned>(!(t[i] <= 1));
+  for (Index i = 0; i < n; ++i) outside |= static_cast<unsigned>(!(t[i] >= 0)) | static_cast<unsigned>(!(t[i] <= highest));
   return outside == 0;
 }
 
 }  // namespace
 
 template <class T>
-void check_targets(py::handle target, py::handle x, bool probabilities, Index first) {
+void check_targets(py::handle target, py::handle x, Range range, Index first) {
   const bool column = rank(x) == 2 && extent(x, 1) == 1 && rank(target) == 1 && extent(target, 0) == extent(x, 0);
   if (!same_shape(target, x) && !column) refuse("t must have the shape of x, " + shape_of(x) + ", got shape " + shape_of(target));
-  const T* labels = data_of<const T>(target);
-  if (!probabilities || all_within_unit(labels, size_of(target))) return;
+  const T *labels = data_of<const T>(target), highest = range == Range::unit ? T(1) : std::numeric_limits<T>::max();
+  if (range == Range::all || all_within(labels, size_of(target), highest)) return;
   for (Index i = 0; i < size_of(target); ++i)
-    if (!(labels[i] >= 0 && labels[i] <= 1))
-      refuse("t must hold numbers in [0, 1], got " + std::string(py::str(py::float_(static_cast<double>(labels[i])))) +
-             " at flat position " + std::to_string(first * (size_of(x) / extent(x, 0)) + i));
+    if (!(labels[i] >= 0 && labels[i] <= highest))
+      refuse(std::string("t must hold ") + (range == Range::unit ? "numbers in [0, 1]" : "finite numbers >= 0") + ", got " +
+             std::string(py::str(py::float_(static_cast<double>(labels[i])))) + " at flat position " +
+             std::to_string(first * (size_of(x) / extent(x, 0)) + i));
 }
-template void check_targets<float>(py::handle, py::handle, bool, Index);
-template void check_targets<double>(py::handle, py::handle, bool, Index);
+template void check_targets<float>(py::handle, py::handle, Range, Index);
+template void check_targets<double>(py::handle, py::handle, Range, Index);
 
 }  // namespace fastnn::bindings

@@ -23,9 +23,9 @@ struct Labels {
 template <class T>
 Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index first = 0);
 
-// Raises unless `target`, an array of T, has the shape of x (or (N,) for x (N, 1)) and, for probabilities, holds numbers in [0,
-// 1].
+// Raises unless `target`, an array of T, has the shape of x (or (N,) for x (N, 1)) and holds numbers in a range.
+enum class Range { all, unit, counts };  // any; in [0, 1]; finite and >= 0
 template <class T>
-void check_targets(py::handle target, py::handle x, bool probabilities, Index first = 0);
+void check_targets(py::handle target, py::handle x, Range range, Index first = 0);
 
 }  // namespace fastnn::bindings

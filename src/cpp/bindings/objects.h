@@ -49,7 +49,8 @@ struct Names {
           check_finite = interned("_check_finite"), clip = interned("_clip"), inputs = interned("_inputs"),
           gather = interned("_gather"), saved = interned("_saved"), loss_and_gradient = interned("_loss_and_gradient"),
           criterion = interned("_criterion"), function = interned("function"), weighs = interned("_weighs"),
-          checked = interned("checked"), in_use = interned("_in_use"), approximate = interned("approximate");
+          checked = interned("checked"), in_use = interned("_in_use"), approximate = interned("approximate"),
+          label_smoothing = interned("label_smoothing"), delta = interned("delta"), quantiles = interned("quantiles");
 };
 const Names& names();
 

@@ -180,6 +180,83 @@ double squared_error(const T* x, const T* t, Index n) {
   });
 }
 
+// r = x - t: r^2/2 within delta, then delta*(|r| - delta/2), whose slope is r held within delta (Huber 1964).
+template <class T>
+double huber(const T* x, const T* t, const T* numbers, T factor, Index n, T* y, T* dx) {
+  const Vec<T> delta = set1(numbers[0]), half = set1(T(0.5)), f = set1(factor), zero = set1(T(0));
+  return sum_pieces<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
+    const Vec<T> v = load(x + i, lanes), r = v - load(t + i, lanes), a = abs(r), inner = min(delta, a);
+    store(y + i, v, lanes);
+    store(dx + i, min(delta, max(zero - delta, r)) * f, lanes);
+    return inner * (a - half * inner);
+  });
+}
+// |x - t|, whose slope is the sign.
+template <class T>
+double absolute(const T* x, const T* t, const T*, T factor, Index n, T* y, T* dx) {
+  const Vec<T> f = set1(factor), zero = set1(T(0));
+  return sum_pieces<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
+    const Vec<T> v = load(x + i, lanes), r = v - load(t + i, lanes);
+    store(y + i, v, lanes);
+    store(dx + i, select(zero < r, f, select(r < zero, zero - f, r * f)), lanes);
+    return abs(r);
+  });
+}
+// r = t - x: q*r above, (q - 1)*r below (Koenker, Bassett 1978); slope -q or 1 - q.
+template <class T>
+double quantile(const T* x, const T* t, const T* numbers, T factor, Index n, T* y, T* dx) {
+  const Vec<T> f = set1(factor), zero = set1(T(0)), one = set1(T(1));
+  return sum_pieces<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
+    const Vec<T> v = load(x + i, lanes), r = load(t + i, lanes) - v, q = load(numbers + i, lanes);
+    store(y + i, v, lanes);
+    const Vec<T> share = select(zero < r, q, select(r < zero, q - one, r));
+    store(dx + i, (zero - share) * f, lanes);
+    return share * r;
+  });
+}
+// y = exp(x), its deviance over 2: t log(t/y) - t + y; slope y - t.
+template <class T>
+double poisson(const T* x, const T* t, const T*, T factor, Index n, T* y, T* dx) {
+  const Vec<T> f = set1(factor), zero = set1(T(0)), one = set1(T(1)), huge = set1(MathConstants<T>::exp_huge);
+  return sum_pieces<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
+    const Vec<T> v = load(x + i, lanes), target = load(t + i, lanes);
+    const Vec<T> mean = select(huge < v, set1(T(__builtin_inf())), exp(min(huge, v)));
+    const Vec<T> size = log_from_one(max(one / target, target)), log = select(target < one, zero - size, size);
+    store(y + i, mean, lanes);
+    store(dx + i, (mean - target) * f, lanes);
+    return (select(zero < target, target * log, zero) - fma(target, v, target)) + mean;
+  });
+}
+// Means x and log-variances s = x[n...]: (s + (t - x)^2 exp(-s))/2; slopes -(t - x) exp(-s) and (1 - (t - x)^2 exp(-s))/2.
+template <class T>
+double gaussian(const T* x, const T* t, const T*, T factor, Index n, T* y, T* dx) {
+  const Vec<T> f = set1(factor), half = set1(T(0.5)), zero = set1(T(0)), one = set1(T(1)),
+               huge = set1(MathConstants<T>::exp_huge);
+  return sum_pieces<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
+    const Vec<T> mean = load(x + i, lanes), s = load(x + n + i, lanes), r = mean - load(t + i, lanes);
+    const Vec<T> less = zero - s, precision = select(huge < less, set1(T(__builtin_inf())), exp(min(huge, less)));
+    const Vec<T> scaled = r * precision, square = scaled * r;
+    store(y + i, mean, lanes);
+    store(y + n + i, s, lanes);
+    store(dx + i, scaled * f, lanes);
+    store(dx + n + i, (half * (one - square)) * f, lanes);
+    return half * (s + square);
+  });
+}
+
+// With the target (1 - s) onehot + s/n: the loss has s*(x[label] - mean x) more, the slope s*(onehot - 1/n).
+template <class T>
+double smooth_label(const T* x, T s, Index label, T factor, Index n, T* dx) {
+  const T each = s * factor / static_cast<T>(n);
+  const Vec<T> less = set1(each);
+  const double sum = sum_pieces<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA {
+    store(dx + i, load(dx + i, lanes) - less, lanes);
+    return load(x + i, lanes);
+  });
+  dx[label] += s * factor;
+  return static_cast<double>(s) * (static_cast<double>(x[label]) - sum / static_cast<double>(n));
+}
+
 template <class T>
 void scaled_difference(const T* a, const T* b, T scale, Index n, T* y, bool around) {
   const Vec<T> s = set1(scale);
@@ -198,6 +275,12 @@ void fill_losses(Kernels<T>& table) {
   table.soft_label_loss = soft_label_loss<T>;
   table.sigmoid_loss = sigmoid_loss<T>;
   table.squared_error = squared_error<T>;
+  table.dense[static_cast<int>(Dense::huber)] = huber<T>;
+  table.dense[static_cast<int>(Dense::absolute)] = absolute<T>;
+  table.dense[static_cast<int>(Dense::quantile)] = quantile<T>;
+  table.dense[static_cast<int>(Dense::poisson)] = poisson<T>;
+  table.dense[static_cast<int>(Dense::gaussian)] = gaussian<T>;
+  table.smooth_label = smooth_label<T>;
   table.scaled_difference = scaled_difference<T>;
 }
 template void fill_losses(Kernels<float>&);

@@ -53,6 +53,11 @@ struct ActivationKernels {
 // What backward reads: the output (ReLU by its sign, sigmoid, tanh, SELU) or the input.
 constexpr bool activation_uses_output(Activation a) { return a < Activation::gelu; }
 
+// Losses of numbers x by targets t, in one pass with their slopes. What they are made with, `numbers`: Huber's delta; the
+// quantile of each x.
+enum class Dense { huber, absolute, quantile, poisson, gaussian };
+constexpr int kDense = 5;
+
 // Columns [0, cols) of a batch of rows; the rows of x are x_row apart.
 template <class T>
 struct BatchNormColumns {
@@ -129,6 +134,12 @@ struct Kernels {
   // y = logistic(x); sum max(x, 0) - x t + log1p(exp(-|x|))
   double (*sigmoid_loss)(const T* x, const T* t, Index n, T* y);
   double (*squared_error)(const T* x, const T* t, Index n);
+  // Sums over n targets, of one number each, or two (means, then log-variances); y = predictions, and may be x; dx =
+  // slope*factor, and may be t.
+  double (*dense[kDense])(const T* x, const T* t, const T* numbers, T factor, Index n, T* y, T* dx);
+  // A row of softmax cross-entropy as if its label were smoothed by s: corrects dx, whose factor is that, and returns what the
+  // loss has more.
+  double (*smooth_label)(const T* x, T s, Index label, T factor, Index n, T* dx);
   void (*scaled_difference)(const T* a, const T* b, T scale, Index n, T* y, bool around);  // y = (a - b)*scale
 
   // y[i] = w[index[i]] for n rows of `cols` numbers, those of w w_row apart

@@ -102,6 +102,7 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
     place_products(rows, take);
     take(own_, own_size_ * members);
   });
+  loss_numbers_.reserve(static_cast<std::size_t>(outputs_) + 1);
   if (train_ && layers.front().kind == LayerKind::embedding) occurrences_.reserve(rows * layers.front().in);
   forward_cost_ = estimate(rows, false);
   cost_ = train_ ? estimate(rows, true) : forward_cost_;
@@ -486,26 +487,31 @@ ops::NormColumns<T> Plan<T>::columns(const Node& node, const T* x, Index begin, 
 template <class T>
 void Plan<T>::loss(const Pass& pass, Range rows) noexcept {
   const Batch<T>& batch = pass.batch;
-  const Index n = outputs_, at = rows.begin * n;
+  const LossRule& rule = pass.rule->loss;
+  const Index n = outputs_, at = rows.begin * n, targets = rule.targets(n);
   const Node& last = nodes_.back();
   const ops::LossRows<T> r{rows.end - rows.begin,
                            n,
                            last.y + at,
                            batch.labels ? batch.labels + rows.begin : nullptr,
-                           batch.dense ? batch.dense + at : nullptr,
+                           batch.dense ? batch.dense + rows.begin * targets : nullptr,
                            batch.weight ? batch.weight + rows.begin : nullptr,
                            pass.factor,
                            predictions_ + at,
                            last.dy + at,
                            losses_ + rows.begin,
-                           factors_ + rows.begin};
-  switch (pass.rule->loss) {
+                           factors_ + rows.begin,
+                           targets,
+                           loss_numbers_.data()};
+  switch (rule.kind) {
     case Loss::softmax:
       return ops::softmax_rows(r);
     case Loss::sigmoid:
       return ops::sigmoid_rows(r);
     case Loss::squared:
       return ops::squared_rows(r);
+    default:
+      return ops::rows_by_kernel(static_cast<Dense>(static_cast<int>(rule.kind) - static_cast<int>(Loss::huber)), r);
   }
 }
 
@@ -688,7 +694,14 @@ template <class T>
 typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept {
   const double divided = divisor(batch, rule);
   double factor = 1 / divided;
-  if (rule.loss != Loss::softmax) factor *= (rule.loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(outputs_);
+  const Loss loss = rule.loss.kind;
+  if (loss != Loss::softmax)
+    factor *= (loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(loss == Loss::gaussian ? outputs_ / 2 : outputs_);
+  loss_numbers_.assign(1, T(0));  // softmax's smoothing
+  for (std::size_t i = 0; !rule.loss.numbers.empty() && i < static_cast<std::size_t>(outputs_); ++i) {
+    loss_numbers_.resize(i + 1);
+    loss_numbers_[i] = static_cast<T>(rule.loss.numbers[i % rule.loss.numbers.size()]);
+  }
   walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr, nullptr, true}, 0, ops_.size());
   const double value = total_loss(batch, divided);
   if (rule.stop_at_nonfinite && !(value <= rule.largest_loss)) return {value, false};

@@ -175,6 +175,7 @@ class Plan {
   Index own_size_ = 0, grain_ = 1;
   T *own_ = nullptr, *predictions_ = nullptr, *factors_ = nullptr;
   double *losses_ = nullptr, *norms_ = nullptr;
+  std::vector<T> loss_numbers_;
   ops::Occurrences occurrences_;
 };
 

@@ -42,13 +42,13 @@ void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, bool cl
 template <class T>
 Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule) {
   const bool indices = layers.front().kind == LayerKind::embedding;
-  const Index cols = layers.front().in, outputs = layers.back().out, rows = steps.rows;
+  const Index cols = layers.front().in, targets = rule.loss.targets(layers.back().out), rows = steps.rows;
   const bool in_place = !data.order && !indices && lies_there<T>(data.x, data.scale);
   arena_.lay_out([&](auto&& take) {
     take(x_, in_place || indices ? 0 : rows * cols);
     take(indices_, indices ? rows * cols : 0);
     take(labels_, data.labels ? rows : 0);
-    take(dense_, data.labels ? 0 : rows * outputs);
+    take(dense_, data.labels ? 0 : rows * targets);
     take(weight_, data.weight ? rows : 0);
   });
   Batch<T> batch{};
@@ -83,8 +83,8 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
           else if (!in_place)
             ops::gather(data.x, data.order, first + begin, end - begin, static_cast<T>(data.scale), x_ + begin * cols);
           if (!data.labels)
-            return ops::gather(data.dense, data.order, first + begin, end - begin, T(1), dense_ + begin * outputs);
-          for (Index i = begin; i < end; ++i) labels_[i] = ops::within(data.labels[row(i)], outputs);
+            return ops::gather(data.dense, data.order, first + begin, end - begin, T(1), dense_ + begin * targets);
+          for (Index i = begin; i < end; ++i) labels_[i] = ops::within(data.labels[row(i)], targets);
         };
         now.step = rule.step + static_cast<uint64_t>(done.updates);
         now.update.step = rule.update.step + done.updates;

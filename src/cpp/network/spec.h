@@ -38,9 +38,21 @@ struct Layer {
   Index vocabulary, dim;  // of an embedding's table
 };
 
-enum class Loss { softmax, sigmoid, squared };
+enum class Loss { softmax, sigmoid, squared, huber, absolute, quantile, poisson, gaussian };  // from Huber's on as Dense has them
+constexpr const char* kLossNames[] = {"softmax", "sigmoid", "squared", "huber", "absolute", "quantile", "poisson", "gaussian"};
 
-// One batch. Labels are numbers of classes, or rows of `out` numbers where `labels` is null.
+// A loss and the numbers that it is made with: softmax's smoothing, Huber's delta, the quantiles.
+struct LossRule {
+  Loss kind;
+  std::vector<double> numbers;
+  // How many targets a row has for so many outputs; 0 where these are not right.
+  Index targets(Index outputs) const {
+    const Index each = kind == Loss::gaussian ? 2 : kind == Loss::quantile ? static_cast<Index>(numbers.size()) : 1;
+    return outputs % each == 0 ? outputs / each : 0;
+  }
+};
+
+// One batch. Labels are numbers of classes, or rows of as many numbers as the loss has targets where `labels` is null.
 template <class T>
 struct Batch {
   Index rows;
@@ -53,7 +65,7 @@ struct Batch {
 
 // What a step does beside its network: rates change from step to step.
 struct Rule {
-  Loss loss;
+  LossRule loss;
   ops::UpdateRule update;
   double clip_norm;  // infinity: none
   bool stop_at_nonfinite;

@@ -111,12 +111,37 @@ void weighted_difference(const T* y, const T* t, const double* weight, double sc
   });
 }
 
+template <class T>
+void kernel_loss(Dense kind, const LossRows<T>& r) {
+  run_team(crew_for(row_cost<T>(r.rows, r.cols)), [&](Team& team) {
+    team.each(r.rows, 8, [&](Index begin, Index end) {
+      LossRows<T> part = r;
+      part.rows = end - begin;
+      part.x += begin * r.cols;
+      part.dense += begin * r.targets;
+      part.y += begin * r.cols;
+      part.dx += begin * r.cols;
+      part.losses += begin;
+      rows_by_kernel(kind, part);
+    });
+  });
+}
+
+template <class T>
+void scale_rows(const T* slope, const double* weight, double scale, const Matrix<T>& dx) {
+  each_row(dx, [&](Index i) {
+    kernels<T>().scale(slope + i * dx.cols, static_cast<T>(scale * weight_of(weight, i)), dx.cols, dx.data + i * dx.row_stride);
+  });
+}
+
 #define FASTNN_INSTANTIATE(T)                                                                                      \
   template double softmax_cross_entropy(const Matrix<const T>&, const int64_t*, const double*, T*);                \
   template double softmax_cross_entropy(const Matrix<const T>&, const T*, const double*, T*);                      \
   template void softmax_cross_entropy_backward(const T*, const int64_t*, const double*, double, const Matrix<T>&); \
   template double sigmoid_cross_entropy(const T*, const T*, const double*, Index, Index, T*);                      \
   template double squared_error(const T*, const T*, const double*, Index, Index);                                  \
+  template void kernel_loss(Dense, const LossRows<T>&);                                                            \
+  template void scale_rows(const T*, const double*, double, const Matrix<T>&);                                     \
   template void weighted_difference(const T*, const T*, const double*, double, const Matrix<T>&);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

@@ -2,6 +2,7 @@
 // The losses over a batch. Every forward returns the weighted sum over rows; the caller divides by the sum of the weights.
 // `weight` is (N,) or null for ones. Sums run over rows in order, in double.
 #include "core/types.h"
+#include "ops/parts.h"
 
 namespace fastnn::ops {
 
@@ -24,5 +25,12 @@ double squared_error(const T* x, const T* t, const double* weight, Index rows, I
 // dx = scale*w_i*(y - t): the backward of the three losses with dense labels.
 template <class T>
 void weighted_difference(const T* y, const T* t, const double* weight, double scale, const Matrix<T>& dx);
+
+// The losses that have kernels of their own: rows as LossRows says, shared by a team.
+template <class T>
+void kernel_loss(Dense kind, const LossRows<T>& r);
+// dx = scale*w_i*slope
+template <class T>
+void scale_rows(const T* slope, const double* weight, double scale, const Matrix<T>& dx);
 
 }  // namespace fastnn::ops

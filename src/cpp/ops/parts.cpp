@@ -43,13 +43,41 @@ template <class T>
 void softmax_rows(const LossRows<T>& r) noexcept {
   const Kernels<T>& k = kernels<T>();
   for (Index i = 0; i < r.rows; ++i) r.factors[i] = static_cast<T>(r.factor * weight_of(r.weight, i));
-  if (r.labels) return k.softmax_gradient(r.x, r.cols, r.rows, r.cols, r.labels, r.factors, r.y, r.dx, r.cols, r.losses);
+  const T smoothing = r.numbers[0];
+  if (r.labels) {
+    k.softmax_gradient(r.x, r.cols, r.rows, r.cols, r.labels, r.factors, r.y, r.dx, r.cols, r.losses);
+    for (Index i = 0; smoothing > 0 && i < r.rows; ++i)
+      r.losses[i] += k.smooth_label(r.x + i * r.cols, smoothing, r.labels[i], r.factors[i], r.cols, r.dx + i * r.cols);
+    return;
+  }
   for (Index i = 0; i < r.rows; ++i) {
     const Index at = i * r.cols;
+    const T* t = r.dense + at;
+    if (smoothing > 0) {
+      const T each = smoothing / static_cast<T>(r.cols);
+      for (Index j = 0; j < r.cols; ++j) r.dx[at + j] = (T(1) - smoothing) * t[j] + each;
+      t = r.dx + at;
+    }
     T row_max, log_sum;
     k.softmax(r.x + at, r.cols, 1, r.cols, r.y + at, &row_max, &log_sum, false);
-    r.losses[i] = k.soft_label_loss(r.x + at, r.dense + at, r.cols, row_max, log_sum);
-    k.scaled_difference(r.y + at, r.dense + at, r.factors[i], r.cols, r.dx + at, false);
+    r.losses[i] = k.soft_label_loss(r.x + at, t, r.cols, row_max, log_sum);
+    k.scaled_difference(r.y + at, t, r.factors[i], r.cols, r.dx + at, false);
+  }
+}
+
+template <class T>
+void rows_by_kernel(Dense kind, const LossRows<T>& r) noexcept {
+  const auto kernel = kernels<T>().dense[static_cast<int>(kind)];
+  const Index n = kind == Dense::gaussian ? r.targets : r.cols, each = kind == Dense::quantile ? r.cols / r.targets : 1;
+  for (Index i = 0; i < r.rows; ++i) {
+    const T* t = r.dense + i * r.targets;
+    T* const dx = r.dx + i * r.cols;
+    if (each > 1) {
+      for (Index j = 0; j < r.cols; ++j) dx[j] = t[j / each];
+      t = dx;
+    }
+    const T factor = static_cast<T>(r.factor * weight_of(r.weight, i));
+    r.losses[i] = kernel(r.x + i * r.cols, t, r.numbers, factor, n, r.y + i * r.cols, dx) / static_cast<double>(n);
   }
 }
 
@@ -189,6 +217,7 @@ bool in_range(const RowSource& from, Index count, Index n) noexcept {
   template void softmax_rows(const LossRows<T>&) noexcept;                                                                \
   template void sigmoid_rows(const LossRows<T>&) noexcept;                                                                \
   template void squared_rows(const LossRows<T>&) noexcept;                                                                \
+  template void rows_by_kernel(Dense, const LossRows<T>&) noexcept;                                                       \
   template void normalize_by_batch(const NormColumns<T>&, const T*, const T*, T*) noexcept;                               \
   template void update_running(const NormColumns<T>&, double, T*, T*) noexcept;                                           \
   template void normalize_by_running(Index, Index, const T*, const T*, const T*, const T*, const T*, T, T*, T*) noexcept; \

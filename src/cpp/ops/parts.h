@@ -36,12 +36,14 @@ struct LossRows {
   Index rows, cols;
   const T* x;  // contiguous
   const int64_t* labels;
-  const T* dense;
+  const T* dense;        // rows of `targets` numbers
   const double* weight;  // one a row, or null
   double factor;
   T *y, *dx;
   double* losses;
   T* factors;  // room for one a row
+  Index targets;
+  const T* numbers;  // that a loss is made with: softmax's smoothing, or what the kernels say
 };
 template <class T>
 void softmax_rows(const LossRows<T>& r) noexcept;
@@ -49,6 +51,9 @@ template <class T>
 void sigmoid_rows(const LossRows<T>& r) noexcept;  // y = logistic(x), the loss its mean over the row
 template <class T>
 void squared_rows(const LossRows<T>& r) noexcept;  // y = x
+// The loss of a row is its mean over the targets, or over the quantiles of all.
+template <class T>
+void rows_by_kernel(Dense kind, const LossRows<T>& r) noexcept;
 
 // Columns [begin, end) of batch normalization.
 template <class T>

@@ -16,10 +16,11 @@ const std::vector<const char*> kAccess = {"__getattribute__", "__getattr__", "__
 std::vector<const char*> attributes_of_role(Role role) {
   switch (role) {
     case Role::layer:
-      return {"forward",  "backward", "backward_params", "params", "grads",  "alpha", "momentum",     "eps",         "ratio",
-              "inverted", "seed",     "seeded",          "step",   "stream", "_kept", "running_mean", "running_var", "_saved", "approximate"};
+      return {"forward", "backward",     "backward_params", "params", "grads",      "alpha", "momentum",
+              "eps",     "ratio",        "inverted",        "seed",   "seeded",     "step",  "stream",
+              "_kept",   "running_mean", "running_var",     "_saved", "approximate"};
     case Role::loss:
-      return {"forward", "backward", "y"};
+      return {"forward", "backward", "y", "label_smoothing", "delta", "quantiles"};
     case Role::optimizer:
       return {"update", "rate", "lr", "weight_decay", "state", "step", "eps", "momentum", "decay_rate", "beta1", "beta2"};
     case Role::network:

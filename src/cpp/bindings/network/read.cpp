@@ -225,13 +225,30 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
 namespace {
 
 // One that is not ours, or not as it was made, is Python's to compute.
-network::Loss read_loss(Call& call, py::handle loss) {
+network::LossRule read_loss(Call& call, py::handle loss) {
   const NativeClass* const type = find_class(Role::loss, Py_TYPE(loss.ptr()));
   call.own_loss = !type || !type->has(loss);
-  if (call.own_loss) return network::Loss{};
+  if (call.own_loss) return {};
   call.loss = attributes_of(loss);
   call.own_loss = replaces(call.loss, names().forward, names().backward);
-  return static_cast<network::Loss>(type->kind);
+  network::LossRule rule{static_cast<network::Loss>(type->kind), {}};
+  const Names& name = names();
+  if (rule.kind == network::Loss::softmax) {
+    const double smoothing = number(call.loss, name.label_smoothing);
+    if (!(smoothing >= 0 && smoothing < 1)) throw Unsupported{};
+    if (smoothing > 0) rule.numbers = {smoothing};
+  } else if (rule.kind == network::Loss::huber) {
+    rule.numbers = {number(call.loss, name.delta)};
+    if (!(rule.numbers[0] > 0)) throw Unsupported{};
+  } else if (rule.kind == network::Loss::quantile) {
+    const py::handle all = entry_of(call.loss, name.quantiles);
+    if (!PyTuple_CheckExact(all.ptr()) || PyTuple_GET_SIZE(all.ptr()) == 0) throw Unsupported{};
+    for (const py::handle q : py::reinterpret_borrow<py::tuple>(all)) {
+      if (!PyFloat_CheckExact(q.ptr())) throw Unsupported{};
+      rule.numbers.push_back(PyFloat_AS_DOUBLE(q.ptr()));
+    }
+  }
+  return rule;
 }
 
 ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
@@ -334,14 +351,16 @@ py::handle sized() {
 
 // Rows [first, first + n) of the targets of a data set.
 template <class T>
-void check_dense(network::Loss loss, py::handle rows, Index first, Index n, Index outputs) {
-  if (loss == network::Loss::softmax) {
+void check_dense(const network::LossRule& loss, py::handle rows, Index first, Index n, Index outputs) {
+  if (loss.kind == network::Loss::softmax) {
     softmax_labels<T>(rows, n, outputs, false, first);
     return;
   }
-  const Index shape[] = {n, outputs};
-  check_targets<T>(contiguous(as_real("t", rows, sized<T>())), new_array(py::dtype::of<T>(), 2, shape),
-                   loss == network::Loss::sigmoid, first);
+  const Index shape[] = {n, loss.targets(outputs)};
+  const Range range = loss.kind == network::Loss::sigmoid   ? Range::unit
+                      : loss.kind == network::Loss::poisson ? Range::counts
+                                                            : Range::all;
+  check_targets<T>(contiguous(as_real("t", rows, sized<T>())), new_array(py::dtype::of<T>(), 2, shape), range, first);
 }
 
 }  // namespace
@@ -366,8 +385,11 @@ Rows read_rows(Call& call, const char* name, py::handle array, bool may_convert,
 }
 
 template <class T>
-void read_targets(Call& call, network::Data& data, network::Loss loss, py::handle t, Index n, Index outputs, Index check_rows) {
-  if (loss == network::Loss::softmax && (!is_array(t) || rank(t) != 2)) {
+void read_targets(Call& call, network::Data& data, const network::LossRule& loss, py::handle t, Index n, Index outputs,
+                  Index check_rows) {
+  const Index width = loss.targets(outputs);
+  if (width == 0) throw Unsupported{};
+  if (loss.kind == network::Loss::softmax && (!is_array(t) || rank(t) != 2)) {
     const Labels labels = softmax_labels<T>(t, n, outputs, false);
     if (labels.classes) {
       data.labels = data_of<const int64_t>(labels.array);
@@ -387,13 +409,13 @@ void read_targets(Call& call, network::Data& data, network::Loss loss, py::handl
   }
   const Rows rows = read_rows<T>(call, "t", targets, true, false);
   data.dense = rows.from;
-  if (data.dense.cols != outputs || rows.n != n) throw Unsupported{};
+  if (data.dense.cols != width || rows.n != n) throw Unsupported{};
 }
 
 #define FASTNN_INSTANTIATE(T)                                                                \
   template void read_layers(const std::vector<LayerObject>&, Call&, std::vector<Layer<T>>&); \
   template Rows read_rows<T>(Call&, const char*, py::handle, bool, bool);                    \
-  template void read_targets<T>(Call&, network::Data&, network::Loss, py::handle, Index, Index, Index);
+  template void read_targets<T>(Call&, network::Data&, const network::LossRule&, py::handle, Index, Index, Index);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)
 

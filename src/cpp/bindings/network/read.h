@@ -102,7 +102,8 @@ Rows read_rows(Call& call, const char* name, py::handle array, bool may_convert,
 
 // Labels or targets for n rows of `outputs` numbers; labels are checked, and targets so many rows at a time.
 template <class T>
-void read_targets(Call& call, network::Data& data, network::Loss loss, py::handle t, Index n, Index outputs, Index check_rows);
+void read_targets(Call& call, network::Data& data, const network::LossRule& loss, py::handle t, Index n, Index outputs,
+                  Index check_rows);
 
 template <class T>
 constexpr ops::Number number_of() {
