@@ -160,12 +160,12 @@ def assert_close(actual, expected, *, terms, scale, plus=0.0):
     assert not bad.any(), f"{actual[bad][0]!r}, expected {expected[bad][0]!r}"
 
 
-def assert_near(actual, run, *given, dtype, slack=64):
+def assert_near(actual, run, *given, dtype, slack=64, plus=0.0):
     """Fail unless `actual` is near what run(*given) returns, {name: array}, for dicts of float64 arrays.
 
     How far the results are from those where all is computed in `dtype`, from `given` that are off by a
     rounding of it, says how far off `actual` may be; and a few roundings of the largest number of all, for
-    what cancels.
+    what cancels, and `plus`.
     """
     expected = run(*given)
     eps = float(np.finfo(dtype).eps)
@@ -180,7 +180,9 @@ def assert_near(actual, run, *given, dtype, slack=64):
     for name, a in expected.items():
         assert np.shape(actual[name]) == np.shape(a), name
         error = np.abs(np.asarray(actual[name], np.float64) - a).max(initial=0)
-        assert error <= slack * limits[name] + floor, f"{name}: {error:.3g} off, limit {limits[name]:.3g}"
+        assert error <= slack * limits[name] + floor + plus, (
+            f"{name}: {error:.3g} off, limit {limits[name]:.3g}"
+        )
 
 
 def rounded(a, eps, rng):

@@ -451,14 +451,17 @@ def test_trainer(data):
     with np.errstate(all="ignore"):
         actual = run(fastnn, dtype, state)
         expected = run(ref, "f8", widened(state))
-        for name in ("counts", "accuracy"):
-            np.testing.assert_allclose(actual.pop(name), expected[name], atol=1e-6)
+        np.testing.assert_array_equal(actual.pop("counts"), expected["counts"])
+        if not all((np.abs(expected[name]) < 1e4).all() for name in ("loss", "evaluated")):
+            return  # it explodes, and roundings with it
 
         def figures(state):
             result = run(ref, next(iter(state.values())).dtype, state)
             return {name: result[name] for name in actual}
 
-        assert_near(actual, figures, widened(state), dtype=dtype, slack=256)
+        # dp/dg = lr / eps where a gradient is next to nothing, as behind a saturated tanh, and off by a rounding
+        plus = 64 * np.finfo(dtype).eps * 0.01 / 1e-8 if getattr(ref, optimizer).squares else 0.0
+        assert_near(actual, figures, widened(state), dtype=dtype, slack=256, plus=plus)
 
 
 @attacked
