@@ -459,7 +459,7 @@ def test_trainer(data):
             result = run(ref, next(iter(state.values())).dtype, state)
             return {name: result[name] for name in actual}
 
-        # dp/dg = lr / eps where a gradient is next to nothing, as behind a saturated tanh, and off by a rounding
+        # dp/dg = lr / eps where a gradient is next to nothing, as behind a saturated tanh
         plus = 64 * np.finfo(dtype).eps * 0.01 / 1e-8 if getattr(ref, optimizer).squares else 0.0
         assert_near(actual, figures, widened(state), dtype=dtype, slack=256, plus=plus)
 
@@ -948,6 +948,96 @@ def test_nonsense_is_refused_alike(door, data):
         _assert_alike(result, expected)
 
 
+# Estimators, which there are natively only
+
+
+def estimator(kind):
+    made = getattr(fastnn.estimators, f"MLP{kind}")
+    return made(hidden_layer_sizes=(3,), max_iter=2, batch_size=4, random_state=0, tol=0.0)
+
+
+def rows_for(kind, rng):
+    return rng.normal(size=(10, 2)), rng.normal(size=10) if kind == "Regressor" else np.arange(10) % 3
+
+
+PARAMETERS = sorted(estimator("Classifier").get_params())
+JUNK_ARRAYS = [text for text, make in JUNK.items() if isinstance(make(), np.ndarray)]
+UNTRIED_PARAMETERS = {  # endless, loud, or refused in other words
+    ("max_iter", repr(2**70)),
+    ("hidden_layer_sizes", repr(2**70)),
+    *(
+        (name, text)
+        for name in ("verbose", "early_stopping")
+        for text in ("True", "1", "np.True_", "np.int64(3)")
+    ),
+    ("alpha", "1e+308"),
+    ("epsilon", "1e+308"),
+    *((name, "Fraction(1, 2)") for name in PARAMETERS),
+    *((name, text) for name in ("solver", "loss", "learning_rate", "activation") for text in JUNK_ARRAYS),
+}
+KEPT_APART = ("_net", "_trainer")  # where passes may leave what they like
+
+
+def shown(model):
+    """Return all of an estimator that a refused call may not change."""
+    return snapshot({name: value for name, value in vars(model).items() if name not in KEPT_APART})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
+@attacked
+@given(data=st.data())
+def test_an_estimator_that_refuses_is_as_it_was(kind, data):
+    rng = np.random.default_rng(data.draw(SEEDS))
+    X, y = rows_for(kind, rng)
+    model = estimator(kind).fit(X, y)
+    expected, before = model.predict(X), shown(model)
+    text = data.draw(st.sampled_from(list(JUNK)))
+    way = data.draw(st.sampled_from(["fit", "partial_fit", "predict", "parameter"]))
+    if way == "parameter":
+        name = data.draw(st.sampled_from([n for n in PARAMETERS if n in model.get_params()]))
+        if (name, text) in UNTRIED_PARAMETERS:
+            return
+        changed = pickle.loads(pickle.dumps(model))
+        result, error = outcome(lambda: changed.set_params(**{name: JUNK[text]()}).fit(X, y))
+        assert error is None or name in str(error), f"{name} not named: {error!r}"
+        if error is not None:
+            assert_same_bits(changed.predict(X), expected)
+        return
+    arguments = {"X": X, "y": y, "sample_weight": None} if way != "predict" else {"X": X}
+    arguments[data.draw(st.sampled_from(list(arguments)))] = JUNK[text]()
+    result, error = outcome(lambda: getattr(model, way)(**arguments))
+    if error is not None or way == "predict":
+        assert shown(model) == before
+        assert_same_bits(model.predict(X), expected)
+    elif result is model:
+        assert np.isfinite(model.coefs_[0]).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
+@attacked
+@given(data=st.data())
+def test_an_estimator_of_any_numbers(kind, data):
+    n, features = data.draw(SOME.filter(lambda n: n > 2)), data.draw(SOME)
+    X = data.draw(arrays((n, features)))
+    _, y = rows_for(kind, np.random.default_rng(0))
+    y = np.resize(y, n)
+    models = [estimator(kind) for _ in range(2)]
+    if data.draw(st.booleans()):
+        models = [model.fit(X, y) for model in models]
+    else:
+        for model in models:
+            for _ in range(2):
+                model.partial_fit(X, y, **({"classes": np.unique(y)} if kind == "Classifier" else {}))
+    assert_same_bits(models[0].predict(X), models[1].predict(np.array(X)))
+    assert models[0].predict(X).shape == (n,)
+    if kind == "Classifier":
+        shares = models[0].predict_proba(X)
+        np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+        assert_same_bits(models[0].predict(X), models[0].classes_[shares.argmax(axis=1)])
+
+
 # What was found, by both tiers refused alike
 
 BOTH = pytest.mark.parametrize("module", [fastnn, ref], ids=["native", "reference"])
@@ -988,6 +1078,13 @@ FOUND = {
 def test_refused(module, call, error, text):
     with pytest.raises(error, match=text):
         call(module)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parameters_of_an_estimator_that_are_numbers_all_the_same():
+    X, y = rows_for("Classifier", np.random.default_rng(0))
+    model = estimator("Classifier").set_params(hidden_layer_sizes=np.array(5), max_iter=True, beta_1=False)
+    assert model.fit(X, y).coefs_[0].shape == (2, 5)
 
 
 @BOTH
