@@ -365,6 +365,12 @@ def network_options(data, dtype):
     }
 
 
+def inputs(n, sizes, options, ways=WAYS):
+    """Return a strategy for the inputs of a network: at a kink, zero and what is flushed to it differ."""
+    wild = ["none", "zeros", *(["subnormal"] if options["activation"] in SMOOTH else [])]
+    return arrays((n, sizes[0]), wild=wild, ways=ways)
+
+
 def widened(d):
     return {name: np.asarray(a, np.float64) for name, a in d.items()}
 
@@ -375,7 +381,7 @@ def test_network(data):
     dtype, train = data.draw(st.sampled_from(FLOATS)), data.draw(st.booleans())
     sizes, options = data.draw(st.lists(SOME, min_size=2, max_size=4)), network_options(data, dtype)
     n = data.draw(SIZES.filter(lambda n: n > 1))
-    x, dout = data.draw(arrays((n, sizes[0]))), data.draw(arrays((n, sizes[-1])))
+    x, dout = data.draw(inputs(n, sizes, options)), data.draw(arrays((n, sizes[-1])))
     batch_size = data.draw(st.sampled_from([None, 1, 7, 100]))
 
     def run(m, x, dout, dtype, state):
@@ -411,7 +417,10 @@ def test_trainer(data):
     optimizer = data.draw(st.sampled_from(KINDS if dtype == "f8" else ["SGD", "Momentum", "Nesterov"]))
     sizes, options = data.draw(st.lists(SOME, min_size=2, max_size=4)), network_options(data, dtype)
     n = data.draw(SIZES.filter(lambda n: n > 1))
-    x, t = data.draw(arrays((n, sizes[0]), ways=[*WAYS[:4], *WAYS[5:]])), targets(data, kind, n, sizes[-1])
+    x, t = (
+        data.draw(inputs(n, sizes, options, ways=[*WAYS[:4], *WAYS[5:]])),
+        targets(data, kind, n, sizes[-1]),
+    )
     w = row_weights(data, n)
     arguments = {
         "epochs": data.draw(st.integers(0, 3)),

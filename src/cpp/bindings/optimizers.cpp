@@ -117,8 +117,8 @@ class Pending {
       return own<T>(zeros);
     }
     if (!is_array(array) || !is_dtype<T>(array) || !same_shape(array, like))
-      refuse("the optimizer's state for " + std::string(py::repr(key)) + " is a " + describe(array) +
-             ", but the parameter is a " + describe(like) + ": use a new optimizer for other parameters");
+      refuse(entry("params", key) + " must be what the optimizer's state for it is, a " + describe(array) + ", got a " +
+             describe(like) + ": use a new optimizer for other parameters");
     return in_place<T>("state", key, array);
   }
 
