@@ -132,7 +132,7 @@ def test_float_array():
     assert _checks.float_array("x", a, np.dtype(np.float64)).dtype == np.float64
     assert _checks.float_array("x", [1, 2]).dtype == np.float32
     assert _checks.float_array("x", [1.0, 2]).dtype == np.float64
-    with pytest.raises(ValueError, match=r"^x must be an array"):
+    with pytest.raises(TypeError, match=r"^x must be an array"):
         _checks.float_array("x", [[1], [1, 2]])
     with pytest.raises(TypeError, match=r"^x must hold real numbers, got dtype complex128"):
         _checks.float_array("x", [1j])

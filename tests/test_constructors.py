@@ -70,7 +70,7 @@ def test_an_activation_by_its_class(module):
     x = np.ones((2, 4), np.float32)
     by_class, by_name = (module.mlp([4, 5, 3], activation=a, seed=0) for a in (module.GELU, "gelu"))
     assert_same_bits(by_class.predict(x), by_name.predict(x))
-    with pytest.raises(TypeError, match=r"layers\[1\] must have forward"):
+    with pytest.raises(TypeError, match=r"^activation must be the class of a layer, got <class 'dict'>"):
         module.mlp([4, 5, 3], activation=dict)
 
 

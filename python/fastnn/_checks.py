@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+LONGEST = 2**40  # a dimension; a matrix of two such is for NumPy to refuse
 
 
 def shown(value: object) -> str:
@@ -89,6 +90,14 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
     number = int(value)
     if (low is not None and number < low) or (high is not None and number > high):
         raise ValueError(f"{expected}, got {shown(value)}")
+    return number
+
+
+def size(name: str, value: Any) -> int:
+    """Return `value`, a dimension of an array, as an int >= 1; TypeError or ValueError otherwise."""
+    number = integer(name, value, 1)
+    if number > LONGEST:
+        raise ValueError(f"{name} must be an integer that arrays can have as a dimension, got {number}")
     return number
 
 
@@ -163,15 +172,20 @@ def seeded(seed: Any, rng: Any) -> np.random.Generator:
     return generator("rng", rng)
 
 
+def as_array(name: str, value: Any) -> Array:
+    """Return `value` as an array of whatever dtype; TypeError for rows of different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise TypeError(f"{name} must be an array, got {shown(value)}") from None
+
+
 def real_array(name: str, value: Any) -> Array:
     """Return `value` as an array of real numbers of its own dtype; TypeError if it holds anything else.
 
     A frame whose columns have no dtype in common, or missing values, is one of float64, NaN where they miss.
     """
-    try:
-        array = np.asarray(value)
-    except ValueError:  # rows of different lengths
-        raise ValueError(f"{name} must be an array, got {shown(value)}") from None
+    array = as_array(name, value)
     if array.dtype == object and hasattr(value, "to_numpy"):
         dtypes = value.dtypes if hasattr(value, "columns") else [value.dtype]
         if all(getattr(dtype, "kind", "O") in "fiub" for dtype in dtypes):
@@ -189,7 +203,8 @@ def float_array(name: str, value: Any, dtype: np.dtype[Any] | None = None) -> Ar
     """
     array = real_array(name, value)
     if dtype is None:
-        dtype = array.dtype if array.dtype in FLOATS else FLOATS[0]
+        own = array.dtype.newbyteorder("=")
+        dtype = own if own in FLOATS else FLOATS[0]
     return array.astype(dtype, copy=False)
 
 
@@ -201,10 +216,7 @@ def parameter(
     It must be float32 or float64 with `ndim` dimensions; `like` fixes the dtype and `shape` the shape.
     TypeError or ValueError otherwise.
     """
-    try:
-        array = np.asarray(value)
-    except ValueError:  # rows of different lengths
-        raise ValueError(f"{name} must be an array, got {shown(value)}") from None
+    array = as_array(name, value)
     if array.dtype not in FLOATS:
         raise TypeError(f"{name} must be a float32 or float64 array, got dtype {array.dtype}")
     if like is not None and array.dtype != like.dtype:
@@ -239,7 +251,9 @@ def copy_state(what: str, state: Mapping[str, Array], d: Any) -> None:
 
 def indices(name: str, value: Any, count: int) -> Array:
     """Return `value` as an array of integers, each in [0, count); TypeError or ValueError otherwise."""
-    array = np.asarray(value)
+    array = as_array(name, value)
+    if not array.size:  # NumPy makes float64 of an empty list
+        array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers in [0, {count}), got dtype {array.dtype}")
     if array.size:

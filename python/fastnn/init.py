@@ -32,8 +32,8 @@ __all__ = ["glorot", "he", "lecun", "normal", "resolve", "xavier"]
 
 
 def _draw(n_in: Any, n_out: Any, rng: Any, dtype: Any, std: Callable[[int, int], float]) -> Array:
-    n_in = _checks.integer("n_in", n_in, 1)
-    n_out = _checks.integer("n_out", n_out, 1)
+    n_in = _checks.size("n_in", n_in)
+    n_out = _checks.size("n_out", n_out)
     rng = _checks.generator("rng", rng)
     dtype = _checks.float_dtype("dtype", dtype)
     values: Array = std(n_in, n_out) * rng.standard_normal((n_in, n_out))

@@ -351,6 +351,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _hidden_sizes(self) -> list[Any]:
         sizes = self.hidden_layer_sizes
+        sizes = sizes.tolist() if isinstance(sizes, np.ndarray) else sizes
         return list(sizes) if hasattr(sizes, "__iter__") else [sizes]
 
     def _architecture(self) -> tuple[Any, ...]:
@@ -528,7 +529,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             history = self._trainer.fit(
                 X,
                 t,
-                1 if incremental else self.max_iter,
+                1 if incremental else int(self.max_iter),
                 batch_size,
                 bool(self.shuffle),
                 judge[: 2 + (judge.weight is not None)] if judge is not None and callbacks else None,

@@ -42,15 +42,15 @@ class Solver:
     def _made(self, model: Any) -> Any:
         if model.solver in ("adam", "adamw"):
             make = optimizers.Adam if model.solver == "adam" else optimizers.AdamW
-            return make(self.rate, model.beta_1, model.beta_2, eps=self.epsilon)
+            return make(self.rate, float(model.beta_1), float(model.beta_2), eps=self.epsilon)
         if model.solver == "adagrad":
             return optimizers.AdaGrad(self.rate, eps=self.epsilon)
         if model.solver == "rmsprop":
-            return optimizers.RMSProp(self.rate, model.beta_2, eps=self.epsilon)
+            return optimizers.RMSProp(self.rate, float(model.beta_2), eps=self.epsilon)
         if model.momentum == 0:
             return optimizers.SGD(self.rate)
         ahead = model.solver == "nesterov" or (model.solver == "sgd" and model.nesterovs_momentum)
-        return (optimizers.Nesterov if ahead else optimizers.Momentum)(self.rate, model.momentum)
+        return (optimizers.Nesterov if ahead else optimizers.Momentum)(self.rate, float(model.momentum))
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate, as scikit-learn counts it."""

@@ -267,8 +267,8 @@ class Affine(Layer):
             Draws them; also called `rng`.
         dtype : float32 or float64
         """
-        n_in = _checks.integer("n_in", n_in, 1)
-        n_out = _checks.integer("n_out", n_out, 1)
+        n_in = _checks.size("n_in", n_in)
+        n_out = _checks.size("n_out", n_out)
         dtype = _checks.float_dtype("dtype", dtype)
         W = initial.resolve(init)(n_in, n_out, _checks.seeded(seed, rng), dtype)
         return cls(W, np.zeros(n_out, dtype))
@@ -369,7 +369,7 @@ class BatchNorm(Layer):
     @classmethod
     def create(cls, n: int, *, momentum: float = 0.9, eps: float = 1e-5, dtype: Any = np.float32) -> Self:
         """Return a layer for n features with gamma = 1, beta = 0."""
-        n = _checks.integer("n", n, 1)
+        n = _checks.size("n", n)
         dtype = _checks.float_dtype("dtype", dtype)
         return cls(np.ones(n, dtype), np.zeros(n, dtype), momentum, eps=eps)
 
@@ -560,8 +560,8 @@ class Embedding(Layer):
             Draws them; also called `rng`.
         dtype : float32 or float64
         """
-        vocab = _checks.integer("vocab", vocab, 1)
-        dim = _checks.integer("dim", dim, 1)
+        vocab = _checks.size("vocab", vocab)
+        dim = _checks.size("dim", dim)
         dtype = _checks.float_dtype("dtype", dtype)
         return cls(initial.resolve(init)(vocab, dim, _checks.seeded(seed, rng), dtype))
 

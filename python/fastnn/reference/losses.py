@@ -167,12 +167,14 @@ class SoftmaxCrossEntropy(Loss):
     def _plain_targets(self, x: Array, t: Any) -> Array:
         if x.ndim != 2:
             raise ValueError(f"x must have shape (N, C), got shape {x.shape}")
-        t = np.asarray(t)
+        t = _checks.real_array("t", t)
         if t.shape == x.shape:
             rows = _checks.float_array("t", t, x.dtype)
             if not ((rows >= 0).all() and (abs(rows.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all()):
                 raise ValueError("t must hold labels, or rows of numbers >= 0 that sum to 1")
             return rows
+        if t.ndim == 1 and t.dtype.kind not in "iu":
+            raise TypeError(f"t must hold integers, or numbers of shape {x.shape}, got {_checks.shown(t)}")
         if t.shape != (len(x),):
             raise ValueError(f"t must have shape ({len(x)},) or {x.shape}, got {t.shape}")
         return _checks.indices("t", t, x.shape[1])

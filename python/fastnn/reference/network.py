@@ -157,15 +157,20 @@ class Sequential:
         dtype: Any = np.float32,
     ) -> Self:
         """Return a network of dense layers of the given sizes; see `mlp`."""
-        if isinstance(sizes, str) or not hasattr(sizes, "__len__") or len(sizes) < 2:
+        try:
+            count = 0 if isinstance(sizes, str) else len(sizes)
+        except TypeError:
+            count = 0
+        if count < 2:
             raise ValueError(f"sizes must hold at least two integers, got {_checks.shown(sizes)}")
-        sizes = [_checks.integer(f"sizes[{i}]", n, 1) for i, n in enumerate(sizes)]
+        sizes = [_checks.size(f"sizes[{i}]", n) for i, n in enumerate(sizes)]
         make = cls.layer_classes
-        activate = (
-            activation
-            if isinstance(activation, type)
-            else make[ACTIVATIONS[_checks.choice("activation", activation, tuple(ACTIVATIONS))]]
-        )
+        if isinstance(activation, type):
+            activate = activation
+            if not (hasattr(activate, "forward") and hasattr(activate, "backward")):
+                raise TypeError(f"activation must be the class of a layer, got {_checks.shown(activation)}")
+        else:
+            activate = make[ACTIVATIONS[_checks.choice("activation", activation, tuple(ACTIVATIONS))]]
         batch_norm = _checks.flag("batch_norm", batch_norm)
         dropout = _checks.real_number("dropout", dropout, 0, 1, "[)")
         rng = _checks.seeded(seed, rng)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["get_num_threads", "matmul", "set_num_threads", "show_config", "threads"]
 
+MAX_THREADS = 1024
 _threads = os.cpu_count() or 1
 
 
@@ -57,9 +58,9 @@ def matmul(a: Any, b: Any, out: Any = None) -> Array:
 
 
 def set_num_threads(n: int) -> None:
-    """Remember n >= 1 as the number of threads; NumPy's own threads do not follow it."""
+    """Remember n, 1 to 1024, as the number of threads; NumPy's own threads do not follow it."""
     global _threads
-    _threads = _checks.integer("n", n, 1)
+    _threads = _checks.integer("n", n, 1, MAX_THREADS)
 
 
 def get_num_threads() -> int:
@@ -68,10 +69,10 @@ def get_num_threads() -> int:
 
 
 class threads:
-    """Context in which the number of threads is n >= 1; NumPy's own threads do not follow it."""
+    """Context in which the number of threads is n, 1 to 1024; NumPy's own threads do not follow it."""
 
     def __init__(self, n: int) -> None:
-        self._n = _checks.integer("n", n, 1)
+        self._n = _checks.integer("n", n, 1, MAX_THREADS)
         self._before: list[int] = []
 
     def __enter__(self) -> None:

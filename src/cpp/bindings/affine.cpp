@@ -29,9 +29,11 @@ py::object multiply(py::handle given_a, py::handle given_b, py::handle out) {
   py::object result = py::reinterpret_borrow<py::object>(out);
   bool direct = false;
   if (!out.is_none()) {
-    if (!is_array(out) || !is_dtype<T>(out) || rank(out) != 2 || extent(out, 0) != x.rows || extent(out, 1) != y.cols)
-      refuse("out must be a " + std::string(sizeof(T) == 4 ? "float32" : "float64") + " array of shape (" +
-             std::to_string(x.rows) + ", " + std::to_string(y.cols) + "), got " + describe(out));
+    const bool of_type = is_array(out) && is_dtype<T>(out);
+    if (!of_type || rank(out) != 2 || extent(out, 0) != x.rows || extent(out, 1) != y.cols)
+      (of_type ? refuse : refuse_type)("out must be a " + std::string(sizeof(T) == 4 ? "float32" : "float64") +
+                                       " array of shape (" + std::to_string(x.rows) + ", " + std::to_string(y.cols) + "), got " +
+                                       describe(out));
     if (!is_writeable(out)) refuse("out is read-only");
     if (is_aligned(out)) {
       const Matrix<T> z = matrix<T>("out", out);

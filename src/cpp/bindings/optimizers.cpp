@@ -18,6 +18,12 @@ namespace {
 // params['W']: written out only where an error needs it.
 std::string entry(const char* dict, py::handle key) { return std::string(dict) + "[" + std::string(py::repr(key)) + "]"; }
 
+// What is a number to Python or NumPy, a bool excepted, may be infinite, but not NaN.
+double number_of(const std::string& name, py::handle h) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  return py::cast<double>(py::module_::import("fastnn._checks").attr("real_number")(name, h, -infinity, infinity));
+}
+
 // The memory of all parameters, in order of address.
 class Extents {
  public:
@@ -143,8 +149,8 @@ class Pending {
       return own<T>(zeros);
     }
     if (!is_array(array) || !is_dtype<T>(array) || !same_shape(array, like))
-      refuse("the optimizer's state for " + std::string(py::repr(key)) + " is a " + describe(array) +
-             ", but the parameter is a " + describe(like) + ": use a new optimizer for other parameters");
+      refuse(entry("params", key) + " must be what the optimizer's state for it is, a " + describe(array) + ", got a " +
+             describe(like) + ": use a new optimizer for other parameters");
     return in_place<T>("state", key, array);
   }
 
@@ -202,13 +208,13 @@ class Pending {
 
   void add_number(py::handle key, py::handle param, py::handle grad) {
     const auto number = [&](const char* dict, py::handle h, bool finite) {
-      const double v = PyBool_Check(h.ptr()) || PyComplex_Check(h.ptr()) ? -1.0 : PyFloat_AsDouble(h.ptr());
-      if (PyBool_Check(h.ptr()) || PyComplex_Check(h.ptr()) || PyErr_Occurred()) {
-        PyErr_Clear();
-        refuse_type(entry(dict, key) + " must be a float32 or float64 array or a float, got " + describe(h));
-      }
+      const std::string name = entry(dict, key);
+      if (is_array(h) && rank(h) > 0) refuse(name + " must be a number as its parameter is, got " + describe(h));
+      const py::object given = is_array(h) ? real_array(name.c_str(), h) : py::reinterpret_borrow<py::object>(h);
+      const double v = PyFloat_CheckExact(h.ptr()) || is_array(h) ? PyFloat_AsDouble(given.ptr()) : number_of(name, h);
+      if (PyErr_Occurred()) throw py::error_already_set();
       if (std::isnan(v) || (finite && std::isinf(v)))
-        refuse(entry(dict, key) + " must be a number, got " + std::string(py::str(py::float_(v))));
+        refuse(name + " must be a number, got " + std::string(py::str(py::float_(v))));
       py::object zero_d = new_array(py::dtype::of<double>(), 0, nullptr);
       *data_of<double>(zero_d) = v;
       return zero_d;
