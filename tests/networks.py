@@ -54,4 +54,16 @@ NETS = {
         for name in ACTIVATIONS
     },
     "GELU by tanh": lambda m, d: [affine(m, 12, 24, d), m.GELU(approximate="tanh"), affine(m, 24, 5, d, 2)],
+    **{
+        f"{norm} {place}": lambda m, d, norm=norm, at=at: [
+            *([getattr(m, norm).create(12, dtype=d), m.Tanh()] if at == 0 else []),
+            affine(m, 12, 24, d),
+            *([getattr(m, norm).create(24, eps=1e-3, dtype=d), m.ReLU()] if at == 1 else []),
+            m.Dropout(0.1),
+            affine(m, 24, 5, d, 2),
+            *([getattr(m, norm).create(5, dtype=d)] if at == 2 else []),
+        ]
+        for norm in ("LayerNorm", "RMSNorm")
+        for at, place in enumerate(("first", "inside", "last"))
+    },
 }

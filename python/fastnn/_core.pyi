@@ -99,8 +99,22 @@ def batchnorm_backward(
     dbeta: Array,
 ) -> Array: ...
 
+LAYERS: dict[str, int]
 ACTIVATIONS: dict[str, int]
 
+def rownorm_forward(
+    x: Array, gamma: Array, beta: Array | None, eps: float
+) -> tuple[Array, Array | None, Array]: ...
+def rownorm_backward(
+    lock: InUse,
+    x: Array,
+    mean: Array | None,
+    rstd: Array,
+    gamma: Array,
+    dout: Array,
+    dgamma: Array,
+    dbeta: Array | None,
+) -> Array: ...
 def activation_forward(kind: int, x: Array, alpha: float) -> Array: ...
 def activation_backward(kind: int, saved: Array, dout: Array, alpha: float) -> Array: ...
 def dropout_forward(

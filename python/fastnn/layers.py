@@ -25,8 +25,10 @@ __all__ = [
     "BatchNorm",
     "Dropout",
     "Embedding",
+    "LayerNorm",
     "LeakyReLU",
     "Mish",
+    "RMSNorm",
     "ReLU",
     "SiLU",
     "Sigmoid",
@@ -126,6 +128,49 @@ class BatchNorm(reference.BatchNorm):
         dx = _core.batchnorm_backward(self._in_use, train, rows, mean, rstd, gamma, dout, dgamma, dbeta)
         grads["gamma"], grads["beta"] = dgamma, dbeta
         return dx if len(shape) == 2 else dx.reshape(shape)
+
+
+class _RowNorm(reference.Layer):
+    """Passes of a normalization by rows; without beta they are not centred."""
+
+    eps: float
+    _in_use: _core.InUse
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        gamma, beta = self.params["gamma"], self.params.get("beta")
+        x = _core.as_real("x", x, gamma)
+        if x.ndim == 0 or x.shape[-1] != gamma.size:
+            raise ValueError(f"x must have shape (..., {gamma.size}), got shape {x.shape}")
+        rows = x.reshape(-1, gamma.size)
+        y, mean, rstd = _core.rownorm_forward(rows, gamma, beta, self.eps)
+        self._saved = x.shape, rows, mean, rstd
+        return y if y.shape == x.shape else y.reshape(x.shape)
+
+    def backward(self, dout: Any) -> Array:
+        shape, rows, mean, rstd = self._recall()
+        gamma = self.params["gamma"]
+        dout = reference.matched(_core.as_real("dout", dout, gamma), shape, gamma.dtype)
+        sums = {name: self._grad_out(name) for name in self.params}
+        dx: Array = _core.rownorm_backward(
+            self._in_use, rows, mean, rstd, gamma, dout.reshape(rows.shape), sums["gamma"], sums.get("beta")
+        )
+        return dx if dx.shape == shape else dx.reshape(shape)
+
+
+@documented
+class LayerNorm(_RowNorm, reference.LayerNorm):
+    @reference.of_arrays
+    def __init__(self, gamma: Any, beta: Any, *, eps: float = 1e-5) -> None:
+        super().__init__(gamma, beta, eps=eps)
+        self._in_use = _core.InUse()
+
+
+@documented
+class RMSNorm(_RowNorm, reference.RMSNorm):
+    @reference.of_arrays
+    def __init__(self, gamma: Any, *, eps: float = 1e-5) -> None:
+        super().__init__(gamma, eps=eps)
+        self._in_use = _core.InUse()
 
 
 @documented

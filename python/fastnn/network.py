@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["Sequential", "mlp"]
 
 # Kind of layer, kind of activation, and the names of its parameters, as the native plan knows them.
-PLANNED: dict[type, tuple[int, int, tuple[str, ...]]] = {
-    layers.Affine: (0, 0, ("W", "b")),
-    layers.BatchNorm: (1, 0, ("gamma", "beta")),
-    layers.Dropout: (3, 0, ()),
-    layers.Embedding: (4, 0, ("W",)),
-    **{c: (2, _core.ACTIVATIONS[function], ()) for c, function in layers.ACTIVATIONS.items()},
+PLANNED: dict[type, tuple[str, int, tuple[str, ...]]] = {
+    layers.Affine: ("affine", 0, ("W", "b")),
+    layers.BatchNorm: ("batchnorm", 0, ("gamma", "beta")),
+    layers.LayerNorm: ("layernorm", 0, ("gamma", "beta")),
+    layers.RMSNorm: ("rmsnorm", 0, ("gamma",)),
+    layers.Dropout: ("dropout", 0, ()),
+    layers.Embedding: ("embedding", 0, ("W",)),
+    **{c: ("activation", _core.ACTIVATIONS[function], ()) for c, function in layers.ACTIVATIONS.items()},
 }
 for layer, (kind, activation, names) in PLANNED.items():
-    _core.register_class("layer", layer, kind, activation, names)
+    _core.register_class("layer", layer, _core.LAYERS[kind], activation, names)
 
 UNSCALED = 1.0  # which need not be checked
 

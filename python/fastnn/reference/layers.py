@@ -38,8 +38,10 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "Mish",
+    "RMSNorm",
     "ReLU",
     "SiLU",
     "Sigmoid",
@@ -434,6 +436,148 @@ def _statistic(name: str, value: Any, like: Array, default: float) -> Array:
     if array.shape != like.shape:
         raise ValueError(f"{name} must have shape {like.shape}, got {array.shape}")
     return array
+
+
+class _RowNorm(Layer):
+    """Base of the layers that normalize each row of D features by itself, in training or not."""
+
+    def __init__(self, eps: float, **params: Array) -> None:
+        super().__init__(**params)
+        self.eps = _checks.real_number("eps", eps, 0, None, "(]")
+
+    def _rows(self, x: Any) -> tuple[Array, Array]:
+        """Return x, and as rows (M, D); ValueError if it has not D features a row."""
+        gamma = self.params["gamma"]
+        x = _checks.float_array("x", x, gamma.dtype)
+        if x.ndim == 0 or x.shape[-1] != gamma.size:
+            raise ValueError(f"x must have shape (..., {gamma.size}), got shape {x.shape}")
+        return x, x.reshape(-1, gamma.size)
+
+    def config(self) -> dict[str, Any]:
+        """Return n, eps and dtype."""
+        return {"n": self.params["gamma"].size, "eps": self.eps, "dtype": str(self.dtype)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a layer of the form that `config` describes, as `create` does."""
+        return cls.create(**config)
+
+    @classmethod
+    def create(cls, n: int, *, eps: float = 1e-5, dtype: Any = np.float32) -> Self:
+        """Return a layer for n features."""
+        raise NotImplementedError
+
+
+class LayerNorm(_RowNorm):
+    """Layer normalization (Ba, Kiros, Hinton 2016), of each row of D features.
+
+        xhat = (x - mean) rstd        rstd = 1 / sqrt(var + eps)        y = gamma xhat + beta
+        h = gamma dout        dx = rstd (h - mean(h) - xhat mean(h xhat))
+        dgamma = sum(dout xhat)        dbeta = sum(dout)
+
+    with means and the biased variance over the features of a row, and sums over the rows. x is (..., D).
+
+    Parameters
+    ----------
+    gamma, beta : float32 or float64 arrays, shape (D,)
+        Kept, not copied.
+    eps : float > 0
+        Added to the variance, inside the root.
+    """
+
+    gamma, beta, dgamma, dbeta = _param("gamma"), _param("beta"), _grad("gamma"), _grad("beta")
+
+    @of_arrays
+    def __init__(self, gamma: Any, beta: Any, *, eps: float = 1e-5) -> None:
+        gamma = _checks.parameter("gamma", gamma, 1)
+        beta = _checks.parameter("beta", beta, 1, like=gamma, shape=gamma.shape)
+        super().__init__(eps, gamma=gamma, beta=beta)
+
+    @classmethod
+    def create(cls, n: int, *, eps: float = 1e-5, dtype: Any = np.float32) -> Self:
+        """Return a layer for n features with gamma = 1, beta = 0."""
+        n, dtype = _checks.size("n", n), _checks.float_dtype("dtype", dtype)
+        return cls(np.ones(n, dtype), np.zeros(n, dtype), eps=eps)
+
+    @classmethod
+    def shapes(cls, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+        """Return the shapes of gamma and beta in the layer that `config` describes."""
+        return dict.fromkeys(("gamma", "beta"), (config["n"],))
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return gamma xhat + beta in the shape of x (..., D)."""
+        x, rows = self._rows(x)
+        centred = rows - rows.mean(axis=1, keepdims=True)
+        var = np.mean(centred * centred, axis=1, keepdims=True)
+        rstd = 1 / np.sqrt(var + normal(self.eps, var))
+        xhat = centred * rstd
+        self._saved = x.shape, xhat, rstd
+        y: Array = np.reshape(self.params["gamma"] * xhat + self.params["beta"], x.shape)
+        return y
+
+    def backward(self, dout: Any) -> Array:
+        """Return the gradient with respect to x; fill grads["gamma"] and grads["beta"]."""
+        shape, xhat, rstd = self._recall()
+        gamma = self.params["gamma"]
+        dout = matched(dout, shape, gamma.dtype).reshape(xhat.shape)
+        np.sum(dout * xhat, axis=0, out=self._grad_out("gamma"))
+        np.sum(dout, axis=0, out=self._grad_out("beta"))
+        h = gamma * dout
+        dx = rstd * (h - h.mean(axis=1, keepdims=True) - xhat * np.mean(h * xhat, axis=1, keepdims=True))
+        return np.asarray(dx.reshape(shape))
+
+
+class RMSNorm(_RowNorm):
+    """Root mean square normalization (Zhang, Sennrich 2019), of each row of D features.
+
+        xhat = x rstd        rstd = 1 / sqrt(mean(x^2) + eps)        y = gamma xhat
+        h = gamma dout        dx = rstd (h - xhat mean(h xhat))        dgamma = sum(dout xhat)
+
+    with means over the features of a row, and the sum over the rows. x is (..., D).
+
+    Parameters
+    ----------
+    gamma : float32 or float64 array, shape (D,)
+        Kept, not copied.
+    eps : float > 0
+        Added to the mean square, inside the root.
+    """
+
+    gamma, dgamma = _param("gamma"), _grad("gamma")
+
+    @of_arrays
+    def __init__(self, gamma: Any, *, eps: float = 1e-5) -> None:
+        super().__init__(eps, gamma=_checks.parameter("gamma", gamma, 1))
+
+    @classmethod
+    def create(cls, n: int, *, eps: float = 1e-5, dtype: Any = np.float32) -> Self:
+        """Return a layer for n features with gamma = 1."""
+        return cls(np.ones(_checks.size("n", n), _checks.float_dtype("dtype", dtype)), eps=eps)
+
+    @classmethod
+    def shapes(cls, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+        """Return the shape of gamma in the layer that `config` describes."""
+        return {"gamma": (config["n"],)}
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return gamma xhat in the shape of x (..., D)."""
+        x, rows = self._rows(x)
+        square = np.mean(rows * rows, axis=1, keepdims=True)
+        rstd = 1 / np.sqrt(square + normal(self.eps, square))
+        xhat = rows * rstd
+        self._saved = x.shape, xhat, rstd
+        y: Array = np.reshape(self.params["gamma"] * xhat, x.shape)
+        return y
+
+    def backward(self, dout: Any) -> Array:
+        """Return the gradient with respect to x; fill grads["gamma"]."""
+        shape, xhat, rstd = self._recall()
+        gamma = self.params["gamma"]
+        dout = matched(dout, shape, gamma.dtype).reshape(xhat.shape)
+        np.sum(dout * xhat, axis=0, out=self._grad_out("gamma"))
+        h = gamma * dout
+        dx = rstd * (h - xhat * np.mean(h * xhat, axis=1, keepdims=True))
+        return np.asarray(dx.reshape(shape))
 
 
 def dropout_threshold(ratio: float) -> int:

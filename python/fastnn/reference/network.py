@@ -94,7 +94,10 @@ class Sequential:
 
     layer_classes: ClassVar[Mapping[str, Any]] = {
         name: getattr(_layers, name)
-        for name in ("Affine", "BatchNorm", "Dropout", "Embedding", *ACTIVATIONS.values())
+        for name in (
+            *("Affine", "BatchNorm", "LayerNorm", "RMSNorm", "Dropout", "Embedding"),
+            *ACTIVATIONS.values(),
+        )
     }
 
     def __init__(self, layers: Iterable[Any]) -> None:

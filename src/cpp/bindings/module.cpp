@@ -4,6 +4,7 @@
 PYBIND11_MODULE(_core, m) {
   using namespace fastnn::bindings;
   m.doc() = "Native kernels of fastnn. Private: use the classes of the package.";
+  bind_rownorm(m);
   bind_runtime(m);
   bind_in_use(m);
   bind_affine(m);

@@ -25,6 +25,7 @@ void bind_network(py::module_& m) {
       return 0;
     };
   };
+  m.attr("LAYERS") = numbered(network::kLayerNames);
   using Handle = py::handle;
   py::class_<CompiledNetwork>(m, "CompiledNetwork", py::custom_type_setup(collected))
       .def(py::init<InUse&, const py::tuple&>(), py::keep_alive<1, 2>())

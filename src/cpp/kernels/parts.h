@@ -25,6 +25,8 @@ void fill_optimizers(Kernels<T>&);
 template <class T>
 void fill_probes(Kernels<T>&);
 template <class T>
+void fill_rownorm(Kernels<T>&);
+template <class T>
 void fill_rows(Kernels<T>&);
 template <class T>
 void fill_vectors(Kernels<T>&);

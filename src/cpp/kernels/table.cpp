@@ -30,6 +30,7 @@ void fill(Kernels<T>& table) {
   fill_losses(table);
   fill_optimizers(table);
   fill_probes(table);
+  fill_rownorm(table);
   fill_rows(table);
   fill_vectors(table);
 }

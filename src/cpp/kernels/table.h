@@ -78,6 +78,15 @@ enum class Optimizer { sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw };
 constexpr int kOptimizers = 7;
 constexpr int states_of(Optimizer o) { return o == Optimizer::sgd ? 0 : o == Optimizer::adam || o == Optimizer::adamw ? 2 : 1; }
 constexpr bool squares_gradients(Optimizer o) { return o >= Optimizer::adagrad; }
+// Rows of normalization by rows, contiguous; mean and rstd are one a row, and without `mean` rows are not centred.
+template <class T>
+struct RowNorm {
+  Index rows, cols;
+  const T* x;
+  T *mean, *rstd;
+  const T* gamma;
+};
+
 template <class T>
 struct OptimizerStep {
   T lr, weight_decay;
@@ -115,6 +124,11 @@ struct Kernels {
   // dx = gamma*rstd*(dy - dbeta*per_row - xhat*dgamma*per_row); per_row is 1/N, or 0 where the statistics are constants
   void (*batchnorm_input_gradient)(const BatchNormColumns<T>&, const T* gamma, const T* dgamma, const T* dbeta, T per_row,
                                    const T* dy, Index dy_row, T* dx, Index dx_row, bool around);
+
+  // y = gamma*(x - mean)*rstd + beta, where beta may be null
+  void (*rownorm_forward)(const RowNorm<T>&, T eps, const T* beta, T* y, bool around);
+  // dx (which may be dy, or null), and the sums of dy*xhat and, unless null, of dy over these rows
+  void (*rownorm_backward)(const RowNorm<T>&, const T* dy, T* dgamma, T* dbeta, T* dx, bool around);
 
   // Elements [first, first + n) of the stream, first a multiple of 64: y = keep ? x*scale : 0; bit i of keep is element first +
   // i.

@@ -19,6 +19,8 @@ constexpr Index kColumns = 16;
 constexpr Index kTogetherBytes = 512 * 1024;
 // Columns of batch normalization, and numbers, that are worth claiming.
 constexpr Index kColumnsEach = 64, kNumbersEach = 2048;
+// Rows whose sums for normalization by rows are made together.
+constexpr Index kNormRows = 16;
 // Dropout's masks come in groups of so many elements.
 constexpr Index kMaskGroup = 64;
 
@@ -123,6 +125,7 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
     node.together = layers[i].weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
     trainable = trainable || has_parameters(node.layer.kind);
     if (node.layer.kind == LayerKind::dropout) grain_ = std::max(grain_, kMaskGroup / std::gcd(node.layer.out, kMaskGroup));
+    if (normalizes_rows(node.layer.kind)) grain_ = std::max(grain_, kNormRows);
     const bool after_affine = i > 0 && layers[i - 1].kind == LayerKind::affine;
     const bool before_affine = i + 1 < layers.size() && layers[i + 1].kind == LayerKind::affine;
     node.forward_fused = node.layer.kind == LayerKind::activation && after_affine;
@@ -140,7 +143,8 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
   first_ = last;
   for (std::size_t i = nodes_.size(); train_ && i-- > 0;) {
     const Node& node = nodes_[i];
-    const bool has = has_parameters(node.layer.kind), needed = node.wants_dx || node.layer.kind == LayerKind::batchnorm;
+    const bool norm = node.layer.kind == LayerKind::batchnorm || normalizes_rows(node.layer.kind);
+    const bool has = has_parameters(node.layer.kind), needed = node.wants_dx || norm;
     if (has) first_ = i;
     if (node.layer.kind == LayerKind::embedding || (use_ == Use::step && !needed)) break;
     if (!node.backward_fused) ops_.push_back({Act::backward, i});
@@ -187,6 +191,15 @@ void Plan<T>::place_activations(Index rows, Take&& take) {
       if (use_ == Use::halves) {
         take(node.dgamma, layer.out);
         take(node.dbeta, layer.out);
+      }
+    }
+    if (normalizes_rows(layer.kind)) {
+      if (layer.kind == LayerKind::layernorm) take(node.mean, rows);
+      take(node.rstd, rows);
+      if (train_) take(node.sums, (rows + kNormRows - 1) / kNormRows * 2 * layer.out);
+      if (train_ && !layer.keeps_gradients) {
+        take(node.layer.weight.g, layer.out);
+        take(node.layer.bias.g, layer.bias.size);
       }
     }
     if (layer.kind == LayerKind::affine && train_ && !layer.keeps_gradients) take(node.layer.bias.g, layer.out);
@@ -394,6 +407,9 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
             ops::normalize_gradient(of, layer.weight.p, node.dy, pass.parameters ? layer.weight.g : node.dgamma,
                                     pass.parameters ? layer.bias.g : node.dbeta, node.wants_dx ? node.dy : dx_of(op.node));
         });
+      case LayerKind::layernorm:
+      case LayerKind::rmsnorm:
+        return team.each(rows_, kNormRows, [&](Index begin, Index end) { apply(op, pass, {begin, end}, {0, 0}, 0); });
       case LayerKind::activation:
       case LayerKind::dropout:
         return team.each(rows_ * layer.out, kMaskGroup, kNumbersEach,
@@ -455,6 +471,9 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
           return ops::normalize_by_running(rows.end - rows.begin, layer.out, x + rows.begin * layer.out, layer.weight.p,
                                            layer.bias.p, layer.running_mean, layer.running_var, layer.eps,
                                            own_ + own_size_ * rank, node.y + rows.begin * layer.out);
+        case LayerKind::layernorm:
+        case LayerKind::rmsnorm:
+          return ops::normalize_rows(rows_to_normalize(node, x, rows), layer.eps, layer.bias.p, node.y + rows.begin * layer.out);
         case LayerKind::embedding: {
           const Index at = rows.begin * layer.in;
           const Matrix<const T> table{layer.weight.p, layer.vocabulary, layer.dim, layer.dim, 1};
@@ -471,6 +490,9 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
           return ops::activation_gradient(layer.activation, saved(node, pass.batch) + numbers.begin, dy, dy, n, layer.alpha);
         case LayerKind::dropout:
           return ops::drop_gradient(node.keep + numbers.begin / 8, dropout_scale(layer), n, dy, dy);
+        case LayerKind::layernorm:
+        case LayerKind::rmsnorm:
+          return rows_gradient(node, x, rows, node.wants_dx ? node.dy : dx_of(op.node));
         case LayerKind::batchnorm:
         case LayerKind::embedding:
           return;
@@ -482,6 +504,24 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
 template <class T>
 ops::NormColumns<T> Plan<T>::columns(const Node& node, const T* x, Index begin, Index end) const noexcept {
   return {rows_, begin, end, x, node.layer.out, node.mean, node.rstd, node.var, node.layer.eps};
+}
+
+template <class T>
+RowNorm<T> Plan<T>::rows_to_normalize(const Node& node, const T* x, Range rows) const noexcept {
+  const Layer<T>& layer = node.layer;
+  return {rows.end - rows.begin,  layer.out,     x + rows.begin * layer.out, node.mean ? node.mean + rows.begin : nullptr,
+          node.rstd + rows.begin, layer.weight.p};
+}
+// By blocks, so that their sums do not depend on who has which rows.
+template <class T>
+void Plan<T>::rows_gradient(const Node& node, const T* x, Range rows, T* dx) const noexcept {
+  const Index cols = node.layer.out;
+  for (Index begin = rows.begin; begin < rows.end; begin += kNormRows) {
+    const Range block{begin, std::min(begin + kNormRows, rows.end)};
+    T* sums = node.sums + begin / kNormRows * 2 * cols;
+    ops::normalize_rows_gradient(rows_to_normalize(node, x, block), node.dy + begin * cols, sums,
+                                 node.mean ? sums + cols : nullptr, dx ? dx + begin * cols : nullptr);
+  }
 }
 
 template <class T>
@@ -554,7 +594,7 @@ void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* up
         ops::gemm(team, g, node.for_dw, node.shared_dw, own_, own_size_);
       }
     }
-    if (layer.bias.size) tasks_.push_back({Task::columns, &node, {}, {}, 1});
+    if (layer.bias.size || normalizes_rows(layer.kind)) tasks_.push_back({Task::columns, &node, {}, {}, 1});
     if (layer.kind == LayerKind::embedding) tasks_.push_back({Task::rows, &node, {}, {}, 1});
   }
 }
@@ -589,7 +629,7 @@ void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update)
           ops::gemm_piece(task->product, task->node->for_dw, task->cut, mine * task->pieces + at, task->node->shared_dw, own);
           break;
         case Task::columns:
-          columns_gradient(*task->node, cut(layer.bias.size, kColumns), update);
+          columns_gradient(*task->node, cut(layer.out, kColumns), update);
           break;
         case Task::rows:
           if (const Range rows = cut(static_cast<Index>(occurrences_.rows.size()), 1); rows.begin < rows.end) {
@@ -609,10 +649,15 @@ void Plan<T>::columns_gradient(const Node& node, Range columns, const Update* up
   const Index begin = columns.begin, n = columns.end - begin;
   if (n <= 0) return;
   if (layer.kind == LayerKind::affine) ops::sum_columns(node.dy + begin, layer.out, rows_, n, layer.bias.g + begin);
+  if (normalizes_rows(layer.kind)) {
+    const Index blocks = (rows_ + kNormRows - 1) / kNormRows;
+    ops::sum_columns(node.sums + begin, 2 * layer.out, blocks, n, layer.weight.g + begin);
+    if (layer.bias.size) ops::sum_columns(node.sums + layer.out + begin, 2 * layer.out, blocks, n, layer.bias.g + begin);
+  }
   if (!update) return;
   if (layer.kind == LayerKind::batchnorm) update_statistics(node, begin, columns.end);
-  update->run(layer.bias, begin, n, layer.bias.g + begin);
-  if (layer.kind == LayerKind::batchnorm) update->run(layer.weight, begin, n, layer.weight.g + begin);
+  if (layer.bias.size) update->run(layer.bias, begin, n, layer.bias.g + begin);
+  if (layer.kind != LayerKind::affine) update->run(layer.weight, begin, n, layer.weight.g + begin);
 }
 
 // The running statistics of some columns.

@@ -78,6 +78,7 @@ class Plan {
     bool backward_fused;  // done by the affine layer after
     bool wants_dx;        // some layer before has parameters
     T *dgamma, *dbeta;    // of batch normalization, where those of the parameters are not wanted
+    T* sums;              // of normalization by rows: for each block of rows, those of dgamma and dbeta
     bool together;        // its products are shared as the team sees fit: packing large weights is work to be shared, too
     ops::GemmPlan forward, for_dx, for_dw;
     T *shared_forward, *shared_dx, *shared_dw;  // scratch of these products
@@ -145,6 +146,8 @@ class Plan {
   void apply(const Op& op, const Pass& pass, Range rows, Range numbers, int rank) noexcept;
   template <class F>
   void with_part(const Op& op, const Pass& pass, F&& f) noexcept;
+  RowNorm<T> rows_to_normalize(const Node& node, const T* x, Range rows) const noexcept;
+  void rows_gradient(const Node& node, const T* x, Range rows, T* dx) const noexcept;
   void loss(const Pass& pass, Range rows) noexcept;
   void gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;
   void plan_gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;

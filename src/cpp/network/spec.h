@@ -17,7 +17,9 @@ struct Parameter {
   Index size;
 };
 
-enum class LayerKind { affine, batchnorm, activation, dropout, embedding };
+enum class LayerKind { affine, batchnorm, activation, dropout, embedding, layernorm, rmsnorm };
+constexpr const char* kLayerNames[] = {"affine", "batchnorm", "activation", "dropout", "embedding", "layernorm", "rmsnorm"};
+constexpr bool normalizes_rows(LayerKind kind) { return kind == LayerKind::layernorm || kind == LayerKind::rmsnorm; }
 
 // Every layer maps rows of `in` numbers to rows of `out`; an embedding's are `in` indices.
 template <class T>
@@ -25,7 +27,7 @@ struct Layer {
   LayerKind kind;
   Index in, out;
   bool keeps_gradients;
-  Parameter<T> weight, bias;  // of an affine layer; gamma and beta; the table alone
+  Parameter<T> weight, bias;  // of an affine layer; gamma and, but for RMSNorm, beta; the table alone
   Activation activation;
   T alpha;
   T *running_mean, *running_var;  // of batch normalization

@@ -143,6 +143,15 @@ void normalize_gradient(const NormColumns<T>& c, const T* gamma, const T* dy, T*
 }
 
 template <class T>
+void normalize_rows(const RowNorm<T>& r, T eps, const T* beta, T* y) noexcept {
+  kernels<T>().rownorm_forward(r, eps, beta, y, false);
+}
+template <class T>
+void normalize_rows_gradient(const RowNorm<T>& r, const T* dy, T* dgamma, T* dbeta, T* dx) noexcept {
+  kernels<T>().rownorm_backward(r, dy, dgamma, dbeta, dx, false);
+}
+
+template <class T>
 void update_run(Optimizer kind, const OptimizerStep<T>& step, Index n, const T* g, T* p, T* s1, T* s2) noexcept {
   kernels<T>().optimizers[static_cast<int>(kind)](step, n, g, p, s1, s2);
 }
@@ -222,6 +231,8 @@ bool in_range(const RowSource& from, Index count, Index n) noexcept {
   template void update_running(const NormColumns<T>&, double, T*, T*) noexcept;                                           \
   template void normalize_by_running(Index, Index, const T*, const T*, const T*, const T*, const T*, T, T*, T*) noexcept; \
   template void normalize_gradient(const NormColumns<T>&, const T*, const T*, T*, T*, T*) noexcept;                       \
+  template void normalize_rows(const RowNorm<T>&, T, const T*, T*) noexcept;                                              \
+  template void normalize_rows_gradient(const RowNorm<T>&, const T*, T*, T*, T*) noexcept;                                \
   template void update_run(Optimizer, const OptimizerStep<T>&, Index, const T*, T*, T*, T*) noexcept;                     \
   template double squares(const T*, Index) noexcept;                                                                      \
   template void gather(const RowSource&, const int64_t*, Index, Index, T, T*) noexcept;

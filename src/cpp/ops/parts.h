@@ -77,6 +77,12 @@ void normalize_by_running(Index rows, Index cols, const T* x, const T* gamma, co
 template <class T>
 void normalize_gradient(const NormColumns<T>& c, const T* gamma, const T* dy, T* dgamma, T* dbeta, T* dx) noexcept;
 
+// Rows normalized by themselves; dx (which may be dy, or null) and these rows' sums for dgamma and, unless null, dbeta.
+template <class T>
+void normalize_rows(const RowNorm<T>& r, T eps, const T* beta, T* y) noexcept;
+template <class T>
+void normalize_rows_gradient(const RowNorm<T>& r, const T* dy, T* dgamma, T* dbeta, T* dx) noexcept;
+
 template <class T>
 void update_run(Optimizer kind, const OptimizerStep<T>& step, Index n, const T* g, T* p, T* s1, T* s2) noexcept;
 template <class T>

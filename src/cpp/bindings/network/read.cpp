@@ -187,6 +187,12 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
         l.momentum = number(attributes, name.momentum);
         l.eps = normal<T>(number(attributes, name.eps));
         break;
+      case LayerKind::layernorm:
+      case LayerKind::rmsnorm:
+        read_parameter(call, from, i, 0, l.out, -1, l.weight);
+        if (from.kind == LayerKind::layernorm) read_parameter(call, from, i, 1, l.out, -1, l.bias);
+        l.eps = normal<T>(number(attributes, name.eps));
+        break;
       case LayerKind::embedding: {
         const py::handle w = parameter(call, i, 0);
         l.dim = last_extent(w, 2);
