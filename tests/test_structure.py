@@ -183,7 +183,9 @@ def test_the_flags_are_read_right():
 
 # Python
 
-NUMPY_ONLY = {"_checks", "callbacks", "checkpoint", "data", "init", "reference", "schedules", "sparse"}
+NUMPY_ONLY = {
+    *("_checks", "callbacks", "checkpoint", "data", "groups", "init", "reference", "schedules", "sparse"),
+}
 OPTIONAL = {
     "tqdm",
     "safetensors",

@@ -13,6 +13,7 @@ from typing import Any as _Any
 
 from . import _load as _load  # comes first
 from . import callbacks, data, init, reference, schedules, search
+from .groups import Group
 from .joint import Joint
 from .layers import (
     GELU,
@@ -62,6 +63,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "GaussianNLL",
+    "Group",
     "History",
     "Huber",
     "Joint",

@@ -155,8 +155,12 @@ def update(
     eps: float,
     step: int,
     clip_norm: float,
+    factors: dict[str, tuple[float, float] | None],
 ) -> float:
-    """Update; return the norm of the gradients if one is to be kept, if not 0."""
+    """Update; return the norm of the gradients if one is to be kept, if not 0.
+
+    `factors` are those of rate and decay, of the parameters that have any; None: frozen.
+    """
 
 def blend(targets: list[Array], sources: list[Array], share: float) -> bool:
     """Do target = share * source + (1 - share) * target for each; return whether it has.

@@ -48,11 +48,19 @@ class _Native(InUse, reference.Optimizer):
                 eps,
                 self.step,
                 limit,
+                self._factors(params),
             )
         except Exception:
             self.step -= 1
             raise
         return None if clip_norm is None else norm
+
+    def _factors(self, params: Any) -> dict[str, tuple[float, float] | None]:
+        """Return the factors of rate and decay of the parameters that have any; None: frozen."""
+        if not self.groups or not isinstance(params, dict):
+            return {}
+        groups = self._groups(params)
+        return {name: None if g.frozen else (g.lr, g.decay) for name, g in groups.items()}
 
 
 @documented

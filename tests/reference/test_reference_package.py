@@ -43,6 +43,7 @@ NAMES = [
     "Sequential",
     "mlp",
     "Joint",
+    "Group",
     "Trainer",
     "History",
     "RowSparse",

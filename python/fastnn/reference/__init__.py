@@ -34,6 +34,7 @@ in float32 or float64. Common textbook code differs from it in these points:
 """
 
 from .. import callbacks, data, init, schedules
+from ..groups import Group
 from ..sparse import RowSparse
 from .history import History
 from .joint import Joint
@@ -81,6 +82,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "GaussianNLL",
+    "Group",
     "History",
     "Huber",
     "Joint",

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 import numpy as np
 
 from .. import _checks, schedules
+from ..groups import Group, assigned, checked
 from ..sparse import RowSparse
 from .layers import normal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .._checks import Array
 
@@ -39,6 +40,7 @@ __all__ = [
 
 
 P = ParamSpec("P")
+PLAIN = Group("*")
 
 
 def _with_lr(init: Callable[P, None]) -> Callable[P, None]:
@@ -62,6 +64,8 @@ class Optimizer:
         The learning rate as given; a function is called with the number of updates done. May be assigned
         between updates.
     weight_decay : float >= 0
+    groups : tuple of Group
+        Which parameters have rates and decays of their own, or are frozen.
     step : int
         Updates done.
     state : dict
@@ -73,9 +77,11 @@ class Optimizer:
     slots: ClassVar[tuple[str, ...]] = ()
     squares = False  # whether it remembers squares of gradients
 
-    def __init__(self, lr: Rate, weight_decay: float) -> None:
+    def __init__(self, lr: Rate, weight_decay: float, groups: Iterable[Group]) -> None:
         self.lr = lr if callable(lr) else _checks.real_number("lr", lr, 0)
         self.weight_decay = _checks.real_number("weight_decay", weight_decay, 0)
+        self.groups = checked(groups)
+        self._assigned: tuple[Any, dict[str, Group]] | None = None
         self.step = 0
         self.state: dict[str, dict[str, Array]] = {slot: {} for slot in self.slots}
 
@@ -113,22 +119,24 @@ class Optimizer:
         lr = self.rate()
         entries = self._entries(params, grads)
         norm = None if clip_norm is None else clipped([g for _, _, g, _ in entries], clip_norm)
+        groups = self._groups(params)
         # An overflow gives inf, as in any kernel, and never an exception half-way.
         with np.errstate(all="ignore"):
             for name, p, g, state in entries:
                 for slot, memory in zip(self.slots, state, strict=True):
                     self.state[slot][name] = memory
+                group = groups.get(name, PLAIN)
+                rate, decay = lr * group.lr, self.weight_decay * group.decay
                 if isinstance(g, RowSparse):
                     rows = g.rows
                     p_rows, state_rows = p[rows], [memory[rows] for memory in state]
-                    self._step_finite(p_rows, g.values, state_rows, lr)
+                    self._step_finite(p_rows, g.values, state_rows, rate, decay)
                     p[rows] = p_rows
                     for memory, changed in zip(state, state_rows, strict=True):
                         memory[rows] = changed
                 else:
-                    self._step_finite(
-                        np.atleast_1d(p), np.atleast_1d(g), [np.atleast_1d(m) for m in state], lr
-                    )
+                    memories = [np.atleast_1d(m) for m in state]
+                    self._step_finite(np.atleast_1d(p), np.atleast_1d(g), memories, rate, decay)
                 if not isinstance(params[name], np.ndarray):
                     params[name] = p[()] if isinstance(params[name], np.generic) else float(p)
         self.step += 1
@@ -143,14 +151,18 @@ class Optimizer:
         for name, value in (("params", params), ("grads", grads)):
             if not isinstance(value, dict):
                 raise TypeError(f"{name} must be a dict, got {_checks.shown(value)}")
-        if params.keys() != grads.keys():
-            odd = next(iter(params.keys() ^ grads.keys()))
+        frozen = {name for name, group in self._groups(params).items() if group.frozen}
+        odd_ones = (params.keys() ^ grads.keys()) - frozen
+        if odd_ones:
+            odd = next(iter(odd_ones))
             here, there = ("params", "grads") if odd in params else ("grads", "params")
             raise ValueError(
                 f"params and grads must have the same names: {odd!r} is in {here}, not in {there}"
             )
         entries = []
         for name, param in params.items():
+            if name in frozen:
+                continue
             p = _parameter(f"params[{name!r}]", param)
             g = _gradient(f"grads[{name!r}]", grads[name], p)
             state = [self.state[slot].get(name) for slot in self.slots]
@@ -161,20 +173,34 @@ class Optimizer:
             entries.append((name, p, g, [np.zeros(p.shape, p.dtype) if m is None else m for m in state]))
         return entries
 
-    def _step_finite(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+    def trained(self, params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values, by name, of those parameters that are not frozen."""
+        groups = self._groups(params)
+        return {name: value for name, value in values.items() if not groups.get(name, PLAIN).frozen}
+
+    def _groups(self, params: Mapping[str, Any]) -> dict[str, Group]:
+        """Return what the groups of each parameter come to; ValueError if a pattern fits none."""
+        if not self.groups:
+            return {}
+        key = self.groups, [(name, np.ndim(p)) for name, p in params.items()]
+        if self._assigned is None or self._assigned[0] != key:
+            self._assigned = key, assigned(self.groups, params)
+        return self._assigned[1]
+
+    def _step_finite(self, p: Array, g: Array, state: list[Array], lr: float, decay: float) -> None:
         """Update one parameter and its state in place, but where the square of its gradient is infinite."""
         if not self.squares or not np.isinf(g * g).any():
-            return self._step(p, g, state, lr)
+            return self._step(p, g, state, lr, decay)
         fits = ~np.isinf(g * g)
         arrays = [p, *state]
         p_part, *state_part = parts = [a[fits] for a in arrays]
-        self._step(p_part, g[fits], state_part, lr)
+        self._step(p_part, g[fits], state_part, lr, decay)
         for array, part in zip(arrays, parts, strict=True):
             array[fits] = part
 
-    def _step(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
+    def _step(self, p: Array, g: Array, state: list[Array], lr: float, decay: float) -> None:
         """Update one parameter and its state in place."""
-        self._apply(p, g + self.weight_decay * p if self.weight_decay else g, state, lr)
+        self._apply(p, g + decay * p if decay else g, state, lr)
 
     def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
         """Apply the optimizer's formula, in place; `g` has the weight decay in it, and is not changed."""
@@ -221,11 +247,13 @@ class Optimizer:
         Raises TypeError if `lr` is a plain function.
         """
         options = {name: float(getattr(self, name)) for name in self.options}
-        return {"optimizer": type(self).__name__, "lr": schedules.rate_to_json(self.lr)} | options
+        groups = {"groups": [group.config() for group in self.groups]} if self.groups else {}
+        return {"optimizer": type(self).__name__, "lr": schedules.rate_to_json(self.lr)} | options | groups
 
     def __repr__(self) -> str:
         """Return the class, its learning rate and its options."""
-        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("lr", *self.options))
+        names = ("lr", *self.options, *(["groups"] if self.groups else []))
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__name__}({options})"
 
 
@@ -288,8 +316,8 @@ class SGD(Optimizer):
     """Stochastic gradient descent: p <- p - lr g."""
 
     @_with_lr
-    def __init__(self, lr: Rate = 0.01, *, weight_decay: float = 0.0) -> None:
-        super().__init__(lr, weight_decay)
+    def __init__(self, lr: Rate = 0.01, *, weight_decay: float = 0.0, groups: Iterable[Group] = ()) -> None:
+        super().__init__(lr, weight_decay, groups)
 
     def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
         p -= lr * g
@@ -303,14 +331,22 @@ class Momentum(Optimizer):
     lr : float >= 0 or schedule
     momentum : float in [0, 1]
     weight_decay : float >= 0
+    groups : iterable of Group
     """
 
     options = ("momentum", "weight_decay")
     slots = ("v",)
 
     @_with_lr
-    def __init__(self, lr: Rate = 0.01, momentum: float = 0.9, *, weight_decay: float = 0.0) -> None:
-        super().__init__(lr, weight_decay)
+    def __init__(
+        self,
+        lr: Rate = 0.01,
+        momentum: float = 0.9,
+        *,
+        weight_decay: float = 0.0,
+        groups: Iterable[Group] = (),
+    ) -> None:
+        super().__init__(lr, weight_decay, groups)
         self.momentum = _checks.real_number("momentum", momentum, 0, 1)
 
     def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
@@ -350,8 +386,10 @@ class AdaGrad(Optimizer):
     squares = True
 
     @_with_lr
-    def __init__(self, lr: Rate = 0.01, eps: float = 1e-7, *, weight_decay: float = 0.0) -> None:
-        super().__init__(lr, weight_decay)
+    def __init__(
+        self, lr: Rate = 0.01, eps: float = 1e-7, *, weight_decay: float = 0.0, groups: Iterable[Group] = ()
+    ) -> None:
+        super().__init__(lr, weight_decay, groups)
         self.eps = _checks.real_number("eps", eps, 0, None, "(]")
 
     def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
@@ -379,9 +417,15 @@ class RMSProp(Optimizer):
 
     @_with_lr
     def __init__(
-        self, lr: Rate = 0.01, decay_rate: float = 0.99, eps: float = 1e-7, *, weight_decay: float = 0.0
+        self,
+        lr: Rate = 0.01,
+        decay_rate: float = 0.99,
+        eps: float = 1e-7,
+        *,
+        weight_decay: float = 0.0,
+        groups: Iterable[Group] = (),
     ) -> None:
-        super().__init__(lr, weight_decay)
+        super().__init__(lr, weight_decay, groups)
         self.decay_rate = _checks.real_number("decay_rate", decay_rate, 0, 1)
         self.eps = _checks.real_number("eps", eps, 0, None, "(]")
 
@@ -420,8 +464,9 @@ class Adam(Optimizer):
         *,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        groups: Iterable[Group] = (),
     ) -> None:
-        super().__init__(lr, weight_decay)
+        super().__init__(lr, weight_decay, groups)
         self.beta1 = _checks.real_number("beta1", beta1, 0, 1, "[)")
         self.beta2 = _checks.real_number("beta2", beta2, 0, 1, "[)")
         self.eps = _checks.real_number("eps", eps, 0, None, "(]")
@@ -453,11 +498,12 @@ class AdamW(Adam):
         *,
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        groups: Iterable[Group] = (),
     ) -> None:
-        super().__init__(lr, beta1, beta2, eps=eps, weight_decay=weight_decay)
+        super().__init__(lr, beta1, beta2, eps=eps, weight_decay=weight_decay, groups=groups)
 
-    def _step(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
-        p -= lr * self.weight_decay * p
+    def _step(self, p: Array, g: Array, state: list[Array], lr: float, decay: float) -> None:
+        p -= lr * decay * p
         self._apply(p, g, state, lr)
 
 
@@ -475,6 +521,8 @@ def from_config(config: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
             f"config must be a dict with an optimizer of {', '.join(classes)}, got {_checks.shown(config)}"
         )
     try:
-        return classes[name](**arguments | {"lr": schedules.rate_from_json(arguments.get("lr"))})
+        rate = schedules.rate_from_json(arguments.get("lr"))
+        groups = [Group(**group) for group in arguments.get("groups", [])]
+        return classes[name](**arguments | {"lr": rate, "groups": groups})
     except TypeError as error:
         raise ValueError(f"config does not describe {name}: {error}") from None

@@ -162,11 +162,12 @@ class Trainer:
                     dropout.seed = self.seed
             loss, dout = self._loss_and_gradient(self.net.forward(x, True), t, sample_weight)
             getattr(self.net, "backward_params", self.net.backward)(dout)
-            grads = self.net.grads
+            params, grads = self.net.params, self.net.grads
+            if getattr(self.optimizer, "groups", ()):
+                grads = self.optimizer.trained(params, grads)
             if self.clip_norm is not None:
                 self._clip(grads, self.clip_norm)
             self._check_state(grads)
-            params = self.net.params
             arrays = dict(params)
         except BaseException:
             undo()

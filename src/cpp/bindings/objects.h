@@ -50,7 +50,8 @@ struct Names {
           gather = interned("_gather"), saved = interned("_saved"), loss_and_gradient = interned("_loss_and_gradient"),
           criterion = interned("_criterion"), function = interned("function"), weighs = interned("_weighs"),
           checked = interned("checked"), in_use = interned("_in_use"), approximate = interned("approximate"),
-          label_smoothing = interned("label_smoothing"), delta = interned("delta"), quantiles = interned("quantiles");
+          label_smoothing = interned("label_smoothing"), delta = interned("delta"), quantiles = interned("quantiles"),
+          groups = interned("groups"), factors = interned("_factors");
 };
 const Names& names();
 

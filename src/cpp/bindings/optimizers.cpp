@@ -51,8 +51,9 @@ class Extents {
 // What one call works on. Owns a reference to every array it uses, since the dicts may change once the GIL is released.
 class Pending {
  public:
-  Pending(const Extents& extents, const py::dict& params, int state_count, const py::object& s1, const py::object& s2)
-      : extents_(extents), params_(params), state_count_(state_count), states_{s1, s2} {}
+  Pending(const Extents& extents, const py::dict& params, const py::dict& factors, int state_count, const py::object& s1,
+          const py::object& s2)
+      : extents_(extents), params_(params), factors_(factors), state_count_(state_count), states_{s1, s2} {}
 
   void reserve(std::size_t entries) {
     f32_.reserve(entries);
@@ -104,6 +105,12 @@ class Pending {
   struct Number {
     py::object key, number;
   };
+
+  ops::Factors factors_of(py::handle key) const {
+    const py::handle pair = find(factors_, key);
+    if (!pair) return {};
+    return {py::float_(pair[py::int_(0)]), py::float_(pair[py::int_(1)])};
+  }
 
   double cost(double each) const {
     Index n = 0;
@@ -173,6 +180,7 @@ class Pending {
     }
     u.s1 = state<T>(0, key, param);
     u.s2 = state<T>(1, key, param);
+    u.factors = factors_of(key);
     updates.push_back(u);
   }
 
@@ -226,12 +234,13 @@ class Pending {
     u.size = 1;
     u.s1 = state<double>(0, key, p);
     u.s2 = state<double>(1, key, p);
+    u.factors = factors_of(key);
     f64_.push_back(u);
     numbers_.push_back({py::reinterpret_borrow<py::object>(key), p});
   }
 
   const Extents& extents_;
-  py::dict params_;
+  py::dict params_, factors_;
   int state_count_;
   py::object states_[2];
   std::vector<ops::Update<float>> f32_;
@@ -261,7 +270,8 @@ int64_t count_of(const py::int_& step) {
 }
 
 double update(InUse& lock, int kind, py::handle params, py::handle grads, py::handle state, const py::tuple& slots, double lr,
-              double weight_decay, double beta1, double beta2, double eps, const py::int_& step, double clip_norm) {
+              double weight_decay, double beta1, double beta2, double eps, const py::int_& step, double clip_norm,
+              const py::dict& factors) {
   const Hold hold(lock);
   if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
   if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
@@ -278,9 +288,14 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
   const py::object s1 = memory_of(state, slots, 0), s2 = memory_of(state, slots, 1);
   const ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, count_of(step)};
   const Extents extents(p);
-  Pending all(extents, own_params, states, s1, s2);
+  const auto is_frozen = [&](py::handle key) {
+    const py::handle of = find(factors, key);
+    return of && of.is_none();
+  };
+  Pending all(extents, own_params, factors, states, s1, s2);
   all.reserve(p.size());
   for (const auto& [key, param] : p) {
+    if (is_frozen(key)) continue;
     const py::handle grad = find(g, key);
     if (!grad) refuse(entry("params", key) + " has no gradient: grads must have the same keys");
     all.add(key, param, grad);
@@ -292,7 +307,8 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
   }
   // One array under two names, or views of one another: they are updated in turn, each from what the last has left.
   for (const auto& [key, param] : p) {
-    Pending one(extents, own_params, states, s1, s2);
+    if (is_frozen(key)) continue;
+    Pending one(extents, own_params, factors, states, s1, s2);
     one.add(key, param, find(g, key));
     one.run(rule);
   }

@@ -24,8 +24,6 @@ constexpr Index kNormRows = 16;
 // Dropout's masks come in groups of so many elements.
 constexpr Index kMaskGroup = 64;
 
-bool has_parameters(LayerKind kind) { return kind != LayerKind::activation && kind != LayerKind::dropout; }
-
 template <class T>
 T dropout_scale(const Layer<T>& layer) {
   return layer.inverted ? static_cast<T>(1 / (1 - layer.ratio)) : T(1);
@@ -34,7 +32,7 @@ T dropout_scale(const Layer<T>& layer) {
 template <class T>
 bool same_shape(const Layer<T>& a, const Layer<T>& b) {
   return a.kind == b.kind && a.in == b.in && a.out == b.out && a.activation == b.activation &&
-         a.keeps_gradients == b.keeps_gradients;
+         a.keeps_gradients == b.keeps_gradients && a.weight.frozen == b.weight.frozen && a.bias.frozen == b.bias.frozen;
 }
 
 // f(first number of the part's run, run length) for each run of a part that is contiguous both in C and in rows of `width`
@@ -70,10 +68,12 @@ struct Plan<T>::Part {
 template <class T>
 struct Plan<T>::Update {
   Optimizer kind;
-  OptimizerStep<T> step;
+  const OptimizerStep<T>* steps;
 
   void run(const Parameter<T>& to, Index begin, Index n, const T* g) const {
-    ops::update_run(kind, step, n, g, to.p + begin, to.s1 ? to.s1 + begin : nullptr, to.s2 ? to.s2 + begin : nullptr);
+    if (to.frozen) return;
+    ops::update_run(kind, steps[to.factors], n, g, to.p + begin, to.s1 ? to.s1 + begin : nullptr,
+                    to.s2 ? to.s2 + begin : nullptr);
   }
 };
 
@@ -104,6 +104,7 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
     place_products(rows, take);
     take(own_, own_size_ * members);
   });
+  steps_.reserve(2 * layers.size() + 1);
   loss_numbers_.reserve(static_cast<std::size_t>(outputs_) + 1);
   if (train_ && layers.front().kind == LayerKind::embedding) occurrences_.reserve(rows * layers.front().in);
   forward_cost_ = estimate(rows, false);
@@ -123,7 +124,7 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
     node.layer = layers[i];
     node.wants_dx = trainable;
     node.together = layers[i].weight.size * static_cast<Index>(sizeof(T)) > kTogetherBytes;
-    trainable = trainable || has_parameters(node.layer.kind);
+    trainable = trainable || node.layer.learns();
     if (node.layer.kind == LayerKind::dropout) grain_ = std::max(grain_, kMaskGroup / std::gcd(node.layer.out, kMaskGroup));
     if (normalizes_rows(node.layer.kind)) grain_ = std::max(grain_, kNormRows);
     const bool after_affine = i > 0 && layers[i - 1].kind == LayerKind::affine;
@@ -144,8 +145,8 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
   for (std::size_t i = nodes_.size(); train_ && i-- > 0;) {
     const Node& node = nodes_[i];
     const bool norm = node.layer.kind == LayerKind::batchnorm || normalizes_rows(node.layer.kind);
-    const bool has = has_parameters(node.layer.kind), needed = node.wants_dx || norm;
-    if (has) first_ = i;
+    const bool needed = node.wants_dx || (norm && node.layer.learns());
+    if (node.layer.learns()) first_ = i;
     if (node.layer.kind == LayerKind::embedding || (use_ == Use::step && !needed)) break;
     if (!node.backward_fused) ops_.push_back({Act::backward, i});
     if (needed) needed_ = ops_.size();
@@ -188,7 +189,7 @@ void Plan<T>::place_activations(Index rows, Take&& take) {
         take(node.layer.weight.g, layer.out);
         take(node.layer.bias.g, layer.out);
       }
-      if (use_ == Use::halves) {
+      if (train_ && (use_ == Use::halves || layer.weight.frozen || layer.bias.frozen)) {
         take(node.dgamma, layer.out);
         take(node.dbeta, layer.out);
       }
@@ -404,8 +405,9 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
           if (op.act == Act::forward)
             ops::normalize_by_batch(of, layer.weight.p, layer.bias.p, node.y);
           else
-            ops::normalize_gradient(of, layer.weight.p, node.dy, pass.parameters ? layer.weight.g : node.dgamma,
-                                    pass.parameters ? layer.bias.g : node.dbeta, node.wants_dx ? node.dy : dx_of(op.node));
+            ops::normalize_gradient(
+                of, layer.weight.p, node.dy, pass.parameters && !layer.weight.frozen ? layer.weight.g : node.dgamma,
+                pass.parameters && !layer.bias.frozen ? layer.bias.g : node.dbeta, node.wants_dx ? node.dy : dx_of(op.node));
         });
       case LayerKind::layernorm:
       case LayerKind::rmsnorm:
@@ -576,7 +578,7 @@ void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* up
   tasks_.clear();
   for (Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
-    if (layer.kind == LayerKind::affine) {
+    if (layer.kind == LayerKind::affine && !layer.weight.frozen) {
       ops::Gemm<T> g = weight_gradient(node, input(node, batch), rows_);
       node.update = update;
       if (update) {
@@ -595,14 +597,14 @@ void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* up
       }
     }
     if (layer.bias.size || normalizes_rows(layer.kind)) tasks_.push_back({Task::columns, &node, {}, {}, 1});
-    if (layer.kind == LayerKind::embedding) tasks_.push_back({Task::rows, &node, {}, {}, 1});
+    if (layer.kind == LayerKind::embedding && !layer.weight.frozen) tasks_.push_back({Task::rows, &node, {}, {}, 1});
   }
 }
 
 // The gradients, and with an update what becomes of the parameters by them.
 template <class T>
 void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept {
-  if (nodes_.front().layer.kind == LayerKind::embedding)
+  if (nodes_.front().layer.kind == LayerKind::embedding && !nodes_.front().layer.weight.frozen)
     ops::occurrences_of(batch.indices, rows_ * nodes_.front().layer.in, occurrences_);
   plan_gradients(team, batch, update);
   Index share = 0;
@@ -648,11 +650,13 @@ void Plan<T>::columns_gradient(const Node& node, Range columns, const Update* up
   const Layer<T>& layer = node.layer;
   const Index begin = columns.begin, n = columns.end - begin;
   if (n <= 0) return;
-  if (layer.kind == LayerKind::affine) ops::sum_columns(node.dy + begin, layer.out, rows_, n, layer.bias.g + begin);
+  if (layer.kind == LayerKind::affine && !layer.bias.frozen)
+    ops::sum_columns(node.dy + begin, layer.out, rows_, n, layer.bias.g + begin);
   if (normalizes_rows(layer.kind)) {
     const Index blocks = (rows_ + kNormRows - 1) / kNormRows;
-    ops::sum_columns(node.sums + begin, 2 * layer.out, blocks, n, layer.weight.g + begin);
-    if (layer.bias.size) ops::sum_columns(node.sums + layer.out + begin, 2 * layer.out, blocks, n, layer.bias.g + begin);
+    if (!layer.weight.frozen) ops::sum_columns(node.sums + begin, 2 * layer.out, blocks, n, layer.weight.g + begin);
+    if (layer.bias.size && !layer.bias.frozen)
+      ops::sum_columns(node.sums + layer.out + begin, 2 * layer.out, blocks, n, layer.bias.g + begin);
   }
   if (!update) return;
   if (layer.kind == LayerKind::batchnorm) update_statistics(node, begin, columns.end);
@@ -681,11 +685,11 @@ template <class F>
 void Plan<T>::each_gradient(F&& f) const {
   for (const Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
-    if (layer.kind == LayerKind::embedding)
+    if (layer.kind == LayerKind::embedding && !layer.weight.frozen)
       f(node, layer.weight, node.values, static_cast<Index>(occurrences_.rows.size()) * layer.dim);
-    else if (layer.weight.size)
+    else if (layer.weight.size && !layer.weight.frozen)
       f(node, layer.weight, layer.weight.g, layer.weight.size);
-    if (layer.bias.size) f(node, layer.bias, layer.bias.g, layer.bias.size);
+    if (layer.bias.size && !layer.bias.frozen) f(node, layer.bias, layer.bias.g, layer.bias.size);
   }
 }
 
@@ -757,7 +761,9 @@ typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const
 template <class T>
 bool Plan<T>::update(Team& team, const Batch<T>& batch, const Rule& rule) noexcept {
   if (rule.stop_at_nonfinite && !finite_statistics()) return false;
-  const Update update{rule.update.kind, ops::optimizer_step<T>(rule.update)};
+  steps_.assign(1, ops::optimizer_step<T>(rule.update));
+  for (const ops::Factors& factors : rule.factors) steps_.push_back(ops::optimizer_step<T>(ops::with(rule.update, factors)));
+  const Update update{rule.update.kind, steps_.data()};
   gradients(team, batch, clip_ ? nullptr : &update);
   return !clip_ || clip_and_update(team, rule, update);
 }

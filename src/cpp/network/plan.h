@@ -179,6 +179,7 @@ class Plan {
   T *own_ = nullptr, *predictions_ = nullptr, *factors_ = nullptr;
   double *losses_ = nullptr, *norms_ = nullptr;
   std::vector<T> loss_numbers_;
+  std::vector<OptimizerStep<T>> steps_;  // of the rule, and with each of its factors
   ops::Occurrences occurrences_;
 };
 

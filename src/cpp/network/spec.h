@@ -15,6 +15,8 @@ struct Parameter {
   T* g;        // null: no gradient is kept
   T *s1, *s2;  // null where the optimizer has no such state
   Index size;
+  bool frozen;          // it stays as it is, and its gradient is nobody's
+  std::size_t factors;  // which of the rule's are its own, from 1 on; 0: none
 };
 
 enum class LayerKind { affine, batchnorm, activation, dropout, embedding, layernorm, rmsnorm };
@@ -38,6 +40,8 @@ struct Layer {
   uint64_t seed, step;  // of dropout: its stream's, and what its counter adds to the trainer's
   uint32_t stream;
   Index vocabulary, dim;  // of an embedding's table
+
+  bool learns() const noexcept { return (weight.size && !weight.frozen) || (bias.size && !bias.frozen); }
 };
 
 enum class Loss { softmax, sigmoid, squared, huber, absolute, quantile, poisson, gaussian };  // from Huber's on as Dense has them
@@ -69,7 +73,8 @@ struct Batch {
 struct Rule {
   LossRule loss;
   ops::UpdateRule update;
-  double clip_norm;  // infinity: none
+  std::vector<ops::Factors> factors;  // that parameters have of their own
+  double clip_norm;                   // infinity: none
   bool stop_at_nonfinite;
   bool per_row;  // the loss is the sum of the rows' weighted losses over their number, not over the sum of their weights
   // What is larger stops a step likewise: a gradient might be so large that the optimizer's memory of its square is infinite.

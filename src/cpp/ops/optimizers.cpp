@@ -33,6 +33,11 @@ OptimizerStep<T> optimizer_step(const UpdateRule& r) noexcept {
   }
   return s;
 }
+UpdateRule with(UpdateRule rule, const Factors& factors) noexcept {
+  rule.lr *= factors.lr;
+  rule.weight_decay *= factors.decay;
+  return rule;
+}
 template OptimizerStep<float> optimizer_step(const UpdateRule&) noexcept;
 template OptimizerStep<double> optimizer_step(const UpdateRule&) noexcept;
 
@@ -48,7 +53,8 @@ Index total_size(const std::vector<Update<T>>& updates) {
 // The numbers [begin, end) of all arrays laid end to end.
 template <class T>
 void update_range(const UpdateRule& rule, const std::vector<Update<T>>& updates, Index begin, Index end) {
-  const OptimizerStep<T> step = optimizer_step<T>(rule);
+  const OptimizerStep<T> common = optimizer_step<T>(rule);
+  OptimizerStep<T> step = common;
   const auto kernel = kernels<T>().optimizers[static_cast<int>(rule.kind)];
   const auto run = [&](const Update<T>& u, Index at, Index n, const T* g) {
     kernel(step, n, g, u.p + at, u.s1 ? u.s1 + at : nullptr, u.s2 ? u.s2 + at : nullptr);
@@ -56,6 +62,7 @@ void update_range(const UpdateRule& rule, const std::vector<Update<T>>& updates,
   for (const Update<T>& u : updates) {
     const Index first = std::max<Index>(begin, 0), last = std::min(end, u.size);
     if (first < last) {
+      step = u.factors.none() ? common : optimizer_step<T>(with(rule, u.factors));
       if (!u.rows)
         run(u, first, last - first, u.g + first);
       else

@@ -13,6 +13,13 @@ struct UpdateRule {
   bool* lost = nullptr;  // set where an element is left as it was, since its gradient's square is infinite; or null
 };
 
+// Of the rate and of weight decay, for one parameter.
+struct Factors {
+  double lr = 1, decay = 1;
+  bool none() const noexcept { return lr == 1 && decay == 1; }
+};
+UpdateRule with(UpdateRule rule, const Factors& factors) noexcept;
+
 // One array, or for a row-sparse gradient the rows named of it: then p, s1, s2 are whole tables of rows of `dim` numbers,
 // g holds the `size/dim` rows that have a gradient, and `rows` says which they are (distinct).
 template <class T>
@@ -23,6 +30,7 @@ struct Update {
   Index size;
   const int64_t* rows;  // null for a dense gradient
   Index dim;
+  Factors factors;
 };
 
 // The numbers of a rule as the kernels take them.

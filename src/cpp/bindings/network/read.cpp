@@ -30,7 +30,8 @@ LayerObject::LayerObject(py::handle layer, std::size_t place)
 void Call::clear() {
   train = keep = alone = own_loss = false;
   for (Found& layer : layers) layer = Found{};
-  trainer = optimizer = loss = locked = py::object();
+  trainer = optimizer = loss = locked = optimizer_object = factors = py::object();
+  own_factors.clear();
   lock = nullptr;
   state_count = 0;
   for (py::object& state : states) state = py::object();
@@ -113,6 +114,15 @@ void read_parameter(Call& call, const LayerObject& l, std::size_t i, int which, 
   to.p = numbers<T>(call, p, rows, cols);
   to.size = cols < 0 ? rows : rows * cols;
   if (!call.train) return;
+  if (call.factors) {
+    const py::handle of = find(call.factors, l.entries[which]);
+    to.frozen = of && of.is_none();
+    if (to.frozen) return;
+    if (of) {
+      call.own_factors.push_back({py::float_(of[py::int_(0)]), py::float_(of[py::int_(1)])});
+      to.factors = call.own_factors.size();
+    }
+  }
   if (call.keep && l.kind != LayerKind::embedding)
     to.g = beside<T>(call, call.layers[i].grads, l.names[which], p, rows, cols, false);
   T** const slots[2] = {&to.s1, &to.s2};
@@ -263,7 +273,8 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
   if (!type.has(optimizer)) throw Unsupported{};
   const auto held = py::reinterpret_borrow<py::object>(optimizer);  // whatever its schedule does to the trainer
   call.optimizer = attributes_of(optimizer);
-  if (replaces(call.optimizer, name.update, name.rate)) throw Unsupported{};
+  call.optimizer_object = held;
+  if (replaces(call.optimizer, name.update, name.rate, name.factors)) throw Unsupported{};
   call.lock = lock_of(call.optimizer, call.locked);
   if (!call.lock) {  // it is made when it is first asked for
     const py::object made = held.attr(name.in_use);
@@ -293,6 +304,17 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
 }
 
 }  // namespace
+
+void read_groups(Call& call, const std::vector<LayerObject>& layers) {
+  const py::handle groups = entry_of(call.optimizer, names().groups);
+  if (!PyTuple_CheckExact(groups.ptr())) throw Unsupported{};
+  if (PyTuple_GET_SIZE(groups.ptr()) == 0) return;
+  py::dict params;
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    for (int p = 0; p < layers[i].parameters; ++p) params[layers[i].entries[p]] = call.layers[i].parameters[p];
+  call.factors = call.optimizer_object.attr(names().factors)(params);
+  if (!is_dict(call.factors)) throw Unsupported{};
+}
 
 network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates) {
   const Names& name = names();

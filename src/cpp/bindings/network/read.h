@@ -46,6 +46,8 @@ struct Call {
   py::object trainer, optimizer, loss;  // their attributes
   InUse* lock = nullptr;                // the optimizer's, kept alive by `locked`
   py::object locked;
+  py::object optimizer_object, factors;  // the factors of parameters, a dict; or null
+  std::vector<ops::Factors> own_factors;
   int state_count = 0;
   py::object states[2];
   uint64_t seed = 0;   // the trainer's
@@ -90,6 +92,9 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
 // What a trainer does beside its network. `epochs`: it goes through many steps; `rates`: the learning rates are given. May call
 // the optimizer's schedule.
 network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates);
+
+// Which parameters have factors of their own, or are frozen, as the optimizer's groups say.
+void read_groups(Call& call, const std::vector<LayerObject>& layers);
 
 // Rows of numbers, or of indices, as they lie there; of other types, or with gaps within rows, they are converted if they may be.
 struct Rows {

@@ -210,7 +210,9 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
   }
   call_.keep = clip || affine_bytes() <= kKeepBytes;
   std::vector<Layer<T>>& layers = typed.layers;
+  read_groups(call_, layers_);
   read_layers(layers_, call_, layers);
+  rule.factors = call_.own_factors;
   if (takes_indices() && request.step == 0 && !ops::in_range(data.x, n, layers.front().vocabulary)) throw Unsupported{};
 
   if (!call_.own_loss)

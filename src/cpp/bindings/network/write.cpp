@@ -32,7 +32,7 @@ void write_kept(const Call& call, const std::vector<Layer<T>>& layers, const net
 template <class T>
 void write_embedding(const std::vector<LayerObject>& objects, const Call& call, const std::vector<Layer<T>>& layers,
                      const network::Plan<T>& plan) {
-  if (layers.front().kind != LayerKind::embedding) return;
+  if (layers.front().kind != LayerKind::embedding || layers.front().weight.frozen) return;
   const auto distinct = static_cast<Index>(plan.embedding_rows().size());
   py::object indices = new_vector<int64_t>(distinct), values = new_matrix<T>(distinct, layers.front().dim);
   std::copy_n(plan.embedding_rows().data(), distinct, data_of<int64_t>(indices));
