@@ -19,7 +19,7 @@ from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
-from .network import OPTIMIZER, RUNNING, Sequential, input_scale, scaled
+from .network import OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -108,11 +108,7 @@ class Trainer:
     @property
     def _dropouts(self) -> list[tuple[int, Any]]:
         """The places and layers of dropout, of the network as it is now."""
-        return [
-            (i, layer)
-            for i, layer in enumerate(getattr(self.net, "layers", ()))
-            if all(hasattr(layer, name) for name in ("seed", "stream", "step"))
-        ]
+        return dropouts(getattr(self.net, "layers", ()))
 
     @property
     def _running(self) -> list[tuple[Any, str]]:
