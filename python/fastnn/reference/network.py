@@ -8,7 +8,7 @@
                                        backward where the gradient with respect to the data is not wanted
     takes_indices                      optional: true if x must keep its integers (an embedding)
     running_mean, running_var          optional: arrays that belong to the state but are not trained
-    seed, stream, step                 optional, together: what random masks are drawn from, see `Dropout`; the
+    seed, stream, step                 optional, together: what random masks are drawn from, see Dropout; the
                                        network sets stream to the layer's place
     config(), from_config(config)      for files, with the class in `Sequential.layer_classes`
 """
