@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -466,8 +467,9 @@ def test_callbacks(tmp_path):
 def test_ctrl_c_keeps_what_was_learned():
     def press(trainer, history):
         if history.epochs == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
+    press.uninterrupted = True
     model = MLPClassifier(random_state=0, learning_rate_init=0.02)
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model.fit(*FEW, callbacks=[press])

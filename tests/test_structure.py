@@ -183,7 +183,17 @@ def test_the_flags_are_read_right():
 
 # Python
 
-NUMPY_ONLY = {"_checks", "callbacks", "checkpoint", "data", "init", "reference", "schedules", "sparse"}
+NUMPY_ONLY = {
+    "_checks",
+    "_interrupts",
+    "callbacks",
+    "checkpoint",
+    "data",
+    "init",
+    "reference",
+    "schedules",
+    "sparse",
+}
 OPTIONAL = {
     "tqdm",
     "safetensors",

@@ -7,7 +7,11 @@ has any of the methods
     on_fit_begin(trainer, history)   before the first step, when all arguments of `fit` have been checked
     on_slice(trainer, history)       after every slice of steps; a true result ends the training there; an
                                      epoch that has steps left then does not count
-    on_fit_end(trainer, history)     at the end, also after Ctrl-C, but not where an error leaves `fit`
+    on_fit_end(trainer, history)     at the end, also after Ctrl-C, but not where an exception leaves `fit`
+
+Ctrl-C in a callback, or KeyboardInterrupt that it raises, leaves `fit` like any other exception. Where the
+callback has a true attribute `uninterrupted`, as those below do, Ctrl-C waits until it has returned, and then
+ends the training.
 
 A slice is some steps long, in `fastnn.reference` one. The callbacks below start afresh with every `fit`. The
 figure that one of them watches, `monitor`, is one of the history's: "loss", that of the epoch (`epoch_loss`),
@@ -101,6 +105,8 @@ class EarlyStopping:
         network's state cannot be restored.
     """
 
+    uninterrupted = True
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -180,6 +186,8 @@ class Checkpoint:
         From `fit`, before its first step, if the directory does not exist.
     """
 
+    uninterrupted = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -254,6 +262,8 @@ class ReduceOnPlateau:
         optimizer's lr is no number.
     """
 
+    uninterrupted = True
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -305,6 +315,8 @@ class TimeLimit:
     TypeError, ValueError
         If it is none.
     """
+
+    uninterrupted = True
 
     def __init__(self, seconds: float) -> None:
         self.seconds = _checks.real_number("seconds", seconds, 0, None, "(]")

@@ -65,6 +65,8 @@ class Course:
         Whether it has ended the training.
     """
 
+    uninterrupted = True
+
     def __init__(
         self,
         model: Any,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import _checks, checkpoint, data
+from .._interrupts import Interrupts, look
 from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
@@ -165,12 +166,15 @@ class Trainer:
             undo()
             raise
         self.steps += 1
+        updates = getattr(self.optimizer, "step", None)
         try:
             self.optimizer.update(params, grads)
             _check_in_place(arrays, params, self.net.params)
-        except Exception:  # Ctrl-C comes when the update is done
-            self.steps -= 1
-            undo()
+        except BaseException as error:
+            undone = updates is not None and self.optimizer.step == updates
+            if undone or isinstance(error, Exception):  # Ctrl-C may come when the update is done
+                self.steps -= 1
+                undo()
             raise
         return loss
 
@@ -294,10 +298,16 @@ class Trainer:
         Returns
         -------
         History
-            Also after Ctrl-C, which ends the training; what was learned is kept.
+            Also after Ctrl-C, which ends the training, if it comes in the main thread: after the slice of
+            steps, in the reference the step, during which it comes, or in the middle of a validation. What
+            was learned is kept, and an epoch that was not done to its end does not count.
 
         Raises
         ------
+        KeyboardInterrupt
+            At a second Ctrl-C within a second, be the first of the same `fit` or of one before, or while the
+            first is still waiting for its slice to end; and at Ctrl-C in a callback, but one that is
+            `uninterrupted`, see `fastnn.callbacks`.
         TypeError, ValueError
             If an argument does not fit.
         FloatingPointError
@@ -305,55 +315,61 @@ class Trainer:
         ImportError
             For progress=True without tqdm.
         """
-        x, t, sample_weight = _data_set("", x, t, sample_weight)
-        epochs = _checks.integer("epochs", epochs, 0)
-        batch_size = _checks.integer("batch_size", batch_size, 1)
-        shuffle = _checks.flag("shuffle", shuffle)
-        if validation is not None:
-            if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-                raise TypeError(
-                    f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
-                )
-            validation = _data_set("validation ", *validation)
-        callbacks = _callbacks(callbacks)
-        if progress is not None:
-            _checks.flag("progress", progress)
-        scale = input_scale(self.net, scale)
-        y = self._check_fit("", x, t, scale)
-        if validation is not None:
-            self._check_fit("validation ", *validation[:2], scale)
-        per_row = _checks.choice("weight_mean", weight_mean, ("batch", "data")) == "data"
-        if class_weight is not None:
-            sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
-        per_row = sample_weight is not None and (per_row or class_weight is not None)
-        if per_row:
-            sample_weight = sample_weight / sample_weight.max()  # whose sum is finite
-            sample_weight /= sample_weight.mean()
-        history = History(self._recorded(validation))
-        steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
-        bar = _progress_bar(progress, epochs * steps)
-        try:
+        with Interrupts() as interrupts:  # also while the arguments are looked at
+            x, t, sample_weight = _data_set("", x, t, sample_weight)
+            epochs = _checks.integer("epochs", epochs, 0)
+            batch_size = _checks.integer("batch_size", batch_size, 1)
+            shuffle = _checks.flag("shuffle", shuffle)
+            if validation is not None:
+                if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+                    raise TypeError(
+                        f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
+                    )
+                validation = _data_set("validation ", *validation)
+            callbacks = _callbacks(callbacks)
+            if progress is not None:
+                _checks.flag("progress", progress)
+            scale = input_scale(self.net, scale)
+            y = self._check_fit("", x, t, scale)
+            if validation is not None:
+                self._check_fit("validation ", *validation[:2], scale)
+            per_row = _checks.choice("weight_mean", weight_mean, ("batch", "data")) == "data"
+            if class_weight is not None:
+                sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
+            per_row = sample_weight is not None and (per_row or class_weight is not None)
             if per_row:
-                self._per_row = True
-            _call(callbacks, "on_fit_begin", self, history)
-            stop = False
-            while history.epochs < epochs and not stop:
-                order = self._order(len(x)) if shuffle else None
-                batches = x, t, sample_weight, order, batch_size, scale
-                stop, whole = self._fit_epoch(batches, callbacks, history, bar)
-                if not whole:
-                    break
-                if validation is not None:
-                    figures = self.evaluate(*validation, scale=scale)
-                    history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
-                stop = any([_ends(callback(self, history)) for callback in callbacks]) or stop
-        except KeyboardInterrupt:
-            history.interrupted = True
-        finally:
-            self.__dict__.pop("_per_row", None)
-            if bar is not None:
-                bar.close()
-        _call(callbacks, "on_fit_end", self, history)
+                sample_weight = sample_weight / sample_weight.max()  # whose sum is finite
+                sample_weight /= sample_weight.mean()
+            history = History(self._recorded(validation))
+            steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
+            bar = _progress_bar(progress, epochs * steps)
+            try:
+                if per_row:
+                    self._per_row = True
+                _call(callbacks, "on_fit_begin", self, history, interrupts)
+                stop = interrupts.noted
+                while history.epochs < epochs and not stop:
+                    order = self._order(len(x)) if shuffle else None
+                    batches = x, t, sample_weight, order, batch_size, scale
+                    stop, whole = self._fit_epoch(batches, callbacks, history, bar, interrupts)
+                    if not whole or interrupts.noted:
+                        break
+                    if validation is not None:
+                        figures = self.evaluate(*validation, scale=scale)
+                        history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
+                    ends = _call(callbacks, "__call__", self, history, interrupts)
+                    stop = ends or stop or interrupts.noted
+            except KeyboardInterrupt:
+                if interrupts.leaves:
+                    raise
+                history.interrupted = True
+            finally:
+                self.__dict__.pop("_per_row", None)
+                if bar is not None:
+                    bar.close()
+            history.interrupted |= interrupts.noted
+            _call(callbacks, "on_fit_end", self, history, interrupts)
+        history.interrupted |= interrupts.noted  # if too late to end anything
         return history
 
     def _recorded(self, validation: Any) -> list[str]:
@@ -363,7 +379,12 @@ class Trainer:
         return ["loss", "val_loss", *(["val_accuracy"] if hasattr(self.loss, "correct") else [])]
 
     def _fit_epoch(
-        self, batches: tuple[Any, ...], callbacks: tuple[Any, ...], history: History, bar: Any
+        self,
+        batches: tuple[Any, ...],
+        callbacks: tuple[Any, ...],
+        history: History,
+        bar: Any,
+        interrupts: Interrupts,
     ) -> tuple[bool, bool]:
         """Do the steps of an epoch; return whether a callback says to stop and whether all were done."""
         x, _, sample_weight, order, batch_size, _ = batches
@@ -376,14 +397,14 @@ class Trainer:
                 samples = min((history.steps - first) * batch_size, len(x))
                 loss = history.mean_loss(history.steps - len(losses))
                 _show(bar, len(losses), loss, samples / (perf_counter() - begun))
-            stop = _call(callbacks, "on_slice", self, history)
-            if stop:
+            stop = _call(callbacks, "on_slice", self, history, interrupts)
+            if stop or interrupts.noted:
                 break
         seconds = perf_counter() - begun
-        if stop:
+        if stop or interrupts.noted:
             planned = sum(1 for _ in self._shares(len(x), sample_weight, order, batch_size))
             if history.steps - first < planned:
-                return True, False
+                return stop, False
         self.epochs += 1
         history.end_epoch(seconds)
         return stop, True
@@ -501,6 +522,7 @@ class Trainer:
             share = rows.stop - rows.start if weights is None else float(weights.sum())
             if share == 0:
                 continue
+            look()
             labels = self._gather(t, rows)
             loss += share * self._loss(self.net.forward(self._inputs(x, rows, scale), False), labels, weights)
             if correct is not None:
@@ -683,9 +705,19 @@ def _callbacks(callbacks: Any) -> tuple[Any, ...]:
     return tuple(callbacks)
 
 
-def _call(callbacks: tuple[Any, ...], name: str, trainer: Trainer, history: History) -> bool:
+def _call(
+    callbacks: tuple[Any, ...], name: str, trainer: Trainer, history: History, interrupts: Interrupts
+) -> bool:
     """Call this method of all callbacks that have it; return whether one of the results is True."""
-    return any([_ends(getattr(c, name)(trainer, history)) for c in callbacks if hasattr(c, name)])
+    results = []
+    for callback in callbacks:
+        if hasattr(callback, name):
+            method = getattr(callback, name)
+            if getattr(callback, "uninterrupted", False):
+                results.append(method(trainer, history))
+            else:
+                results.append(interrupts.call(method, trainer, history))
+    return any(map(_ends, results))
 
 
 def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
