@@ -294,7 +294,7 @@ def test_a_trainer_can_be_copied_in_a_callback():
 
 def test_ctrl_c_in_a_trial_ends_the_loop_of_optuna_too():
     def objective(trial):
-        presses = uninterrupted(lambda *_: trial.number == 2 and press() or None)
+        presses = uninterrupted(lambda *_: (trial.number == 2 and press()) or None)
         return fit(build("native"), 3, search.PruneTrial(trial), presses).val_loss[-1]
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
