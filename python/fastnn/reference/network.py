@@ -45,7 +45,8 @@ ACTIVATIONS = {
     "silu": "SiLU",
 }
 PREDICT_ROWS = 1024
-OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file
+OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file, as does the next
+CALLBACKS = "callbacks."
 
 
 class _Live(dict[str, Any]):
@@ -335,7 +336,8 @@ class Sequential:
 
     @classmethod
     def _from_file(cls, contents: checkpoint.Contents) -> Self:
-        specs = {name: spec for name, spec in contents.specs.items() if not name.startswith(OPTIMIZER)}
+        beside = (OPTIMIZER, CALLBACKS)
+        specs = {name: spec for name, spec in contents.specs.items() if not name.startswith(beside)}
         try:
             parts = []
             shapes: dict[str, tuple[Any, ...]] = {}

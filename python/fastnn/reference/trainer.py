@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import _checks, checkpoint, data
 from .._interrupts import Interrupts, look
+from ..callbacks import Checkpoint, EarlyStopping, Told, entered, left, packed, take_up, tell, unpacked
 from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["History", "Trainer"]
 
 LABEL_ROWS = 65536  # of targets looked at together
+OF_A_FIT = ("_per_row", "_serving")  # attributes that a trainer has within it
 
 
 class Trainer:
@@ -73,6 +75,9 @@ class Trainer:
     _per_row = (
         False  # within a fit: whether a batch's losses are divided by their number, not by their weights
     )
+
+    _serving: tuple[Any, ...] | None = None  # within a fit: its callbacks
+    _told: Sequence[Told] = ()  # what a file has told of those of the fit that it was written in
 
     def __init__(
         self,
@@ -256,6 +261,7 @@ class Trainer:
         scale: float = 1.0,
         *,
         weight_mean: str = "batch",
+        resume: bool = True,
     ) -> History:
         """Train on a data set.
 
@@ -294,6 +300,13 @@ class Trainer:
             Whose mean weight a batch's mean weighted loss is divided by: the batch's, so that its loss is the
             weighted average of its rows'; or that of the data set, so that a row of twice the weight moves
             the parameters twice as far in whatever batch it comes, a small one, too.
+        resume : bool
+            Matters to the first `fit` of a trainer that was loaded from a file, if this was written in the
+            middle of a `fit`, by a Checkpoint say. True: a callback of `fastnn.callbacks` goes on with the
+            state (the best figure and its parameters, epochs waited, time taken) that one of its class and
+            arguments had then, the first of a class with the first's, and so on; the rest of the epochs then
+            end as they would have. Where that EarlyStopping had ended the training it ends it here, too,
+            before the first step. False, or other arguments: callbacks start afresh.
 
         Returns
         -------
@@ -341,36 +354,58 @@ class Trainer:
                 sample_weight = sample_weight / sample_weight.max()  # whose sum is finite
                 sample_weight /= sample_weight.mean()
             history = History(self._recorded(validation))
+            resume = _checks.flag("resume", resume)
             steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
-            bar = _progress_bar(progress, epochs * steps)
+            own = entered(callbacks, history)
+            bar = None
             try:
-                if per_row:
-                    self._per_row = True
-                _call(callbacks, "on_fit_begin", self, history, interrupts)
-                stop = interrupts.noted
-                while history.epochs < epochs and not stop:
-                    order = self._order(len(x)) if shuffle else None
-                    batches = x, t, sample_weight, order, batch_size, scale
-                    stop, whole = self._fit_epoch(batches, callbacks, history, bar, interrupts)
-                    if not whole or interrupts.noted:
-                        break
-                    if validation is not None:
-                        figures = self.evaluate(*validation, scale=scale)
-                        history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
-                    ends = _call(callbacks, "__call__", self, history, interrupts)
-                    stop = ends or stop or interrupts.noted
-            except KeyboardInterrupt:
-                if interrupts.leaves:
-                    raise
-                history.interrupted = True
+                try:
+                    bar = _progress_bar(progress, epochs * steps)
+                    if per_row:
+                        self._per_row = True
+                    self._begin(callbacks, history, interrupts, resume)
+                    after_epochs = tuple(sorted(callbacks, key=lambda c: isinstance(c, Checkpoint)))
+                    stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
+                    while history.epochs < epochs and not stop:
+                        order = self._order(len(x)) if shuffle else None
+                        batches = x, t, sample_weight, order, batch_size, scale
+                        stop, whole = self._fit_epoch(batches, callbacks, history, bar, interrupts)
+                        if not whole or interrupts.noted:
+                            break
+                        if validation is not None:
+                            figures = self.evaluate(*validation, scale=scale)
+                            history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
+                        ends = _call(after_epochs, "__call__", self, history, interrupts)
+                        stop = ends or stop or interrupts.noted
+                except KeyboardInterrupt:
+                    if interrupts.leaves:
+                        raise
+                    history.interrupted = True
+                finally:
+                    for name in OF_A_FIT:
+                        self.__dict__.pop(name, None)
+                    if bar is not None:
+                        bar.close()
+                history.interrupted |= interrupts.noted
+                _call(callbacks, "on_fit_end", self, history, interrupts)
             finally:
-                self.__dict__.pop("_per_row", None)
-                if bar is not None:
-                    bar.close()
-            history.interrupted |= interrupts.noted
-            _call(callbacks, "on_fit_end", self, history, interrupts)
+                left(own, history)
         history.interrupted |= interrupts.noted  # if too late to end anything
         return history
+
+    def _begin(
+        self, callbacks: tuple[Any, ...], history: History, interrupts: Interrupts, resume: bool
+    ) -> None:
+        """Have callbacks begin, with what a file has told of them if that is wanted."""
+        taken = take_up(callbacks, self._told) if resume else []
+        try:
+            _call(callbacks, "on_fit_begin", self, history, interrupts)
+        except BaseException:
+            for callback in taken:
+                callback._loaded = False
+            raise
+        self.__dict__.pop("_told", None)
+        self._serving = callbacks
 
     def _recorded(self, validation: Any) -> list[str]:
         """Return the names of the figures that a training records."""
@@ -537,14 +572,19 @@ class Trainer:
         """Write network, optimizer, loss and counters to a file, .npz or .safetensors by its name.
 
         `path` may be a binary file, or an io.BytesIO, which holds a .npz. ValueError for any other suffix.
-        Training resumes from it to the same bits. Raises TypeError, and writes nothing, if a layer, the loss,
-        the optimizer or its schedule is not one of fastnn's own.
+        Training resumes from it to the same bits; within a `fit` the file tells of its callbacks as they are
+        then, see `resume` there. Raises TypeError, and writes nothing, if a layer, the loss, the optimizer
+        or its schedule is not one of fastnn's own.
         """
         meta = self.description()
         memory = self.optimizer.state_dict()
         arrays = self.net.state_dict()
         for slot, state in memory["state"].items():
             arrays |= {f"{OPTIMIZER}{slot}.{name}": array for name, array in state.items()}
+        told, of_callbacks = packed(self._told if self._serving is None else tell(self._serving))
+        if told:
+            meta["callbacks"] = told
+            arrays |= of_callbacks
         checkpoint.write(path, "trainer", arrays, meta)
 
     def description(self) -> dict[str, Any]:
@@ -607,11 +647,18 @@ class Trainer:
             )
             trainer.steps = _checks.integer("steps", meta["steps"], 0)
             trainer.epochs = _checks.integer("epochs", meta["epochs"], 0)
+            told = unpacked(meta.get("callbacks", []), contents, net.state_dict())
+            if told:
+                trainer._told = told
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{contents.path} does not describe a trainer: {type(error).__name__}: {error}"
             ) from None
         return trainer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy, which no `fit` trains."""
+        return {name: value for name, value in self.__dict__.items() if name not in OF_A_FIT}
 
     def __repr__(self) -> str:
         """Return the parts and what was done."""
