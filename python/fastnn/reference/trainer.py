@@ -260,7 +260,7 @@ class Trainer:
         class_weight: Any = None,
         scale: float = 1.0,
         *,
-        weight_mean: str = "batch",
+        weight_mean: str | float = "batch",
         resume: bool = True,
     ) -> History:
         """Train on a data set.
@@ -292,14 +292,16 @@ class Trainer:
             Multiplies the weight of each row by that of its class: a number >= 0; 1 for a class that the dict
             does not name. "balanced": n / (k * count) for a class of `count` of the n rows, where k classes
             occur (as in scikit-learn). Targets must be labels or one-hot rows, or 0 and 1 for one output of
-            SigmoidCrossEntropy. The validation is not weighted. `weight_mean` is "data" then.
+            SigmoidCrossEntropy. The validation is not weighted. `weight_mean` is "data" then, unless it is a
+            number.
         scale : float
             Multiplies x, and that of the validation, once a batch has the network's dtype: 1 / 255 for pixels
             that are bytes. Must be 1 where the network takes indices.
-        weight_mean : "batch" or "data"
+        weight_mean : "batch", "data" or float > 0
             Whose mean weight a batch's mean weighted loss is divided by: the batch's, so that its loss is the
             weighted average of its rows'; or that of the data set, so that a row of twice the weight moves
-            the parameters twice as far in whatever batch it comes, a small one, too.
+            the parameters twice as far in whatever batch it comes, a small one, too. A number is that mean
+            where this data set is a part of another, a row of a stream say; 1.0: weights count as they are.
         resume : bool
             Matters to the first `fit` of a trainer that was loaded from a file, if this was written in the
             middle of a `fit`, by a Checkpoint say. True: a callback of `fastnn.callbacks` goes on with the
@@ -346,13 +348,16 @@ class Trainer:
             y = self._check_fit("", x, t, scale)
             if validation is not None:
                 self._check_fit("validation ", *validation[:2], scale)
-            per_row = _checks.choice("weight_mean", weight_mean, ("batch", "data")) == "data"
+            if not isinstance(weight_mean, str):
+                weight_mean = _checks.real_number("weight_mean", weight_mean, 0, None, "(]")
+            else:
+                _checks.choice("weight_mean", weight_mean, ("batch", "data"))
             if class_weight is not None:
                 sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
-            per_row = sample_weight is not None and (per_row or class_weight is not None)
+                weight_mean = "data" if weight_mean == "batch" else weight_mean
+            per_row = sample_weight is not None and weight_mean != "batch"
             if per_row:
-                sample_weight = sample_weight / sample_weight.max()  # whose sum is finite
-                sample_weight /= sample_weight.mean()
+                sample_weight = _over_mean(sample_weight, weight_mean)
             history = History(self._recorded(validation))
             resume = _checks.flag("resume", resume)
             steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
@@ -765,6 +770,15 @@ def _call(
             else:
                 results.append(interrupts.call(method, trainer, history))
     return any(map(_ends, results))
+
+
+def _over_mean(weights: Array, mean: str | float) -> Array:
+    """Return weights over their mean, or over a number; ValueError if that cannot be."""
+    if isinstance(mean, str):
+        weights = weights / weights.max()  # whose sum is finite
+        return np.asarray(weights / weights.mean())
+    with np.errstate(over="ignore", under="ignore"):
+        return _checks.sample_weights("sample_weight over weight_mean", weights / mean, len(weights))[0]
 
 
 def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
