@@ -167,6 +167,20 @@ def test_a_copy_made_in_a_fit_can_be_trained(module):
         fit(twin, 1, copy.deepcopy(stopping))
 
 
+@BOTH
+def test_a_fit_within_a_fit_of_the_same_trainer(module):
+    """Ends with itself what is its own, and leaves the weights of the outer one."""
+    by_class, told = {0: 1.0, 1: 3.0, 2: 5.0}, []
+
+    def inner(trainer, history):
+        fit(trainer, 1, lambda t, _: told.append(("_per_row" in vars(t), len(t._serving))))
+        told.append(("_per_row" in vars(trainer), len(trainer._serving)))
+
+    fit(trainer := build(module), 1, inner, cb.TimeLimit(9), class_weight=by_class)
+    assert told == [(False, 1), (True, 2)]
+    assert not {"_per_row", "_serving"} & vars(trainer).keys()
+
+
 # The states themselves
 
 

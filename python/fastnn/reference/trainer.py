@@ -363,9 +363,12 @@ class Trainer:
             steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
             own = entered(callbacks, history)
             bar = None
+            outer = {name: value for name, value in self.__dict__.items() if name in OF_A_FIT}
             try:
                 try:
                     bar = _progress_bar(progress, epochs * steps)
+                    for name in outer:  # of a fit in a callback of which this is one
+                        del self.__dict__[name]
                     if per_row:
                         self._per_row = True
                     self._begin(callbacks, history, interrupts, resume)
@@ -389,6 +392,7 @@ class Trainer:
                 finally:
                     for name in OF_A_FIT:
                         self.__dict__.pop(name, None)
+                    self.__dict__.update(outer)
                     if bar is not None:
                         bar.close()
                 history.interrupted |= interrupts.noted
