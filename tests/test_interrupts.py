@@ -145,11 +145,40 @@ def stress(times):
 
 
 def test_real_signals_leave_a_training_whole():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_interrupts; test_interrupts.stress(60)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_interrupts; test_interrupts.stress(36)"
     done = subprocess.run(
         [*PYTHON, "-c", code, os.path.dirname(__file__)], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.split() == ["done"], done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_handler_of_someones_own_finds_steps_and_losses_whole(kind, monkeypatch):
+    """It raises wherever it comes, so that `fit` may be left, but what is counted was done and told."""
+
+    def handler(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastnn.trainer, "SLICE_SECONDS", 1e-9)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        trainer = build(kind)
+        with PressAt(0) as trace:
+            expected = fit(trainer, 2)
+        for at in range(1, trace.lines + 1, max(1, trace.lines // 97)):
+            trainer = build(kind)
+            try:
+                with PressAt(at):
+                    history = fit(trainer, 2)
+            except KeyboardInterrupt:
+                assert trainer.steps in (0, 10)  # while arguments are looked at, and after the end
+            else:
+                assert history.interrupted
+                assert len(history.loss) == trainer.steps
+                assert_same_bits(history.loss, expected.loss[: trainer.steps])
+            assert trainer.steps == trainer.optimizer.step
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # What leaves fit

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["History", "Trainer"]
 
 LABEL_ROWS = 65536  # of targets looked at together
-OF_A_FIT = ("_per_row", "_serving")  # attributes that a trainer has within it
+OF_A_FIT = ("_per_row", "_serving", "_lately")  # attributes that a trainer has within it
 
 
 class Trainer:
@@ -76,6 +76,10 @@ class Trainer:
         False  # within a fit: whether a batch's losses are divided by their number, not by their weights
     )
 
+    _lately: tuple[int, Sequence[float] | Array] = (
+        0,
+        (),
+    )  # the steps before the last ones, and the losses of these
     _serving: tuple[Any, ...] | None = None  # within a fit: its callbacks
     _told: Sequence[Told] = ()  # what a file has told of those of the fit that it was written in
 
@@ -170,8 +174,9 @@ class Trainer:
         except BaseException:
             undo()
             raise
-        self.steps += 1
         updates = getattr(self.optimizer, "step", None)
+        self._lately = self.steps, (loss,)
+        self.steps += 1
         try:
             self.optimizer.update(params, grads)
             _check_in_place(arrays, params, self.net.params)
@@ -362,7 +367,7 @@ class Trainer:
             resume = _checks.flag("resume", resume)
             steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
             own = entered(callbacks, history)
-            bar = None
+            bar, begun = None, self.steps
             outer = {name: value for name, value in self.__dict__.items() if name in OF_A_FIT}
             try:
                 try:
@@ -373,6 +378,7 @@ class Trainer:
                         self._per_row = True
                     self._begin(callbacks, history, interrupts, resume)
                     after_epochs = tuple(sorted(callbacks, key=lambda c: isinstance(c, Checkpoint)))
+                    begun = self.steps
                     stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
                     while history.epochs < epochs and not stop:
                         order = self._order(len(x)) if shuffle else None
@@ -389,6 +395,7 @@ class Trainer:
                     if interrupts.leaves:
                         raise
                     history.interrupted = True
+                    self._catch_up(history, begun)
                 finally:
                     for name in OF_A_FIT:
                         self.__dict__.pop(name, None)
@@ -415,6 +422,13 @@ class Trainer:
             raise
         self.__dict__.pop("_told", None)
         self._serving = callbacks
+
+    def _catch_up(self, history: History, begun: int) -> None:
+        """Add the losses of steps that were counted when KeyboardInterrupt kept them from the history."""
+        before, losses = self._lately
+        first = begun + history.steps - before
+        if first >= 0:
+            history.extend(loss=map(float, losses[first : self.steps - before]))
 
     def _recorded(self, validation: Any) -> list[str]:
         """Return the names of the figures that a training records."""
