@@ -301,6 +301,26 @@ def test_a_fit_in_another_thread_is_none_of_its_business():
         press()
 
 
+def test_a_child_forked_meanwhile_has_the_usual_one():
+    statuses = []
+
+    @uninterrupted
+    def fork(*_):
+        if statuses:
+            return
+        child = os.fork()
+        if child == 0:
+            try:
+                press()
+            except KeyboardInterrupt:
+                os._exit(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+            os._exit(2)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    assert not fit(build("native"), 1, fork).interrupted
+    assert statuses == [1]
+
+
 def test_a_long_validation_is_left():
     rows = np.zeros((50_000, 6), np.float32)
     trainer, timer = build("reference"), threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 from contextlib import suppress
@@ -38,6 +39,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.noted = self.leaves = False
+        self._process = os.getpid()
         self._before: Any = None
         self._outer: Interrupts | None = None
 
@@ -65,6 +67,9 @@ class Interrupts:
 
     def _handle(self, *_: object) -> None:
         global _last
+        if os.getpid() != self._process:  # forked meanwhile: to do something else
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt
         again = self.noted or monotonic() - _last < AT_ONCE
         _last = monotonic()
         if again:

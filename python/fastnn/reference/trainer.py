@@ -76,10 +76,7 @@ class Trainer:
         False  # within a fit: whether a batch's losses are divided by their number, not by their weights
     )
 
-    _lately: tuple[int, Sequence[float] | Array] = (
-        0,
-        (),
-    )  # the steps before the last ones, and the losses of these
+    _lately: tuple[int, Sequence[float] | Array] = (0, ())  # steps before the last ones, losses of these
     _serving: tuple[Any, ...] | None = None  # within a fit: its callbacks
     _told: Sequence[Told] = ()  # what a file has told of those of the fit that it was written in
 
