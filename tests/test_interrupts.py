@@ -301,6 +301,7 @@ def test_a_fit_in_another_thread_is_none_of_its_business():
         press()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # that there are threads
 def test_a_child_forked_meanwhile_has_the_usual_one():
     statuses = []
 
