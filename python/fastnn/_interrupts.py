@@ -60,9 +60,9 @@ class Interrupts:
     def _give_back(self) -> None:
         """Put the handler before back, unless another has taken the place of this one."""
         global _innermost
+        if signal.getsignal(signal.SIGINT) == self._handle:
+            signal.signal(signal.SIGINT, self._before)
         if _innermost is self:
-            if signal.getsignal(signal.SIGINT) == self._handle:
-                signal.signal(signal.SIGINT, self._before)
             _innermost = self._outer
 
     def _handle(self, *_: object) -> None:

@@ -118,7 +118,7 @@ class Callback:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to go on from here: numbers, strings and, by name, arrays, all copied."""
-        return self._written()
+        raise NotImplementedError
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
         """Have the next `fit` go on from what `state_dict` returned.
@@ -133,10 +133,6 @@ class Callback:
             )
         self._read(d)
         self._loaded = True
-
-    def _written(self) -> dict[str, Any]:
-        """Return the state."""
-        raise NotImplementedError
 
     def _read(self, d: Mapping[str, Any]) -> None:
         """Take the state of another."""
@@ -229,7 +225,8 @@ class EarlyStopping(Callback):
     def _config(self) -> dict[str, Any]:
         return {**self._best.config(), "patience": self.patience, "restore_best": self.restore_best}
 
-    def _written(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """Return best, best_epoch, stopped, the epochs waited and all, and "net", the best state or None."""
         copied = None if self._state is None else {name: np.array(a) for name, a in self._state.items()}
         return {**self._best.state(), "stopped": self.stopped, "net": copied}
 
@@ -333,7 +330,8 @@ class Checkpoint(Callback):
         best = {} if self._best is None else {"monitor": self._best.monitor, "mode": self._best.mode}
         return {"path": self.path, "every": self.every, "best_only": self.best_only, **best}
 
-    def _written(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """Return saved and, with `best_only`, best, best_epoch, the epochs waited and all."""
         return {**({} if self._best is None else self._best.state()), "saved": self.saved}
 
     def _read(self, d: Mapping[str, Any]) -> None:
@@ -410,7 +408,8 @@ class ReduceOnPlateau(Callback):
         form = {"factor": self.factor, "patience": self.patience, "min_lr": self.min_lr}
         return {**self._best.config(), **form}
 
-    def _written(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """Return best, best_epoch, the epochs waited and all."""
         return self._best.state()
 
     def _read(self, d: Mapping[str, Any]) -> None:
@@ -466,7 +465,8 @@ class TimeLimit(Callback):
     def _goes_on_with(self, config: Mapping[str, Any]) -> bool:
         return True
 
-    def _written(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds taken."""
         return {"taken": monotonic() - self._begun}
 
     def _read(self, d: Mapping[str, Any]) -> None:
