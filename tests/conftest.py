@@ -1,10 +1,18 @@
 """Fixtures that cross the native tests over instruction sets, team sizes and dtypes."""
 
+import math
+
 import numpy as np
 import pytest
 
 import fastnn
-from fastnn import _core
+from fastnn import _core, _interrupts
+
+
+@pytest.fixture(autouse=True)
+def _no_ctrl_c_before(monkeypatch):
+    """Let the Ctrl-C of one test be no second one of another's."""
+    monkeypatch.setattr(_interrupts, "_last", -math.inf)
 
 
 @pytest.fixture(params=_core.isas_supported())

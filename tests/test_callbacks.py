@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -131,11 +132,23 @@ def test_after_an_interrupt_the_end_is_called(trainer):
     diary = Diary()
 
     def interrupt(trainer, history):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
+    interrupt.uninterrupted = True
     history = fit(trainer, interrupt, diary)
     assert history.interrupted
-    assert diary.calls == [("begin", 0, 0), ("end", 1, 3)]
+    assert diary.calls == [("begin", 0, 0), ("epoch", 1, 3), ("end", 1, 3)]
+
+
+def test_after_an_interrupt_in_a_callback_the_end_is_not_called(trainer):
+    diary = Diary()
+
+    def interrupt(trainer, history):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, interrupt, diary)
+    assert diary.calls == [("begin", 0, 0)]
 
 
 def test_after_an_error_the_end_is_not_called(trainer):
@@ -282,8 +295,9 @@ def test_the_best_state_comes_back_however_the_training_ends(end):
 
     def interrupt(trainer, history):
         if end == "interrupt" and history.epochs == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
+    interrupt.uninterrupted = True
     stop = Diary(stop_at_slice=8 if end == "slice" else 0)
     validated(trainer, Figures(3, 1, 2), cb.EarlyStopping(), interrupt, stop)
     fit(twin, epochs=2)

@@ -104,7 +104,7 @@ def test_a_single_row_alone_is_refused(lib, call):
 
 @TIERS
 @pytest.mark.parametrize("batch_size", [1, 3, 20])
-@pytest.mark.parametrize("how", ["class_weight", "weight_mean"])
+@pytest.mark.parametrize("how", ["class_weight", "weight_mean", "number", "classes and number"])
 def test_weights_count_in_batches_of_any_size(lib, batch_size, how):
     """In a batch of one row the weight of its class cancelled; the first step shows what it counts."""
     x, t = data_set(20)
@@ -112,8 +112,10 @@ def test_weights_count_in_batches_of_any_size(lib, batch_size, how):
     options = {
         "class_weight": {"class_weight": by_class},
         "weight_mean": {"sample_weight": by_class[t], "weight_mean": "data"},
+        "number": {"sample_weight": by_class[t], "weight_mean": 4},
+        "classes and number": {"class_weight": by_class, "weight_mean": np.float64(4)},
     }[how]
-    weights = by_class[t] / by_class[t].mean()
+    weights = by_class[t] / (4 if "number" in how else by_class[t].mean())
     subject, oracle = trainer(lib, lr=0.1), trainer(reference, lr=0.1)
     history = subject.fit(x, t, 1, batch_size, False, **options)
     for first in range(0, 20, batch_size):
@@ -142,3 +144,8 @@ def test_the_epochs_loss_by_classes_is_the_weighted_mean(lib):
 def test_weight_mean_is_checked(lib):
     with pytest.raises(ValueError, match="weight_mean must be"):
         trainer(lib).fit(*data_set(9), weight_mean="epoch")
+    for bad, error in ((0, ValueError), (-1.0, ValueError), (np.nan, ValueError), (None, TypeError)):
+        with pytest.raises(error, match="weight_mean must be"):
+            trainer(lib).fit(*data_set(9), weight_mean=bad)
+    with pytest.raises(ValueError, match="sample_weight over weight_mean"):
+        trainer(lib).fit(*data_set(9), sample_weight=np.ones(9), weight_mean=1e-308)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -263,6 +264,42 @@ def test_class_weight_row_by_row():
     assert model.predict(BINARY[0]).sum() > 1.2 * plain.predict(BINARY[0]).sum()
 
 
+def test_class_weight_in_parts_of_any_size():
+    """A part of one row has the weight of its class, not one that its own mean cancels."""
+    params = {"solver": "sgd", "random_state": 0, "learning_rate_init": 0.01, "shuffle": False}
+    rows = BINARY[0][:40], BINARY[1][:40]
+    assert 0 < rows[1].sum() < 40
+
+    def stream(size, **options):
+        model = MLPClassifier(5, **params, batch_size=1, **options)
+        for first in range(0, 40, size):
+            part = slice(first, first + size)
+            model.partial_fit(rows[0][part], rows[1][part], classes=[False, True])
+        return model
+
+    weights = {False: 1.0, True: 20.0}
+    one, ten, all_rows = (stream(size, class_weight=weights, momentum=0) for size in (1, 10, 40))
+    np.testing.assert_array_equal(one.coefs_[0], ten.coefs_[0])
+    np.testing.assert_array_equal(one.coefs_[0], all_rows.coefs_[0])
+    assert one.predict(rows[0]).sum() > 1.2 * stream(1, momentum=0).predict(rows[0]).sum()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mean = np.where(rows[1], 20.0, 1.0).mean()
+        rate = {"learning_rate_init": 0.01 * mean}
+        whole = MLPClassifier(
+            5, **params | rate, batch_size=1, class_weight=weights, max_iter=1, momentum=0
+        ).fit(*rows)
+    np.testing.assert_allclose(whole.coefs_[0], one.coefs_[0], rtol=1e-9)
+
+
+def test_balanced_labels_row_by_row():
+    """The weights of an indicator matrix are not divided by themselves either."""
+    params = {"solver": "sgd", "batch_size": 1, "max_iter": 3, "random_state": 0, "shuffle": False}
+    plain = MLPClassifier(5, **params).fit(*LABELS)
+    model = MLPClassifier(5, **params, class_weight="balanced").fit(*LABELS)
+    assert np.abs(model.coefs_[0] - plain.coefs_[0]).max() > 1e-4
+
+
 @pytest.mark.parametrize("names", [["0", "01", "1"], ["1.0", "1e0", "b"], [-1, 0, 1]], ids=str)
 def test_class_weight_of_labels_to_the_letter(names):
     y = np.array(names)[IRIS[1]]
@@ -466,8 +503,9 @@ def test_callbacks(tmp_path):
 def test_ctrl_c_keeps_what_was_learned():
     def press(trainer, history):
         if history.epochs == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
+    press.uninterrupted = True
     model = MLPClassifier(random_state=0, learning_rate_init=0.02)
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model.fit(*FEW, callbacks=[press])

@@ -184,7 +184,8 @@ def test_the_flags_are_read_right():
 # Python
 
 NUMPY_ONLY = {
-    *("_checks", "callbacks", "checkpoint", "data", "groups", "init", "reference", "schedules", "sparse"),
+    *("_checks", "_interrupts", "callbacks", "checkpoint", "data", "groups", "init", "reference"),
+    *("schedules", "sparse"),
 }
 OPTIONAL = {
     "tqdm",

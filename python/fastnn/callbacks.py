@@ -7,12 +7,20 @@ has any of the methods
     on_fit_begin(trainer, history)   before the first step, when all arguments of `fit` have been checked
     on_slice(trainer, history)       after every slice of steps; a true result ends the training there; an
                                      epoch that has steps left then does not count
-    on_fit_end(trainer, history)     at the end, also after Ctrl-C, but not where an error leaves `fit`
+    on_fit_end(trainer, history)     at the end, also after Ctrl-C, but not where an exception leaves `fit`
 
-A slice is some steps long, in `fastnn.reference` one. The callbacks below start afresh with every `fit`. The
-figure that one of them watches, `monitor`, is one of the history's: "loss", that of the epoch (`epoch_loss`),
-or, with validation data, "val_loss" and "val_accuracy". Less is better (`mode` "min"), but more of an
-accuracy ("max"), which is what "auto" stands for; NaN is never better.
+Ctrl-C in a callback, or KeyboardInterrupt that it raises, leaves `fit` like any other exception. Where the
+callback has a true attribute `uninterrupted`, as those below do, Ctrl-C waits until it has returned, and then
+ends the training.
+
+A slice is some steps long, in `fastnn.reference` one.
+
+The callbacks below start afresh with every `fit`, unless they go on with what a trainer's file says (the
+argument `resume` of `fit`) or with what they were given by `load_state_dict`. An object serves one `fit` at a
+time, and in it once: RuntimeError otherwise. The figure that one of them watches, `monitor`, is one of the
+history's: "loss", that of the epoch (`epoch_loss`), or, with validation data, "val_loss" and "val_accuracy".
+Less is better (`mode` "min"), but more of an accuracy ("max"), which is what "auto" stands for; NaN is never
+better.
 """
 
 from __future__ import annotations
@@ -20,11 +28,16 @@ from __future__ import annotations
 import math
 import os
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from . import _checks, checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ._checks import Array
     from .reference.history import History
     from .reference.trainer import Trainer
 
@@ -38,38 +51,109 @@ class _Best:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be the name of a figure, got {_checks.shown(monitor)}")
         self.monitor = monitor
-        mode = _checks.choice("mode", mode, ("auto", "min", "max"))
+        self.mode = mode = _checks.choice("mode", mode, ("auto", "min", "max"))
         more_is_better = mode == "max" or (mode == "auto" and monitor.endswith("accuracy"))
         self._sign = 1 if more_is_better else -1
-        self._min_delta = _checks.real_number("min_delta", min_delta, 0)
+        self.min_delta = _checks.real_number("min_delta", min_delta, 0)
         self.forget()
 
     def forget(self) -> None:
         self.value: float | None = None
         self.epoch = 0
         self.waited = 0  # epochs since then
+        self.epochs = 0  # all that were looked at
+        self._before = 0  # of these, those that are not in this history
+
+    def config(self) -> dict[str, Any]:
+        return {"monitor": self.monitor, "mode": self.mode, "min_delta": self.min_delta}
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.value, "best_epoch": self.epoch, "waited": self.waited, "epochs": self.epochs}
+
+    def read(self, d: Mapping[str, Any]) -> _Best:
+        """Return one of the same form in this state; TypeError or ValueError if it is none."""
+        read = _Best(**self.config())
+        best = d["best"]
+        read.value = None if best is None else _checks.real_number("d['best']", best, -math.inf, math.inf)
+        read.epoch, read.waited, read.epochs = (
+            _checks.integer(f"d[{name!r}]", d[name], 0) for name in ("best_epoch", "waited", "epochs")
+        )
+        read._before = read.epochs
+        return read
 
     def begin(self, history: History) -> None:
-        """Start afresh; ValueError if this training does not record the figure."""
+        """Refuse with ValueError a training that does not record the figure."""
         if self.monitor not in history.recorded:
             raise ValueError(
                 f"monitor must be one of what this training records, {', '.join(history.recorded)}, "
                 f"got {self.monitor!r}"
             )
-        self.forget()
 
     def improved(self, history: History) -> bool:
         """Return whether the epoch just done is better than the best before, by more than min_delta."""
         value = history.latest(self.monitor)
+        self.epochs = self._before + history.epochs
         first = self.value is None and not math.isnan(value)
-        if first or (self.value is not None and self._sign * (value - self.value) > self._min_delta):
-            self.value, self.epoch, self.waited = value, history.epochs, 0
+        if first or (self.value is not None and self._sign * (value - self.value) > self.min_delta):
+            self.value, self.epoch, self.waited = value, self.epochs, 0
             return True
         self.waited += 1
         return False
 
 
-class EarlyStopping:
+class Callback:
+    """Base of the callbacks below."""
+
+    uninterrupted = True
+    _loaded = False
+    _user: object
+
+    def _config(self) -> dict[str, Any]:
+        """Return the arguments that make one like this."""
+        raise NotImplementedError
+
+    def _goes_on_with(self, config: Mapping[str, Any]) -> bool:
+        """Return whether this one may go on with the state of one of this configuration."""
+        return self._config() == config
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it takes to go on from here: numbers, strings and, by name, arrays, all copied."""
+        raise NotImplementedError
+
+    def load_state_dict(self, d: Mapping[str, Any]) -> None:
+        """Have the next `fit` go on from what `state_dict` returned.
+
+        TypeError or ValueError, and no change, if it does not fit.
+        """
+        names = self.state_dict().keys()
+        if not hasattr(d, "keys") or set(d.keys()) != names:
+            raise ValueError(
+                f"d must be the state of {type(self).__name__}, with {', '.join(names)}, "
+                f"got {_checks.shown(d)}"
+            )
+        self._read(d)
+        self._loaded = True
+
+    def _read(self, d: Mapping[str, Any]) -> None:
+        """Take the state of another."""
+        raise NotImplementedError
+
+    def _begin(self) -> None:
+        """Start afresh, unless a state was loaded."""
+        if not self._loaded:
+            self._forget()
+        self._loaded = False
+
+    def _forget(self) -> None:
+        """Start afresh."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy, which no `fit` uses yet."""
+        return {name: value for name, value in self.__dict__.items() if name != "_user"}
+
+
+class EarlyStopping(Callback):
     """Ends a training that no longer gets better.
 
     Parameters
@@ -90,7 +174,7 @@ class EarlyStopping:
     best : float or None
         The best figure so far.
     best_epoch : int
-        The epoch that it is of, 1 for the first of the `fit`; 0: none.
+        The epoch that it is of, 1 for the first of the `fit`, or of that which it goes on with; 0: none.
     stopped : bool
         Whether it has ended the training.
 
@@ -126,12 +210,36 @@ class EarlyStopping:
         return self._best.epoch
 
     def on_fit_begin(self, trainer: Trainer, history: History) -> None:
-        """Start afresh."""
+        """Start afresh, or go on."""
         if self.restore_best:
             for method in ("state_dict", "load_state_dict"):
                 if not hasattr(trainer.net, method):
                     raise TypeError(f"restore_best=True needs a network with {method}")
         self._best.begin(history)
+        if self._loaded and self._state is not None:
+            own = {name: array.shape for name, array in trainer.net.state_dict().items()}
+            if own != {name: array.shape for name, array in self._state.items()}:
+                raise ValueError("the state of EarlyStopping must be that of a network as this one is")
+        self._begin()
+
+    def _config(self) -> dict[str, Any]:
+        return {**self._best.config(), "patience": self.patience, "restore_best": self.restore_best}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return best, best_epoch, stopped, the epochs waited and all, and "net", the best state or None."""
+        copied = None if self._state is None else {name: np.array(a) for name, a in self._state.items()}
+        return {**self._best.state(), "stopped": self.stopped, "net": copied}
+
+    def _read(self, d: Mapping[str, Any]) -> None:
+        best, stopped, net = self._best.read(d), _checks.flag("d['stopped']", d["stopped"]), d["net"]
+        if net is not None:
+            if not isinstance(net, dict):
+                raise TypeError(f"d['net'] must be a dict of arrays or None, got {_checks.shown(net)}")
+            net = {name: np.array(_checks.real_array(f"d['net'][{name!r}]", net[name])) for name in net}
+        self._best, self.stopped, self._state = best, stopped, net
+
+    def _forget(self) -> None:
+        self._best.forget()
         self.stopped = False
         self._state = None
 
@@ -149,8 +257,8 @@ class EarlyStopping:
             self._state = None
 
 
-class Checkpoint:
-    """Saves the trainer after epochs, as `Trainer.save` does.
+class Checkpoint(Callback):
+    """Saves the trainer after epochs, as `Trainer.save` does, when all other callbacks have seen the epoch.
 
     Parameters
     ----------
@@ -209,13 +317,32 @@ class Checkpoint:
         return self.path.format(epoch=epoch)
 
     def on_fit_begin(self, trainer: Trainer, history: History) -> None:
-        """Start afresh."""
+        """Start afresh, or go on."""
         trainer.description()  # what cannot be saved is refused now rather than after an epoch
         directory = os.path.dirname(self.path_of(trainer.epochs + 1)) or "."
         if not os.path.isdir(directory):
             raise FileNotFoundError(f"path must be in a directory that exists, got {directory!r}")
         if self._best is not None:
             self._best.begin(history)
+        self._begin()
+
+    def _config(self) -> dict[str, Any]:
+        best = {} if self._best is None else {"monitor": self._best.monitor, "mode": self._best.mode}
+        return {"path": self.path, "every": self.every, "best_only": self.best_only, **best}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return saved and, with `best_only`, best, best_epoch, the epochs waited and all."""
+        return {**({} if self._best is None else self._best.state()), "saved": self.saved}
+
+    def _read(self, d: Mapping[str, Any]) -> None:
+        best, saved = None if self._best is None else self._best.read(d), d["saved"]
+        if saved is not None and not isinstance(saved, str):
+            raise TypeError(f"d['saved'] must be a path as a string or None, got {_checks.shown(saved)}")
+        self._best, self.saved = best, saved
+
+    def _forget(self) -> None:
+        if self._best is not None:
+            self._best.forget()
         self.saved = None
 
     def __call__(self, trainer: Trainer, history: History) -> None:
@@ -223,12 +350,15 @@ class Checkpoint:
         if trainer.epochs % self.every:
             return
         if self._best is None or self._best.improved(history):
-            path = self.path_of(trainer.epochs)
-            trainer.save(path)
-            self.saved = path
+            before, self.saved = self.saved, self.path_of(trainer.epochs)  # which the file is to know
+            try:
+                trainer.save(self.saved)
+            except BaseException:
+                self.saved = before
+                raise
 
 
-class ReduceOnPlateau:
+class ReduceOnPlateau(Callback):
     """Multiplies the learning rate by a factor where the training no longer gets better.
 
     It changes `trainer.optimizer.lr`, which must be a number and not a schedule, and which keeps its last
@@ -269,9 +399,24 @@ class ReduceOnPlateau:
         self.min_lr = _checks.real_number("min_lr", min_lr, 0)
 
     def on_fit_begin(self, trainer: Trainer, history: History) -> None:
-        """Start afresh."""
+        """Start afresh, or go on."""
         self._rate(trainer)
         self._best.begin(history)
+        self._begin()
+
+    def _config(self) -> dict[str, Any]:
+        form = {"factor": self.factor, "patience": self.patience, "min_lr": self.min_lr}
+        return {**self._best.config(), **form}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return best, best_epoch, the epochs waited and all."""
+        return self._best.state()
+
+    def _read(self, d: Mapping[str, Any]) -> None:
+        self._best = self._best.read(d)
+
+    def _forget(self) -> None:
+        self._best.forget()
 
     def __call__(self, trainer: Trainer, history: History) -> None:
         """Look at the epoch just done; lower the rate, if it is time."""
@@ -292,13 +437,13 @@ class ReduceOnPlateau:
         return _checks.real_number("lr", lr, 0)
 
 
-class TimeLimit:
+class TimeLimit(Callback):
     """Ends a training that has taken so long, after the slice of steps or the validation during which it did.
 
     Parameters
     ----------
     seconds : float > 0
-        Of wall time, from the start of each `fit`.
+        Of wall time, from the start of each `fit`; one that goes on counts what was taken before.
 
     Raises
     ------
@@ -311,7 +456,23 @@ class TimeLimit:
         self._begun = monotonic()
 
     def on_fit_begin(self, trainer: Trainer, history: History) -> None:
-        """Start afresh."""
+        """Start afresh, or go on."""
+        self._begin()
+
+    def _config(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def _goes_on_with(self, config: Mapping[str, Any]) -> bool:
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds taken."""
+        return {"taken": monotonic() - self._begun}
+
+    def _read(self, d: Mapping[str, Any]) -> None:
+        self._begun = monotonic() - _checks.real_number("d['taken']", d["taken"], 0)
+
+    def _forget(self) -> None:
         self._begun = monotonic()
 
     def __call__(self, trainer: Trainer, history: History) -> bool:
@@ -319,3 +480,104 @@ class TimeLimit:
         return monotonic() - self._begun >= self.seconds
 
     on_slice = __call__
+
+
+# How a fit uses them
+
+
+def entered(callbacks: Iterable[Any], user: object) -> list[Callback]:
+    """Return the callbacks that are the package's, taken for a fit, by its object `user`, until `left`.
+
+    RuntimeError, and none is taken, if one is in use.
+    """
+    own = [callback for callback in callbacks if isinstance(callback, Callback)]
+    for i, callback in enumerate(own):
+        if callback.__dict__.setdefault("_user", user) is not user or any(callback is c for c in own[:i]):
+            left(own, user)
+            raise RuntimeError(
+                f"this {type(callback).__name__} is in use: give each fit, and each place in it, its own"
+            )
+    return own
+
+
+def left(callbacks: Iterable[Callback], user: object) -> None:
+    """Give back what `entered` has taken."""
+    for callback in callbacks:
+        if callback.__dict__.get("_user") is user:
+            del callback._user
+
+
+# What a trainer's file says of them
+
+PREFIX = "callbacks."  # begins the names of their arrays, see `fastnn.reference.network`
+CLASSES = {c.__name__: c for c in (Checkpoint, EarlyStopping, ReduceOnPlateau, TimeLimit)}
+
+
+class Told(NamedTuple):
+    """What is told of a callback: its class, arguments and state."""
+
+    name: str
+    config: dict[str, Any]
+    state: dict[str, Any]
+
+
+def tell(callbacks: Iterable[Any]) -> list[Told]:
+    """Return what there is to tell of callbacks, but of those that are not of this module's classes."""
+    own = (c for c in callbacks if CLASSES.get(type(c).__name__) is type(c))
+    return [Told(type(c).__name__, c._config(), c.state_dict()) for c in own]
+
+
+def take_up(callbacks: Iterable[Any], told: Iterable[Told]) -> list[Callback]:
+    """Load states into the callbacks that may go on with them, one of a class after another; return these."""
+    taken: list[Callback] = []
+    for name, kind in CLASSES.items():
+        states = [each for each in told if each.name == name]
+        for callback, each in zip((c for c in callbacks if type(c) is kind), states, strict=False):
+            if callback._goes_on_with(each.config) and not callback._loaded:
+                callback.load_state_dict(each.state)
+                taken.append(callback)
+    return taken
+
+
+def packed(told: Iterable[Told]) -> tuple[list[dict[str, Any]], dict[str, Array]]:
+    """Return it as JSON can hold it, and the arrays."""
+    described: list[dict[str, Any]] = []
+    arrays: dict[str, Array] = {}
+    for i, (name, config, state) in enumerate(told):
+        net = state.get("net")
+        if net is not None:
+            arrays |= {f"{PREFIX}{i}.{key}": array for key, array in net.items()}
+            state = state | {"net": sorted(net)}
+        if math.isinf(state.get("best") or 0):
+            state = state | {"best": str(state["best"])}  # JSON has no infinity
+        described.append({"callback": name, "arguments": config, "state": state})
+    return described, arrays
+
+
+def unpacked(described: Any, contents: checkpoint.Contents, like: Mapping[str, Array]) -> list[Told]:
+    """Return what a file tells; an exception of almost any kind where that is not right.
+
+    `like` are the arrays of its network.
+    """
+    told: list[Told] = []
+    expected: dict[str, Array] = {}
+    for i, each in enumerate(described):
+        config, state = dict(each["arguments"]), dict(each["state"])
+        if isinstance(state.get("best"), str):
+            state["best"] = float(state["best"])
+        names = state.get("net")
+        if names is not None:
+            if sorted(names) != sorted(like):
+                raise ValueError(f"callback {i} must hold a state of the network, got {_checks.shown(names)}")
+            specs = {name: f"{PREFIX}{i}.{name}" for name in names}
+            expected |= {spec: like[name] for name, spec in specs.items()}
+            state["net"] = specs
+        told.append(Told(each["callback"], config, state))
+    given = {name: spec for name, spec in contents.specs.items() if name.startswith(PREFIX)}
+    if given != {name: (array.shape, array.dtype) for name, array in expected.items()}:
+        raise ValueError(f"the arrays of callbacks must be {sorted(expected)}, got {sorted(given)}")
+    for name, config, state in told:
+        if state.get("net") is not None:
+            state["net"] = {key: contents[spec] for key, spec in state["net"].items()}
+        CLASSES[name](**config).load_state_dict(state)  # which looks at all of it
+    return told

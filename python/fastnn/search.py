@@ -290,7 +290,8 @@ class PruneTrial:
     """Reports a figure of each epoch to an Optuna trial, and ends the trial when the pruner says so.
 
     A callback of `Trainer.fit`. It raises optuna.TrialPruned through `fit`, which Optuna understands. It also
-    ends the trial at Ctrl-C within `run`, in the middle of an epoch too.
+    ends the trial at Ctrl-C, in the middle of an epoch too, and with it the search: within `run` as told
+    there, elsewhere, in `optuna.Study.optimize` say, by KeyboardInterrupt.
 
     One object may serve several fits of its trial, one after another; their epochs count on.
 
@@ -338,6 +339,11 @@ class PruneTrial:
         over = getattr(_this_thread, "over", None)
         if over is not None and over.is_set():
             raise Interrupted
+
+    def on_fit_end(self, trainer: Trainer, history: History) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C has ended the training: its figures are not those of a trial."""
+        if history.interrupted:
+            raise KeyboardInterrupt
 
     def __call__(self, trainer: Trainer, history: History) -> None:
         """Report the epoch just done; raise optuna.TrialPruned if the pruner says so."""

@@ -79,14 +79,11 @@ class Trainer(reference.Trainer):
         steps, step = -(-len(x) // batch_size) - joined, 0
         room = np.empty(steps)
         while compiled is not None and step < steps:
-            rates, before, losses = self._rates(steps - step), self.steps, room[: steps - step]
-            try:
-                result = compiled.train(
-                    self, x, t, sample_weight, order, step, batch_size, scale, rates, SLICE_SECONDS, losses
-                )
-            except KeyboardInterrupt:  # which comes when the call is over, its steps done
-                yield losses[: self.steps - before].tolist()
-                raise
+            rates, losses = self._rates(steps - step), room[: steps - step]
+            self._lately = self.steps, losses
+            result = compiled.train(
+                self, x, t, sample_weight, order, step, batch_size, scale, rates, SLICE_SECONDS, losses
+            )
             if result is None:
                 break
             updates, done, bad_loss = result

@@ -511,6 +511,9 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         mean_weight = 1.0 if weight is None else float(weight.mean())
         if not mean_weight > 0:
             raise ValueError(NO_WEIGHT)
+        weight_mean: str | float = "batch" if getattr(self, "class_weight", None) is None else "data"
+        if incremental and weight_mean == "data":  # of a part of the data it is not the data's
+            weight_mean = mean_weight = 1.0
         if not (incremental and hasattr(self, "_trainer")):
             self._solver = Solver(self, of_gradient)
             self._trainer = self._made_trainer(random)
@@ -537,6 +540,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 progress=False,
                 sample_weight=weights[0],
                 class_weight=weights[1],
+                weight_mean=weight_mean,
             )
         except FloatingPointError as error:
             raise ValueError(DIVERGED) from error

@@ -40,7 +40,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
     ----------
     {parameters}
     class_weight : dict of class: weight, "balanced" or None
-        Multiplies the weights of a class's rows, as in scikit-learn's other classifiers.
+        Multiplies the weights of a class's rows, as in scikit-learn's other classifiers: a row of twice the
+        weight counts twice in whatever batch it comes. `fit` divides the weights by their mean; partial_fit,
+        which does not see all rows, by nothing, so that it is the same in however small parts they come.
 
     Attributes
     ----------

@@ -29,7 +29,7 @@ class ShuffledTrainer(Trainer):
         self._random = random
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_rows"}
+        return {name: value for name, value in super().__getstate__().items() if name != "_rows"}
 
     def _order(self, n: int) -> Array:
         self._random.shuffle(self._rows)
@@ -64,6 +64,8 @@ class Course:
     converged : bool
         Whether it has ended the training.
     """
+
+    uninterrupted = True
 
     def __init__(
         self,

@@ -600,7 +600,8 @@ class Dropout(Layer):
     ratio : float in [0, 1)
     inverted : bool
     seed : int in [0, 2**64) or None
-        None: 64 bits from the operating system; a Trainer then puts its own seed in the place.
+        None: 64 bits from the operating system, or what `mlp` draws from its seed; a Trainer then puts its
+        own seed in the place.
 
     Attributes
     ----------
@@ -610,7 +611,10 @@ class Dropout(Layer):
     step : int
         Forwards in training so far; a Trainer sets it before each step.
     stream : int
-        0, or the layer's place in the network, which a Trainer sets.
+        0, or the layer's place in the network that it was last put in, so that layers of one seed drop
+        different elements.
+
+    A file of the network keeps all of these, so that the masks to come are the same; `state_dict` does not.
     """
 
     def __init__(self, ratio: float = 0.5, *, inverted: bool = True, seed: int | None = None) -> None:
@@ -658,8 +662,34 @@ class Dropout(Layer):
         return scaled if mask is None else np.where(mask, scaled, a.dtype.type(0))
 
     def config(self) -> dict[str, Any]:
-        """Return ratio, inverted and the seed, None if none was given."""
-        return {"ratio": self.ratio, "inverted": self.inverted, "seed": self.seed if self.seeded else None}
+        """Return ratio, inverted, the seed, None if none was given, the one drawn then, and step."""
+        seed = int(self.seed)
+        given, drawn = (seed, None) if self.seeded else (None, seed)
+        return {
+            "ratio": self.ratio,
+            "inverted": self.inverted,
+            "seed": given,
+            "drawn": drawn,
+            "step": int(self.step),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a layer that goes on with the masks of the one that `config` describes."""
+        form = dict(config)  # of which the first files had no more than the constructor's arguments
+        drawn, step = form.pop("drawn", None), form.pop("step", 0)
+        layer = cls(**form)
+        if drawn is not None:
+            if layer.seeded:
+                raise ValueError(f"drawn must be None where a seed was given, got {_checks.shown(drawn)}")
+            layer.seed = _checks.seed64("drawn", drawn)
+        layer.step = _checks.seed64("step", step)
+        return layer
+
+    def __repr__(self) -> str:
+        """Return the class and the arguments that it was made of."""
+        seed = self.seed if self.seeded else None
+        return f"{type(self).__name__}(ratio={self.ratio!r}, inverted={self.inverted!r}, seed={seed!r})"
 
 
 class Embedding(Layer):

@@ -8,6 +8,8 @@
                                        backward where the gradient with respect to the data is not wanted
     takes_indices                      optional: true if x must keep its integers (an embedding)
     running_mean, running_var          optional: arrays that belong to the state but are not trained
+    seed, stream, step                 optional, together: what random masks are drawn from, see Dropout; the
+                                       network sets stream to the layer's place
     config(), from_config(config)      for files, with the class in `Sequential.layer_classes`
 """
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from .._checks import Array
     from ..checkpoint import Path
 
-__all__ = ["ACTIVATIONS", "RUNNING", "Sequential", "input_scale", "mlp", "scaled"]
+__all__ = ["ACTIVATIONS", "RUNNING", "Sequential", "dropouts", "input_scale", "mlp", "scaled"]
 
 RUNNING = ("running_mean", "running_var")
 ACTIVATIONS = {
@@ -49,7 +51,8 @@ ACTIVATIONS = {
 }
 PREDICT_ROWS = 1024
 REPLACED = "parameters must be the arrays of the last forward: some were replaced; call forward again"
-OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file
+OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file, as does the next
+CALLBACKS = "callbacks."
 
 
 class _Live(dict[str, Any]):
@@ -141,6 +144,8 @@ class Sequential:
                     f"parameter {name} must have the dtype {dtype} of the others, got {param.dtype}"
                 )
             dtype = param.dtype
+        for i, dropout in dropouts(layers):
+            dropout.stream = i
         self.__dict__["layers"] = layers
         self._named, self._with_params = named, with_params
         self.dtype = dtype
@@ -176,6 +181,7 @@ class Sequential:
             activate = make[ACTIVATIONS[_checks.choice("activation", activation, tuple(ACTIVATIONS))]]
         batch_norm = _checks.flag("batch_norm", batch_norm)
         dropout = _checks.real_number("dropout", dropout, 0, 1, "[)")
+        given = dropout > 0 and not (seed is None and rng is None)
         rng = _checks.seeded(seed, rng)
         layers: list[Any] = []
         for n_in, n_out in pairwise(sizes[:-1]):
@@ -186,7 +192,12 @@ class Sequential:
             if dropout:
                 layers.append(make["Dropout"](dropout))
         layers.append(make["Affine"].create(sizes[-2], sizes[-1], init=init, rng=rng, dtype=dtype))
-        return cls(layers)
+        net = cls(layers)
+        if given:
+            seed = int(copy.deepcopy(rng).integers(2**64, dtype=np.uint64))  # rng stays for the weights alone
+            for _, layer in dropouts(layers):
+                layer.seed = seed
+        return net
 
     @property
     def params(self) -> dict[str, Any]:
@@ -453,7 +464,8 @@ class Sequential:
 
     @classmethod
     def _from_file(cls, contents: checkpoint.Contents) -> Self:
-        specs = {name: spec for name, spec in contents.specs.items() if not name.startswith(OPTIMIZER)}
+        beside = (OPTIMIZER, CALLBACKS)
+        specs = {name: spec for name, spec in contents.specs.items() if not name.startswith(beside)}
         try:
             net = cls._from_layers(contents.meta["layers"], specs)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -491,6 +503,12 @@ def _undisturbed(*objects: Any) -> Iterator[None]:
             for name in attributes.keys() - then.keys():
                 del attributes[name]
             attributes.update(then)
+
+
+def dropouts(layers: Iterable[Any]) -> list[tuple[int, Any]]:
+    """Return the places and layers of dropout: those that have a seed, a stream and a step."""
+    names = ("seed", "stream", "step")
+    return [(i, layer) for i, layer in enumerate(layers) if all(hasattr(layer, name) for name in names)]
 
 
 def _check_forward(i: int, layer: Any) -> None:
@@ -577,7 +595,8 @@ def mlp(
     init : str, float or callable
         The initial weights, see `fastnn.init.resolve`.
     seed : None, int or numpy.random.Generator
-        Draws the weights, layer by layer; also called `rng`.
+        Draws the weights, layer by layer, and then, without moving the generator on, the seed of the masks
+        that dropout draws outside a Trainer, which has a seed of its own for them; also called `rng`.
     dtype : float32 or float64
 
     Raises

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import _checks, checkpoint, data
+from .._interrupts import Interrupts, look
+from ..callbacks import Checkpoint, EarlyStopping, Told, entered, left, packed, take_up, tell, unpacked
 from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
-from .network import OPTIMIZER, RUNNING, Sequential, input_scale, scaled
+from .network import OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, scaled
 from .optimizers import l2_norm, sum_of_squares
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["History", "Trainer"]
 
 LABEL_ROWS = 65536  # of targets looked at together
+OF_A_FIT = ("_per_row", "_serving", "_lately")  # attributes that a trainer has within it
 
 
 class Trainer:
@@ -78,6 +81,10 @@ class Trainer:
         False  # within a fit: whether a batch's losses are divided by their number, not by their weights
     )
 
+    _lately: tuple[int, Sequence[float] | Array] = (0, ())  # steps before the last ones, losses of these
+    _serving: tuple[Any, ...] | None = None  # within a fit: its callbacks
+    _told: Sequence[Told] = ()  # what a file has told of those of the fit that it was written in
+
     def __init__(
         self,
         net: Any,
@@ -114,11 +121,7 @@ class Trainer:
     @property
     def _dropouts(self) -> list[tuple[int, Any]]:
         """The places and layers of dropout, of the network as it is now."""
-        return [
-            (i, layer)
-            for i, layer in enumerate(getattr(self.net, "layers", ()))
-            if all(hasattr(layer, name) for name in ("seed", "stream", "step"))
-        ]
+        return dropouts(getattr(self.net, "layers", ()))
 
     @property
     def _running(self) -> list[tuple[Any, str]]:
@@ -172,13 +175,17 @@ class Trainer:
         except BaseException:
             undo()
             raise
+        updates = getattr(self.optimizer, "step", None)
+        self._lately = self.steps, (loss,)
         self.steps += 1
         try:
             self.optimizer.update(params, grads)
             _check_in_place(arrays, params, self.net.params)
-        except Exception:  # Ctrl-C comes when the update is done
-            self.steps -= 1
-            undo()
+        except BaseException as error:
+            undone = updates is not None and self.optimizer.step == updates
+            if undone or isinstance(error, Exception):  # Ctrl-C may come when the update is done
+                self.steps -= 1
+                undo()
             raise
         return loss
 
@@ -280,7 +287,8 @@ class Trainer:
         class_weight: Any = None,
         scale: float = 1.0,
         *,
-        weight_mean: str = "batch",
+        weight_mean: str | float = "batch",
+        resume: bool = True,
     ) -> History:
         """Train on a data set.
 
@@ -311,22 +319,37 @@ class Trainer:
             Multiplies the weight of each row by that of its class: a number >= 0; 1 for a class that the dict
             does not name. "balanced": n / (k * count) for a class of `count` of the n rows, where k classes
             occur (as in scikit-learn). Targets must be labels or one-hot rows, or 0 and 1 for one output of
-            SigmoidCrossEntropy. The validation is not weighted. `weight_mean` is "data" then.
+            SigmoidCrossEntropy. The validation is not weighted. `weight_mean` is "data" then, unless it is a
+            number.
         scale : float
             Multiplies x, and that of the validation, once a batch has the network's dtype: 1 / 255 for pixels
             that are bytes. Must be 1 where the network takes indices.
-        weight_mean : "batch" or "data"
+        weight_mean : "batch", "data" or float > 0
             Whose mean weight a batch's mean weighted loss is divided by: the batch's, so that its loss is the
             weighted average of its rows'; or that of the data set, so that a row of twice the weight moves
-            the parameters twice as far in whatever batch it comes, a small one, too.
+            the parameters twice as far in whatever batch it comes, a small one, too. A number is that mean
+            where this data set is a part of another, a row of a stream say; 1.0: weights count as they are.
+        resume : bool
+            Matters to the first `fit` of a trainer that was loaded from a file, if this was written in the
+            middle of a `fit`, by a Checkpoint say. True: a callback of `fastnn.callbacks` goes on with the
+            state (the best figure and its parameters, epochs waited, time taken) that one of its class and
+            arguments had then, the first of a class with the first's, and so on; the rest of the epochs then
+            end as they would have. Where that EarlyStopping had ended the training it ends it here, too,
+            before the first step. False, or other arguments: callbacks start afresh.
 
         Returns
         -------
         History
-            Also after Ctrl-C, which ends the training; what was learned is kept.
+            Also after Ctrl-C, which ends the training, if it comes in the main thread: after the slice of
+            steps, in the reference the step, during which it comes, or in the middle of a validation. What
+            was learned is kept, and an epoch that was not done to its end does not count.
 
         Raises
         ------
+        KeyboardInterrupt
+            At a second Ctrl-C within a second, be the first of the same `fit` or of one before, or while the
+            first is still waiting for its slice to end; and at Ctrl-C in a callback, but one that is
+            `uninterrupted`, see `fastnn.callbacks`.
         TypeError, ValueError
             If an argument does not fit.
         FloatingPointError
@@ -334,56 +357,100 @@ class Trainer:
         ImportError
             For progress=True without tqdm.
         """
-        x, t, sample_weight = _data_set("", x, t, sample_weight)
-        epochs = _checks.integer("epochs", epochs, 0)
-        batch_size = _checks.integer("batch_size", batch_size, 1)
-        shuffle = _checks.flag("shuffle", shuffle)
-        if validation is not None:
-            if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-                raise TypeError(
-                    f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
-                )
-            validation = _data_set("validation ", *validation)
-        callbacks = _callbacks(callbacks)
-        if progress is not None:
-            _checks.flag("progress", progress)
-        scale = input_scale(self.net, scale)
-        y = self._check_fit("", x, t, scale)
-        if validation is not None:
-            self._check_fit("validation ", *validation[:2], scale)
-        per_row = _checks.choice("weight_mean", weight_mean, ("batch", "data")) == "data"
-        if class_weight is not None:
-            sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
-        per_row = sample_weight is not None and (per_row or class_weight is not None)
-        if per_row:
-            sample_weight = sample_weight / sample_weight.max()  # whose sum is finite
-            sample_weight /= sample_weight.mean()
-        history = History(self._recorded(validation))
-        steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
-        bar = _progress_bar(progress, epochs * steps)
-        try:
+        with Interrupts() as interrupts:  # also while the arguments are looked at
+            x, t, sample_weight = _data_set("", x, t, sample_weight)
+            epochs = _checks.integer("epochs", epochs, 0)
+            batch_size = _checks.integer("batch_size", batch_size, 1)
+            shuffle = _checks.flag("shuffle", shuffle)
+            if validation is not None:
+                if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+                    raise TypeError(
+                        f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
+                    )
+                validation = _data_set("validation ", *validation)
+            callbacks = _callbacks(callbacks)
+            if progress is not None:
+                _checks.flag("progress", progress)
+            scale = input_scale(self.net, scale)
+            y = self._check_fit("", x, t, scale)
+            if validation is not None:
+                self._check_fit("validation ", *validation[:2], scale)
+            if not isinstance(weight_mean, str):
+                weight_mean = _checks.real_number("weight_mean", weight_mean, 0, None, "(]")
+            else:
+                _checks.choice("weight_mean", weight_mean, ("batch", "data"))
+            if class_weight is not None:
+                sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
+                weight_mean = "data" if weight_mean == "batch" else weight_mean
+            per_row = sample_weight is not None and weight_mean != "batch"
             if per_row:
-                self._per_row = True
-            _call(callbacks, "on_fit_begin", self, history)
-            stop = False
-            while history.epochs < epochs and not stop:
-                order = self._order(len(x)) if shuffle else None
-                batches = x, t, sample_weight, order, batch_size, scale
-                stop, whole = self._fit_epoch(batches, callbacks, history, bar)
-                if not whole:
-                    break
-                if validation is not None:
-                    figures = self.evaluate(*validation, scale=scale)
-                    history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
-                stop = any([_ends(callback(self, history)) for callback in callbacks]) or stop
-        except KeyboardInterrupt:
-            history.interrupted = True
-        finally:
-            self.__dict__.pop("_per_row", None)
-            if bar is not None:
-                bar.close()
-        _call(callbacks, "on_fit_end", self, history)
+                sample_weight = _over_mean(sample_weight, weight_mean)
+            history = History(self._recorded(validation))
+            resume = _checks.flag("resume", resume)
+            steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
+            own = entered(callbacks, history)
+            bar, begun = None, self.steps
+            outer = {name: value for name, value in self.__dict__.items() if name in OF_A_FIT}
+            try:
+                try:
+                    bar = _progress_bar(progress, epochs * steps)
+                    for name in outer:  # of a fit in a callback of which this is one
+                        del self.__dict__[name]
+                    if per_row:
+                        self._per_row = True
+                    self._begin(callbacks, history, interrupts, resume)
+                    after_epochs = tuple(sorted(callbacks, key=lambda c: isinstance(c, Checkpoint)))
+                    begun = self.steps
+                    stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
+                    while history.epochs < epochs and not stop:
+                        order = self._order(len(x)) if shuffle else None
+                        batches = x, t, sample_weight, order, batch_size, scale
+                        stop, whole = self._fit_epoch(batches, callbacks, history, bar, interrupts)
+                        if not whole or interrupts.noted:
+                            break
+                        if validation is not None:
+                            figures = self.evaluate(*validation, scale=scale)
+                            history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
+                        ends = _call(after_epochs, "__call__", self, history, interrupts)
+                        stop = ends or stop or interrupts.noted
+                except KeyboardInterrupt:
+                    if interrupts.leaves:
+                        raise
+                    history.interrupted = True
+                    self._catch_up(history, begun)
+                finally:
+                    for name in OF_A_FIT:
+                        self.__dict__.pop(name, None)
+                    self.__dict__.update(outer)
+                    if bar is not None:
+                        bar.close()
+                history.interrupted |= interrupts.noted
+                _call(callbacks, "on_fit_end", self, history, interrupts)
+            finally:
+                left(own, history)
+        history.interrupted |= interrupts.noted  # if too late to end anything
         return history
+
+    def _begin(
+        self, callbacks: tuple[Any, ...], history: History, interrupts: Interrupts, resume: bool
+    ) -> None:
+        """Have callbacks begin, with what a file has told of them if that is wanted."""
+        taken = take_up(callbacks, self._told) if resume else []
+        try:
+            _call(callbacks, "on_fit_begin", self, history, interrupts)
+        except BaseException:
+            for callback in taken:
+                callback._loaded = False
+            raise
+        self.__dict__.pop("_told", None)
+        self._serving = callbacks
+
+    def _catch_up(self, history: History, begun: int) -> None:
+        """Add the losses of steps that were counted when KeyboardInterrupt kept them from the history."""
+        before, losses = self._lately
+        first = begun + history.steps - before
+        if first >= 0:
+            history.extend(loss=map(float, losses[first : self.steps - before]))
 
     def _recorded(self, validation: Any) -> list[str]:
         """Return the names of the figures that a training records."""
@@ -392,7 +459,12 @@ class Trainer:
         return ["loss", "val_loss", *(["val_accuracy"] if hasattr(self.loss, "correct") else [])]
 
     def _fit_epoch(
-        self, batches: tuple[Any, ...], callbacks: tuple[Any, ...], history: History, bar: Any
+        self,
+        batches: tuple[Any, ...],
+        callbacks: tuple[Any, ...],
+        history: History,
+        bar: Any,
+        interrupts: Interrupts,
     ) -> tuple[bool, bool]:
         """Do the steps of an epoch; return whether a callback says to stop and whether all were done."""
         x, _, sample_weight, order, batch_size, _ = batches
@@ -405,14 +477,14 @@ class Trainer:
                 samples = min((history.steps - first) * batch_size, len(x))
                 loss = history.mean_loss(history.steps - len(losses))
                 _show(bar, len(losses), loss, samples / (perf_counter() - begun))
-            stop = _call(callbacks, "on_slice", self, history)
-            if stop:
+            stop = _call(callbacks, "on_slice", self, history, interrupts)
+            if stop or interrupts.noted:
                 break
         seconds = perf_counter() - begun
-        if stop:
+        if stop or interrupts.noted:
             planned = sum(1 for _ in self._shares(len(x), sample_weight, order, batch_size))
             if history.steps - first < planned:
-                return True, False
+                return stop, False
         self.epochs += 1
         history.end_epoch(seconds)
         return stop, True
@@ -537,6 +609,7 @@ class Trainer:
             share = rows.stop - rows.start if weights is None else float(weights.sum())
             if share == 0:
                 continue
+            look()
             labels = self._gather(t, rows)
             loss += share * reader._loss(self._predict(self._inputs(x, rows, scale)), labels, weights)
             if correct is not None:
@@ -551,14 +624,19 @@ class Trainer:
         """Write network, optimizer, loss and counters to a file, .npz or .safetensors by its name.
 
         `path` may be a binary file, or an io.BytesIO, which holds a .npz. ValueError for any other suffix.
-        Training resumes from it to the same bits. Raises TypeError, and writes nothing, if a layer, the loss,
-        the optimizer or its schedule is not one of fastnn's own.
+        Training resumes from it to the same bits; within a `fit` the file tells of its callbacks as they are
+        then, see `resume` there. Raises TypeError, and writes nothing, if a layer, the loss, the optimizer
+        or its schedule is not one of fastnn's own.
         """
         meta = self.description()
         memory = self.optimizer.state_dict()
         arrays = self.net.state_dict()
         for slot, state in memory["state"].items():
             arrays |= {f"{OPTIMIZER}{slot}.{name}": array for name, array in state.items()}
+        told, of_callbacks = packed(self._told if self._serving is None else tell(self._serving))
+        if told:
+            meta["callbacks"] = told
+            arrays |= of_callbacks
         checkpoint.write(path, "trainer", arrays, meta)
 
     def description(self) -> dict[str, Any]:
@@ -622,11 +700,18 @@ class Trainer:
             )
             trainer.steps = _checks.integer("steps", meta["steps"], 0)
             trainer.epochs = _checks.integer("epochs", meta["epochs"], 0)
+            told = unpacked(meta.get("callbacks", []), contents, net.state_dict())
+            if told:
+                trainer._told = told
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{contents.path} does not describe a trainer: {type(error).__name__}: {error}"
             ) from None
         return trainer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy, which no `fit` trains."""
+        return {name: value for name, value in self.__dict__.items() if name not in OF_A_FIT}
 
     def __repr__(self) -> str:
         """Return the parts and what was done."""
@@ -704,9 +789,28 @@ def _callbacks(callbacks: Any) -> tuple[Any, ...]:
     return tuple(callbacks)
 
 
-def _call(callbacks: tuple[Any, ...], name: str, trainer: Trainer, history: History) -> bool:
+def _call(
+    callbacks: tuple[Any, ...], name: str, trainer: Trainer, history: History, interrupts: Interrupts
+) -> bool:
     """Call this method of all callbacks that have it; return whether one of the results is True."""
-    return any([_ends(getattr(c, name)(trainer, history)) for c in callbacks if hasattr(c, name)])
+    results = []
+    for callback in callbacks:
+        if hasattr(callback, name):
+            method = getattr(callback, name)
+            if getattr(callback, "uninterrupted", False):
+                results.append(method(trainer, history))
+            else:
+                results.append(interrupts.call(method, trainer, history))
+    return any(map(_ends, results))
+
+
+def _over_mean(weights: Array, mean: str | float) -> Array:
+    """Return weights over their mean, or over a number; ValueError if that cannot be."""
+    if isinstance(mean, str):
+        weights = weights / weights.max()  # whose sum is finite
+        return np.asarray(weights / weights.mean())
+    with np.errstate(over="ignore", under="ignore"):
+        return _checks.sample_weights("sample_weight over weight_mean", weights / mean, len(weights))[0]
 
 
 def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
