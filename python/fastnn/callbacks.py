@@ -167,7 +167,8 @@ class EarlyStopping(Callback):
     mode : "auto", "min" or "max"
     restore_best : bool
         Whether, when the training ends, by whatever but an error, the network gets the parameters and running
-        statistics back that it had after the best epoch. The optimizer keeps its state.
+        statistics back that it had after the best epoch. The optimizer keeps its state. Of a trainer with an
+        average it is the average's that both networks get.
 
     Attributes
     ----------
@@ -246,14 +247,17 @@ class EarlyStopping(Callback):
     def __call__(self, trainer: Trainer, history: History) -> bool:
         """Look at the epoch just done; return whether to stop."""
         if self._best.improved(history) and self.restore_best:
-            self._state = trainer.net.state_dict()
+            average = getattr(trainer, "averaged", None)
+            self._state = (trainer.net if average is None else average).state_dict()
         self.stopped = self._best.waited >= self.patience
         return self.stopped
 
     def on_fit_end(self, trainer: Trainer, history: History) -> None:
         """Restore the best state."""
         if self._state is not None:
-            trainer.net.load_state_dict(self._state)
+            for net in (trainer.net, getattr(trainer, "averaged", None)):
+                if net is not None:
+                    net.load_state_dict(self._state)
             self._state = None
 
 

@@ -41,15 +41,17 @@ class Trainer(reference.Trainer):
         optimizer: Any,
         clip_norm: float | None = None,
         seed: int = 0,
+        average: float | None = None,
         *,
         nonfinite: str = "raise",
     ) -> None:
-        super().__init__(net, loss, optimizer, clip_norm, seed, nonfinite=nonfinite)
+        super().__init__(net, loss, optimizer, clip_norm, seed, average, nonfinite=nonfinite)
         self._alone = _core.InUse()
 
     @property
     def _locks(self) -> list[_core.InUse]:
-        return [*self._read_locks, *locks_of((self.loss, self.optimizer))]
+        averaged = getattr(self.averaged, "_locks", ())
+        return [*self._read_locks, *averaged, *locks_of((self.loss, self.optimizer))]
 
     @property
     def _read_locks(self) -> list[_core.InUse]:

@@ -53,6 +53,7 @@ PREDICT_ROWS = 1024
 REPLACED = "parameters must be the arrays of the last forward: some were replaced; call forward again"
 OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file, as does the next
 CALLBACKS = "callbacks."
+AVERAGE = "average."
 
 
 class _Live(dict[str, Any]):
@@ -464,7 +465,7 @@ class Sequential:
 
     @classmethod
     def _from_file(cls, contents: checkpoint.Contents) -> Self:
-        beside = (OPTIMIZER, CALLBACKS)
+        beside = (OPTIMIZER, CALLBACKS, AVERAGE)
         specs = {name: spec for name, spec in contents.specs.items() if not name.startswith(beside)}
         try:
             net = cls._from_layers(contents.meta["layers"], specs)

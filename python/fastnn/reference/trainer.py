@@ -22,7 +22,7 @@ from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
-from .network import OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, scaled
+from .network import AVERAGE, OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, scaled
 from .optimizers import l2_norm, sum_of_squares
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ class Trainer:
     seed : int in [0, 2**64)
         Governs the order of the rows in `fit` and the masks of every Dropout that was made without a seed of
         its own.
+    average : float in (0, 1) or None
+        Keeps, in `averaged`, an exponential moving average of parameters and running statistics: after each
+        step a <- average a + (1 - average) p (Polyak, Juditsky 1992). It is what `predict` and `evaluate`
+        use, and the validation of `fit`.
     nonfinite : "raise" or "ignore"
         What a step does whose loss, or with `clip_norm` the norm of whose gradients, is infinite or NaN, or
         that would make running statistics or the squares that an optimizer remembers infinite: raise
@@ -68,6 +72,8 @@ class Trainer:
     ----------
     net, loss, optimizer, clip_norm, seed, nonfinite
         As given.
+    averaged : Sequential or None
+        The average, a network of its own; it begins as a copy.
     steps, epochs : int
         What was done so far, by all calls.
     """
@@ -92,6 +98,7 @@ class Trainer:
         optimizer: Any,
         clip_norm: float | None = None,
         seed: int = 0,
+        average: float | None = None,
         *,
         nonfinite: str = "raise",
     ) -> None:
@@ -115,6 +122,10 @@ class Trainer:
         )
         self.seed = _checks.seed64("seed", seed)
         self.nonfinite = _checks.choice("nonfinite", nonfinite, ("raise", "ignore"))
+        self.average = None if average is None else _checks.real_number("average", average, 0, 1, "()")
+        if average is not None and not (hasattr(net, "copy") and hasattr(net, "blend")):
+            raise TypeError(f"average needs a network with copy and blend, got {_checks.shown(net)}")
+        self.averaged = None if average is None else net.copy()
         self.steps = 0
         self.epochs = 0
 
@@ -187,6 +198,8 @@ class Trainer:
                 self.steps -= 1
                 undo()
             raise
+        if self.averaged is not None and self.average is not None:
+            self.averaged.blend(self.net, 1 - self.average)
         return loss
 
     @property
@@ -521,8 +534,15 @@ class Trainer:
         return _checks.sample_weights("class_weight, times sample_weight,", weights, len(t))[0]
 
     def _predict(self, x: Any) -> Any:
-        """Return the network's outputs without training."""
-        return self.net.predict(x) if hasattr(self.net, "predict") else self.net.forward(x, False)
+        """Return the outputs without training, of the average if there is one."""
+        net = self.net if self.averaged is None else self.averaged
+        return net.predict(x) if hasattr(net, "predict") else net.forward(x, False)
+
+    def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
+        """Return what `Sequential.predict` does, of the average if there is one."""
+        net = self.net if self.averaged is None else self.averaged
+        y: Array = net.predict(x, batch_size, scale)
+        return y
 
     def _order(self, n: int) -> Array:
         """Return the order of the rows in the next epoch."""
@@ -633,6 +653,8 @@ class Trainer:
         arrays = self.net.state_dict()
         for slot, state in memory["state"].items():
             arrays |= {f"{OPTIMIZER}{slot}.{name}": array for name, array in state.items()}
+        if self.averaged is not None:
+            arrays |= {AVERAGE + name: array for name, array in self.averaged.state_dict().items()}
         told, of_callbacks = packed(self._told if self._serving is None else tell(self._serving))
         if told:
             meta["callbacks"] = told
@@ -659,6 +681,7 @@ class Trainer:
             "clip_norm": self.clip_norm,
             "seed": self.seed,
             "nonfinite": self.nonfinite,
+            "average": self.average,
             "steps": self.steps,
             "epochs": self.epochs,
         }
@@ -696,8 +719,14 @@ class Trainer:
                 optimizer,
                 meta["clip_norm"],
                 meta["seed"],
-                nonfinite=meta.get("nonfinite", "raise"),  # the first files had no such entry
+                meta.get("average"),  # of which the first files, as of the next, tell nothing
+                nonfinite=meta.get("nonfinite", "raise"),
             )
+            of_average = {name.removeprefix(AVERAGE) for name in specs if name.startswith(AVERAGE)}
+            if trainer.averaged is not None:
+                trainer.averaged.load_state_dict({name: contents[AVERAGE + name] for name in of_average})
+            elif of_average:
+                raise ValueError("there is an average, but no share of it")
             trainer.steps = _checks.integer("steps", meta["steps"], 0)
             trainer.epochs = _checks.integer("epochs", meta["epochs"], 0)
             told = unpacked(meta.get("callbacks", []), contents, net.state_dict())
@@ -717,7 +746,8 @@ class Trainer:
         """Return the parts and what was done."""
         return (
             f"Trainer({self.net!r}, {self.loss!r}, {self.optimizer!r}, clip_norm={self.clip_norm}, "
-            f"seed={self.seed}, nonfinite={self.nonfinite!r}) after {self.epochs} epochs, {self.steps} steps"
+            f"seed={self.seed}, average={self.average}, nonfinite={self.nonfinite!r}) "
+            f"after {self.epochs} epochs, {self.steps} steps"
         )
 
 

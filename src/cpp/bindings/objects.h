@@ -51,7 +51,8 @@ struct Names {
           criterion = interned("_criterion"), function = interned("function"), weighs = interned("_weighs"),
           checked = interned("checked"), in_use = interned("_in_use"), approximate = interned("approximate"),
           label_smoothing = interned("label_smoothing"), delta = interned("delta"), quantiles = interned("quantiles"),
-          groups = interned("groups"), factors = interned("_factors");
+          groups = interned("groups"), factors = interned("_factors"), average = interned("average"),
+          averaged = interned("averaged"), layers = interned("layers");
 };
 const Names& names();
 

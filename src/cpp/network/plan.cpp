@@ -69,9 +69,14 @@ template <class T>
 struct Plan<T>::Update {
   Optimizer kind;
   const OptimizerStep<T>* steps;
+  const Plan& plan;
 
   void run(const Parameter<T>& to, Index begin, Index n, const T* g) const {
     if (to.frozen) return;
+    step(to, begin, n, g);
+    if (to.average) plan.blend(to.p + begin, to.average + begin, n);
+  }
+  void step(const Parameter<T>& to, Index begin, Index n, const T* g) const {
     ops::update_run(kind, steps[to.factors], n, g, to.p + begin, to.s1 ? to.s1 + begin : nullptr,
                     to.s2 ? to.s2 + begin : nullptr);
   }
@@ -669,6 +674,14 @@ template <class T>
 void Plan<T>::update_statistics(const Node& node, Index begin, Index end) const noexcept {
   const Layer<T>& layer = node.layer;
   ops::update_running(columns(node, nullptr, begin, end), layer.momentum, layer.running_mean, layer.running_var);
+  if (!layer.average_mean) return;
+  blend(layer.running_mean + begin, layer.average_mean + begin, end - begin);
+  blend(layer.running_var + begin, layer.average_var + begin, end - begin);
+}
+
+template <class T>
+void Plan<T>::blend(const T* now, T* average, Index n) const noexcept {
+  ops::blend_run(now, average_share_, average_rest_, n, average);
 }
 
 // Rows of an embedding's table, by the distinct indices that have occurred.
@@ -676,7 +689,7 @@ template <class T>
 void Plan<T>::update_rows(const Node& node, Index begin, Index end, const Update& update) const noexcept {
   const Index dim = node.layer.dim;
   for (Index r = begin; r < end; ++r)
-    update.run(node.layer.weight, occurrences_.rows[static_cast<std::size_t>(r)] * dim, dim, node.values + r * dim);
+    update.step(node.layer.weight, occurrences_.rows[static_cast<std::size_t>(r)] * dim, dim, node.values + r * dim);
 }
 
 // Calls f(the parameter, its gradient, its size) for every dense parameter and, with the values of its rows, an embedding's.
@@ -763,9 +776,16 @@ bool Plan<T>::update(Team& team, const Batch<T>& batch, const Rule& rule) noexce
   if (rule.stop_at_nonfinite && !finite_statistics()) return false;
   steps_.assign(1, ops::optimizer_step<T>(rule.update));
   for (const ops::Factors& factors : rule.factors) steps_.push_back(ops::optimizer_step<T>(ops::with(rule.update, factors)));
-  const Update update{rule.update.kind, steps_.data()};
+  average_share_ = static_cast<T>(rule.average);
+  average_rest_ = static_cast<T>(1 - rule.average);
+  const Update update{rule.update.kind, steps_.data(), *this};
   gradients(team, batch, clip_ ? nullptr : &update);
-  return !clip_ || clip_and_update(team, rule, update);
+  if (clip_ && !clip_and_update(team, rule, update)) return false;
+  const Parameter<T>& first = nodes_.front().layer.weight;
+  if (nodes_.front().layer.kind == LayerKind::embedding && first.average)  // of all rows, as all come nearer to what they are
+    team.each(first.size, kMaskGroup, kNumbersEach,
+              [&](Index begin, Index end) { blend(first.p + begin, first.average + begin, end - begin); });
+  return true;
 }
 
 template <class T>

@@ -153,6 +153,7 @@ class Plan {
   void plan_gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;
   void columns_gradient(const Node& node, Range columns, const Update* update) const noexcept;
   void update_statistics(const Node& node, Index begin, Index end) const noexcept;
+  void blend(const T* now, T* average, Index n) const noexcept;
   void update_rows(const Node& node, Index begin, Index end, const Update& update) const noexcept;
   template <class F>
   void each_gradient(F&& f) const;
@@ -179,7 +180,8 @@ class Plan {
   T *own_ = nullptr, *predictions_ = nullptr, *factors_ = nullptr;
   double *losses_ = nullptr, *norms_ = nullptr;
   std::vector<T> loss_numbers_;
-  std::vector<OptimizerStep<T>> steps_;  // of the rule, and with each of its factors
+  T average_share_ = 0, average_rest_ = 0;  // of the new and of the old in averages
+  std::vector<OptimizerStep<T>> steps_;     // of the rule, and with each of its factors
   ops::Occurrences occurrences_;
 };
 

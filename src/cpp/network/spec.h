@@ -15,6 +15,7 @@ struct Parameter {
   T* g;        // null: no gradient is kept
   T *s1, *s2;  // null where the optimizer has no such state
   Index size;
+  T* average;           // of itself, over the steps; or null
   bool frozen;          // it stays as it is, and its gradient is nobody's
   std::size_t factors;  // which of the rule's are its own, from 1 on; 0: none
 };
@@ -33,6 +34,7 @@ struct Layer {
   Activation activation;
   T alpha;
   T *running_mean, *running_var;  // of batch normalization
+  T *average_mean, *average_var;  // of these; or null
   double momentum;
   T eps;
   double ratio;  // of dropout
@@ -74,6 +76,7 @@ struct Rule {
   LossRule loss;
   ops::UpdateRule update;
   std::vector<ops::Factors> factors;  // that parameters have of their own
+  double average;                     // the share of the new in the averages
   double clip_norm;                   // infinity: none
   bool stop_at_nonfinite;
   bool per_row;  // the loss is the sum of the rows' weighted losses over their number, not over the sum of their weights

@@ -35,6 +35,11 @@ void scale_run(const T* x, T factor, Index n, T* y) noexcept {
 }
 
 template <class T>
+void blend_run(const T* x, T share, T rest, Index n, T* y) noexcept {
+  kernels<T>().blend(x, share, rest, n, y);
+}
+
+template <class T>
 void sum_columns(const T* x, Index x_row, Index rows, Index cols, T* sums) noexcept {
   kernels<T>().column_sums(x, x_row, rows, cols, sums);
 }
@@ -221,6 +226,7 @@ bool in_range(const RowSource& from, Index count, Index n) noexcept {
   template void activation_gradient(Activation, const T*, const T*, T*, Index, T) noexcept;                               \
   template void drop(const RandomStream&, double, T, Index, Index, const T*, T*, uint8_t*) noexcept;                      \
   template void drop_gradient(const uint8_t*, T, Index, const T*, T*) noexcept;                                           \
+  template void blend_run(const T*, T, T, Index, T*) noexcept;                                                            \
   template void scale_run(const T*, T, Index, T*) noexcept;                                                               \
   template void sum_columns(const T*, Index, Index, Index, T*) noexcept;                                                  \
   template void softmax_rows(const LossRows<T>&) noexcept;                                                                \

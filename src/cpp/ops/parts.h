@@ -19,6 +19,9 @@ template <class T>
 void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept;
 template <class T>
 void drop_gradient(const uint8_t* keep, T scale, Index n, const T* dy, T* dx) noexcept;
+// y = share*x + rest*y
+template <class T>
+void blend_run(const T* x, T share, T rest, Index n, T* y) noexcept;
 template <class T>
 void scale_run(const T* x, T factor, Index n, T* y) noexcept;
 

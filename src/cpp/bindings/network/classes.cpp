@@ -27,8 +27,8 @@ std::vector<const char*> attributes_of_role(Role role) {
     case Role::network:
       return {"forward", "backward", "backward_params", "params", "grads", "layers"};
     case Role::trainer:
-      return {"net",         "loss",          "optimizer", "clip_norm",          "seed",      "nonfinite", "steps", "_loss",
-              "_check_loss", "_check_finite", "_clip",     "_loss_and_gradient", "_criterion"};
+      return {"net",         "loss",          "optimizer", "clip_norm",          "seed",       "nonfinite", "steps",   "_loss",
+              "_check_loss", "_check_finite", "_clip",     "_loss_and_gradient", "_criterion", "average",   "averaged"};
     case Role::epochs:
       return {"step", "_inputs", "_gather"};
     case Role::function:

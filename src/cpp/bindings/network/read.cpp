@@ -32,6 +32,9 @@ void Call::clear() {
   for (Found& layer : layers) layer = Found{};
   trainer = optimizer = loss = locked = optimizer_object = factors = py::object();
   own_factors.clear();
+  averages.clear();
+  averaged = py::object();
+  average_lock = nullptr;
   lock = nullptr;
   state_count = 0;
   for (py::object& state : states) state = py::object();
@@ -114,6 +117,13 @@ void read_parameter(Call& call, const LayerObject& l, std::size_t i, int which, 
   to.p = numbers<T>(call, p, rows, cols);
   to.size = cols < 0 ? rows : rows * cols;
   if (!call.train) return;
+  if (!call.averages.empty()) {
+    const py::handle params = entry_of(call.averages[i], names().params);
+    if (!is_dict(params)) throw Unsupported{};
+    const py::object average = py::reinterpret_borrow<py::object>(entry_of(params, l.names[which]));
+    to.average = numbers<T>(call, average, rows, cols);
+    call.owned.push_back(average);
+  }
   if (call.factors) {
     const py::handle of = find(call.factors, l.entries[which]);
     to.frozen = of && of.is_none();
@@ -194,6 +204,10 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
         read_parameter(call, from, i, 1, l.out, -1, l.bias);
         l.running_mean = statistic<T>(call, attributes, name.running_mean, l.out);
         l.running_var = statistic<T>(call, attributes, name.running_var, l.out);
+        if (!call.averages.empty()) {
+          l.average_mean = statistic<T>(call, call.averages[i], name.running_mean, l.out);
+          l.average_var = statistic<T>(call, call.averages[i], name.running_var, l.out);
+        }
         l.momentum = number(attributes, name.momentum);
         l.eps = normal<T>(number(attributes, name.eps));
         break;
@@ -316,6 +330,25 @@ void read_groups(Call& call, const std::vector<LayerObject>& layers) {
   if (!is_dict(call.factors)) throw Unsupported{};
 }
 
+namespace {
+
+// The layers of a network that is a copy of the one that is trained.
+void read_average(Call& call, py::handle averaged) {
+  if (!only_class(Role::network).has(averaged)) throw Unsupported{};
+  const py::dict attributes = attributes_of(averaged);
+  const py::handle layers = entry_of(attributes, names().layers);
+  if (!PyTuple_CheckExact(layers.ptr()) || static_cast<std::size_t>(PyTuple_GET_SIZE(layers.ptr())) != call.layers.size())
+    throw Unsupported{};
+  for (const py::handle layer : py::reinterpret_borrow<py::tuple>(layers)) {
+    class_of(Role::layer, Py_TYPE(layer.ptr()));
+    call.averages.push_back(attributes_of(layer));
+  }
+  call.average_lock = lock_of(attributes, call.averaged);
+  if (!call.average_lock) throw Unsupported{};
+}
+
+}  // namespace
+
 network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates) {
   const Names& name = names();
   PyTypeObject* const type = Py_TYPE(trainer.ptr());  // which may be one derived from ours
@@ -335,6 +368,11 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
   if (!PyUnicode_CheckExact(nonfinite.ptr())) throw Unsupported{};
   rule.stop_at_nonfinite = nonfinite.is(name.raise) || PyUnicode_Compare(nonfinite.ptr(), name.raise.ptr()) == 0;
   rule.per_row = attributes.contains(name.per_row);
+  const py::handle averaged = entry_of(attributes, name.averaged);
+  if (!averaged.is_none()) {
+    rule.average = 1 - number(attributes, name.average);
+    read_average(call, averaged);
+  }
   rule.step = unsigned_number(entry_of(attributes, name.steps));
   if (rule.step >> 63) throw Unsupported{};
   call.seed = unsigned_number(entry_of(attributes, name.seed));

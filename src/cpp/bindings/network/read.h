@@ -48,6 +48,9 @@ struct Call {
   py::object locked;
   py::object optimizer_object, factors;  // the factors of parameters, a dict; or null
   std::vector<ops::Factors> own_factors;
+  std::vector<py::dict> averages;  // the attributes of the layers of the trainer's average, if it has one
+  py::object averaged;             // its lock, as `lock` is the optimizer's
+  InUse* average_lock = nullptr;
   int state_count = 0;
   py::object states[2];
   uint64_t seed = 0;   // the trainer's

@@ -194,7 +194,7 @@ template <class T>
 py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request) {
   const bool single = request.rows == 0;
   network::Rule rule = read_rule(call_, request.trainer, !single, !request.rates.is_none());
-  const Hold hold_optimizer(*call_.lock);
+  const Hold hold_optimizer(*call_.lock), hold_average(call_.average_lock ? *call_.average_lock : lock_);
   const bool clip = std::isfinite(rule.clip_norm);
 
   network::Data data{};
