@@ -55,6 +55,28 @@ void InUse::leave_reading() noexcept {
   if (own != readers_.end() && --own->depth == 0) readers_.erase(own);
 }
 
+void InUse::join(InUse& network) {
+  const unsigned long self = PyThread_get_thread_ident();
+  for (InUse* other : networks_) {
+    if (other == &network) continue;
+    other->check(self);
+    for (const Reader& reader : other->readers_)
+      if (reader.thread != self) refuse_thread();
+  }
+  networks_.push_back(&network);
+  find_shared();
+}
+
+void InUse::part(InUse& network) noexcept {
+  const auto at = std::find(networks_.begin(), networks_.end(), &network);
+  if (at != networks_.end()) networks_.erase(at);
+  find_shared();
+}
+
+void InUse::find_shared() noexcept {
+  shared_ = std::any_of(networks_.begin(), networks_.end(), [&](InUse* other) { return other != networks_.front(); });
+}
+
 void bind_in_use(py::module_& m) {
   py::class_<InUse>(m, "InUse")
       .def(py::init<>())

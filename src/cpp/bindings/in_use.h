@@ -14,8 +14,16 @@ class InUse {
   void enter_reading();
   void leave_reading() noexcept;
 
+  // The lock of a layer is told of the networks that the layer is in: of one alone, that network's guards it, too. Raises where
+  // another thread has one of the others at the moment.
+  void join(InUse& network);
+  void part(InUse& network) noexcept;
+  // Whether a network has to enter it: it is in others, too, or held at the moment.
+  bool counts() const noexcept { return shared_ || depth_ > 0 || !readers_.empty(); }
+
  private:
   void check(unsigned long self);
+  void find_shared() noexcept;
 
   struct Reader {
     unsigned long thread;
@@ -24,6 +32,8 @@ class InUse {
   unsigned long owner_ = 0;  // who writes
   int depth_ = 0;
   std::vector<Reader> readers_;
+  std::vector<InUse*> networks_;
+  bool shared_ = false;
   int generation_ = 0;  // of the process, by forks: the threads of a parent hold nothing in its child
 };
 

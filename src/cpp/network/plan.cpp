@@ -72,7 +72,6 @@ struct Plan<T>::Update {
   const Plan& plan;
 
   void run(const Parameter<T>& to, Index begin, Index n, const T* g) const {
-    if (to.frozen) return;
     step(to, begin, n, g);
     if (to.average) plan.blend(to.p + begin, to.average + begin, n);
   }
@@ -88,11 +87,12 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
   for (std::size_t i = 0; same && i < layers.size(); ++i) same = same_shape(layers[i], nodes_[i].layer);
   if (same) {
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      const Layer<T> before = nodes_[i].layer;
-      nodes_[i].layer = layers[i];
-      if (layers[i].keeps_gradients) continue;
-      nodes_[i].layer.weight.g = before.weight.g;
-      nodes_[i].layer.bias.g = before.bias.g;
+      Layer<T>& layer = nodes_[i].layer;
+      T *const weight = layer.weight.g, *const bias = layer.bias.g;
+      layer = layers[i];
+      if (layer.keeps_gradients) continue;
+      layer.weight.g = weight;
+      layer.bias.g = bias;
     }
     return;
   }
@@ -665,8 +665,8 @@ void Plan<T>::columns_gradient(const Node& node, Range columns, const Update* up
   }
   if (!update) return;
   if (layer.kind == LayerKind::batchnorm) update_statistics(node, begin, columns.end);
-  if (layer.bias.size) update->run(layer.bias, begin, n, layer.bias.g + begin);
-  if (layer.kind != LayerKind::affine) update->run(layer.weight, begin, n, layer.weight.g + begin);
+  if (layer.bias.size && !layer.bias.frozen) update->run(layer.bias, begin, n, layer.bias.g + begin);
+  if (layer.kind != LayerKind::affine && !layer.weight.frozen) update->run(layer.weight, begin, n, layer.weight.g + begin);
 }
 
 // The running statistics of some columns.

@@ -15,9 +15,9 @@ struct Parameter {
   T* g;        // null: no gradient is kept
   T *s1, *s2;  // null where the optimizer has no such state
   Index size;
-  T* average;           // of itself, over the steps; or null
-  bool frozen;          // it stays as it is, and its gradient is nobody's
-  std::size_t factors;  // which of the rule's are its own, from 1 on; 0: none
+  T* average;        // of itself, over the steps; or null
+  uint32_t factors;  // which of the rule's are its own, from 1 on; 0: none
+  bool frozen;       // it stays as it is, and its gradient is nobody's
 };
 
 enum class LayerKind { affine, batchnorm, activation, dropout, embedding, layernorm, rmsnorm };

@@ -30,12 +30,11 @@ LayerObject::LayerObject(py::handle layer, std::size_t place)
 void Call::clear() {
   train = keep = alone = own_loss = false;
   for (Found& layer : layers) layer = Found{};
-  trainer = optimizer = loss = locked = optimizer_object = factors = py::object();
+  trainer = optimizer = loss = optimizer_object = factors = py::object();
   own_factors.clear();
   averages.clear();
   averaged = py::object();
   average_lock = nullptr;
-  lock = nullptr;
   state_count = 0;
   for (py::object& state : states) state = py::object();
   x = {};
@@ -130,7 +129,7 @@ void read_parameter(Call& call, const LayerObject& l, std::size_t i, int which, 
     if (to.frozen) return;
     if (of) {
       call.own_factors.push_back({py::float_(of[py::int_(0)]), py::float_(of[py::int_(1)])});
-      to.factors = call.own_factors.size();
+      to.factors = static_cast<uint32_t>(call.own_factors.size());
     }
   }
   if (call.keep && l.kind != LayerKind::embedding)
@@ -289,9 +288,8 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
   call.optimizer = attributes_of(optimizer);
   call.optimizer_object = held;
   if (replaces(call.optimizer, name.update, name.rate, name.factors)) throw Unsupported{};
-  call.lock = lock_of(call.optimizer, call.locked);
-  if (!call.lock) {  // it is made when it is first asked for
-    const py::object made = held.attr(name.in_use);
+  if (!call.lock || find(call.optimizer, name.in_use) != call.locked.ptr()) {
+    if (!find(call.optimizer, name.in_use)) const py::object made = held.attr(name.in_use);
     call.lock = lock_of(call.optimizer, call.locked);
     if (!call.lock) throw Unsupported{};
   }

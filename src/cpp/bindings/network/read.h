@@ -44,7 +44,7 @@ struct Call {
   bool own_loss = false;  // the trainer's is none of ours: Python computes it
   std::vector<Found> layers;
   py::object trainer, optimizer, loss;  // their attributes
-  InUse* lock = nullptr;                // the optimizer's, kept alive by `locked`
+  InUse* lock = nullptr;                // the last optimizer's, kept alive by `locked`
   py::object locked;
   py::object optimizer_object, factors;  // the factors of parameters, a dict; or null
   std::vector<ops::Factors> own_factors;

@@ -60,14 +60,18 @@ py::object output_gradient(py::handle dout, Index rows, Index outputs) {
   return contiguous(real);
 }
 
-// Holds the locks of all layers, to write or only to read.
+// Holds the locks of those layers that others may use, to write or only to read.
 template <void (InUse::*enter)(), void (InUse::*leave)() noexcept>
 class HoldLayers {
  public:
-  explicit HoldLayers(const std::vector<LayerObject>& layers) : layers_(layers) {
+  explicit HoldLayers(const std::vector<LayerObject>& layers) {
     try {
-      for (; held_ < layers.size(); ++held_)
-        if (layers[held_].lock) (layers[held_].lock->*enter)();
+      for (const LayerObject& layer : layers)
+        if (layer.lock && layer.lock->counts()) {
+          held_.reserve(layers.size());
+          (layer.lock->*enter)();
+          held_.push_back(layer.lock);
+        }
     } catch (...) {
       release();
       throw;
@@ -79,11 +83,9 @@ class HoldLayers {
 
  private:
   void release() noexcept {
-    while (held_-- > 0)
-      if (layers_[held_].lock) (layers_[held_].lock->*leave)();
+    for (InUse* lock : held_) (lock->*leave)();
   }
-  const std::vector<LayerObject>& layers_;
-  std::size_t held_ = 0;
+  std::vector<InUse*> held_;
 };
 using WriteLayers = HoldLayers<&InUse::enter, &InUse::leave>;
 using ReadLayers = HoldLayers<&InUse::enter_reading, &InUse::leave_reading>;
@@ -138,6 +140,18 @@ class PythonLoss {
 
 CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers) : lock_(lock), type_(only_class(Role::network)) {
   for (const py::handle layer : layers) layers_.emplace_back(layer, layers_.size());
+  try {
+    for (; joined_ < layers_.size(); ++joined_)
+      if (layers_[joined_].lock) layers_[joined_].lock->join(lock_);
+  } catch (...) {
+    part();
+    throw;
+  }
+}
+
+void CompiledNetwork::part() noexcept {
+  while (joined_ > 0)
+    if (const LayerObject& layer = layers_[--joined_]; layer.lock) layer.lock->part(lock_);
 }
 
 int CompiledNetwork::traverse(visitproc visit, void* arg) const {

@@ -11,6 +11,9 @@ class CompiledNetwork {
  public:
   // An embedding comes first. Throws Unsupported.
   CompiledNetwork(InUse& lock, const py::tuple& layers);
+  ~CompiledNetwork() { part(); }
+  CompiledNetwork(const CompiledNetwork&) = delete;
+  CompiledNetwork& operator=(const CompiledNetwork&) = delete;
 
   // Trains on rows of a data set; the stub says what it takes and returns. None: Python has to do it.
   py::object train(py::handle trainer, py::handle x, py::handle t, py::handle weight, py::handle order, Index step, Index rows,
@@ -29,6 +32,7 @@ class CompiledNetwork {
   // For the garbage collector: layers may lead back to their network.
   int traverse(visitproc visit, void* arg) const;
   void clear() {
+    part();
     layers_.clear();
     pass_ = pass_x_ = py::object();
   }
@@ -73,12 +77,14 @@ class CompiledNetwork {
   template <class T>
   py::object infer_as(Call& call, Inference<T>& typed, py::handle x, double scale);
 
+  void part() noexcept;  // from the layers' locks
   Index affine_bytes() const;
   bool takes_indices() const { return layers_.front().kind == LayerKind::embedding; }
 
   InUse& lock_;
   const NativeClass& type_;
   std::vector<LayerObject> layers_;
+  std::size_t joined_ = 0;  // of them, whose locks know of this network
   Training<float> f32_;
   Training<double> f64_;
   bool training_ = false, passing_ = false;
