@@ -36,7 +36,7 @@ def test_a_subclass_may_take_sizes(module):
 @BOTH
 def test_constructors_keep_their_signatures(module):
     assert list(inspect.signature(module.Affine).parameters) == ["W", "b"]
-    assert list(inspect.signature(module.SGD).parameters) == ["lr", "weight_decay"]
+    assert list(inspect.signature(module.SGD).parameters) == ["lr", "weight_decay", "groups"]
 
 
 @BOTH

@@ -89,10 +89,10 @@ def test_a_function_that_does_not_fit(values, error, message):
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
-        ("she", ValueError, "^init must be one of he, xavier, glorot, lecun, got 'she'"),
+        ("she", ValueError, "^init must be one of he, xavier, glorot, lecun, orthogonal, got 'she'"),
         (-0.1, ValueError, "^init must be a number >= 0, got -0.1"),
         (math.nan, ValueError, "^init"),
-        (None, TypeError, "^init must be he, xavier, glorot, lecun, a number >= 0 or a function, got None"),
+        (None, TypeError, "^init must be he, .*orthogonal, a number >= 0 or a function, got None"),
         (True, TypeError, "^init"),
     ],
 )
@@ -110,3 +110,28 @@ def test_arguments_are_named():
         init.he(1, 1, dtype="f2")
     with pytest.raises(ValueError, match=r"^std must be a number >= 0"):
         init.normal(-1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 5), (7, 3), (3, 7), (40, 12)])
+@pytest.mark.parametrize("gain", [1.0, 0.01, np.sqrt(2)])
+def test_orthogonal(shape, gain, dtype):
+    w = init.orthogonal(gain)(*shape, 0, dtype)
+    assert w.shape == shape
+    assert w.dtype == dtype
+    assert w.flags.c_contiguous
+    wide = w.astype(np.float64)
+    gram = wide.T @ wide if shape[0] >= shape[1] else wide @ wide.T
+    np.testing.assert_allclose(gram, gain**2 * np.eye(min(shape)), atol=20 * np.finfo(dtype).eps * gain**2)
+    again = init.resolve("orthogonal")(*shape, 0, dtype)
+    np.testing.assert_allclose(w, gain * again, rtol=4 * np.finfo(dtype).eps)
+
+
+def test_orthogonal_matrices_are_spread_evenly():
+    signs = [np.sign(init.orthogonal()(4, 4, seed, np.float64)[0]) for seed in range(400)]
+    assert np.abs(np.mean(signs, axis=0)).max() < 0.2
+
+
+@pytest.mark.parametrize("bad", [-1.0, "1", None, np.nan])
+def test_a_gain_that_is_none(bad):
+    with pytest.raises((TypeError, ValueError), match="gain"):
+        init.orthogonal(bad)

@@ -8,6 +8,8 @@ They differ in the standard deviation, which keeps the spread of signals even fr
     lecun    sqrt(1 / n_in)             (LeCun et al. 1998); the 1/sqrt(n) that some texts call Xavier
     normal(std)                         std
 
+`orthogonal(gain)` keeps lengths rather than spreads.
+
 The draws are made in float64 and then rounded, so a float32 and a float64 network of the same seed start
 alike.
 """
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     Init = Callable[[int, int, np.random.Generator, np.dtype[Any]], Array]
 
-__all__ = ["glorot", "he", "lecun", "normal", "resolve", "xavier"]
+__all__ = ["glorot", "he", "lecun", "normal", "orthogonal", "resolve", "xavier"]
 
 
 def _draw(n_in: Any, n_out: Any, rng: Any, dtype: Any, std: Callable[[int, int], float]) -> Array:
@@ -72,8 +74,34 @@ def normal(std: float) -> Init:
     return normal
 
 
+def orthogonal(gain: float = 1.0) -> Init:
+    """Return a function like `he` whose matrices are orthogonal, times `gain` >= 0 (Saxe et al. 2014).
+
+    Columns (rows, if there are fewer) have length `gain` and are orthogonal to each other: those of Q in the
+    QR decomposition of normal draws, with the signs that make them uniformly distributed. The last bits are
+    those of NumPy's LAPACK.
+    """
+    gain = _checks.real_number("gain", gain, 0)
+
+    def orthogonal(n_in: int, n_out: int, rng: Any = None, dtype: Any = np.float32) -> Array:
+        draws = _draw(n_in, n_out, rng, np.float64, lambda i, o: 1.0)
+        tall = draws if n_in >= n_out else draws.T
+        q, r = np.linalg.qr(tall)
+        q *= gain * np.sign(np.where(np.diag(r) == 0, 1, np.diag(r)))
+        values: Array = np.ascontiguousarray(q if n_in >= n_out else q.T)
+        return values.astype(_checks.float_dtype("dtype", dtype), copy=False)
+
+    return orthogonal
+
+
 glorot = xavier
-NAMED: dict[str, Init] = {"he": he, "xavier": xavier, "glorot": glorot, "lecun": lecun}
+NAMED: dict[str, Init] = {
+    "he": he,
+    "xavier": xavier,
+    "glorot": glorot,
+    "lecun": lecun,
+    "orthogonal": orthogonal(),
+}
 
 
 def resolve(init: Any) -> Init:
@@ -82,8 +110,9 @@ def resolve(init: Any) -> Init:
     Parameters
     ----------
     init : str, float or callable
-        "he", "xavier", "glorot" or "lecun"; a standard deviation >= 0; or such a function of your own, the
-        result of which is copied after a check of its shape, its dtype and that its values are finite.
+        "he", "xavier", "glorot", "lecun" or "orthogonal"; a standard deviation >= 0; or such a function of
+        your own, the result of which is copied after a check of its shape, its dtype and that its values are
+        finite.
 
     Raises
     ------
