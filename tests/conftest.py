@@ -1,12 +1,16 @@
 """Fixtures that cross the native tests over instruction sets, team sizes and dtypes."""
 
 import math
+import signal
 
 import numpy as np
 import pytest
 
 import fastnn
 from fastnn import _core, _interrupts
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
