@@ -137,6 +137,7 @@ class _RowNorm(reference.Layer):
     _in_use: _core.InUse
 
     def forward(self, x: Any, train: bool = True) -> Array:
+        """Return the rows of x (..., D), normalized, times gamma and, with one, plus beta, in its shape."""
         gamma, beta = self.params["gamma"], self.params.get("beta")
         x = _core.as_real("x", x, gamma)
         if x.ndim == 0 or x.shape[-1] != gamma.size:
@@ -147,6 +148,7 @@ class _RowNorm(reference.Layer):
         return y if y.shape == x.shape else y.reshape(x.shape)
 
     def backward(self, dout: Any) -> Array:
+        """Return the gradient with respect to x; fill the `grads` of all parameters."""
         shape, rows, mean, rstd = self._recall()
         gamma = self.params["gamma"]
         dout = reference.matched(_core.as_real("dout", dout, gamma), shape, gamma.dtype)
@@ -236,12 +238,14 @@ class _Activation(reference.Layer):
         return _core.ACTIVATIONS[self._function]
 
     def forward(self, x: Any, train: bool = True) -> Array:
+        """Return y, the function of each element of x, in the shape of x; NaN stays NaN."""
         x = _core.as_real("x", x, None)
         y = _core.activation_forward(self._kind, x, self.alpha)
         self._saved = x if self._from_input else y
         return y
 
     def backward(self, dout: Any) -> Array:
+        """Return dx, the gradient with respect to x, given that of y, in the shape of both."""
         saved = self._recall()
         return _core.activation_backward(self._kind, saved, _core.as_real("dout", dout, saved), self.alpha)
 

@@ -123,9 +123,26 @@ class Joint:
         return _Own(found, self._own_grads)
 
     def update(self, optimizer: Any, clip_norm: float | None = None) -> float | None:
-        """Do one update of all parameters by their gradients, as `optimizer.update` does.
+        """Do one update of all parameters by their gradients, in place.
 
-        Raises ValueError, and changes nothing, if a network has no gradients yet.
+        Parameters
+        ----------
+        optimizer : optimizer
+            Its state and groups know the parameters by the names in `params`.
+        clip_norm : float > 0 or None
+            Limits the norm of all gradients together, those of all parts.
+
+        Returns
+        -------
+        float or None
+            With `clip_norm` the norm that the gradients had.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a network has no gradients yet, or as `optimizer.update`; then nothing has changed.
+        FloatingPointError
+            If the norm that `clip_norm` limits is infinite or NaN; then likewise.
         """
         places = self._found()
         try:

@@ -902,6 +902,11 @@ class GELU(_Smooth):
     approximate : "none" or "tanh"
         "tanh": y = x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), which is within 5e-4 of it
         and what many published networks were trained with.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If approximate is none of these.
     """
 
     def __init__(self, approximate: str = "none") -> None:
@@ -933,7 +938,10 @@ class SiLU(_Smooth):
 
 
 class Softplus(_Smooth):
-    """The smooth ReLU, y = log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)); dx = dout s(x), s the sigmoid."""
+    """The smooth ReLU (Dugas et al. 2001), y = log(1 + exp(x)); dx = dout s(x), s the sigmoid.
+
+    y is computed as max(x, 0) + log1p(exp(-|x|)), in which no exponential overflows.
+    """
 
     def _value(self, x: Array) -> tuple[Array, Array]:
         return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))), sigmoid(x)

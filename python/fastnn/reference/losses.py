@@ -143,6 +143,11 @@ class SoftmaxCrossEntropy(Loss):
     ----------
     label_smoothing : float in [0, 1)
         With s > 0, targets t count as (1 - s) t + s / C (Szegedy et al. 2016).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If label_smoothing is none of these.
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -282,12 +287,18 @@ class Huber(Loss):
 
         r = x - t        l = r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2)
 
-    Its slope is r, held within [-delta, delta]. Targets have the shape of x, or (N,) for x (N, 1). `y` holds
-    x.
+    Its slope is r, held within [-delta, delta], divided by the elements of a row. Targets have the shape of
+    x, or (N,) for x (N, 1). `y` holds x.
 
     Parameters
     ----------
     delta : float > 0
+        Up to which distance the error is squared.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If delta is none of these.
     """
 
     def __init__(self, delta: float = 1.0) -> None:
@@ -309,9 +320,10 @@ class Huber(Loss):
 
 
 class MeanAbsoluteError(Loss):
-    """The mean of |x - t| over all elements; its slope is the sign of x - t, 0 where they are equal.
+    """The mean of |x - t| over all elements, by which outputs become medians.
 
-    Targets have the shape of x, or (N,) for x (N, 1). `y` holds x.
+    Its slope is the sign of x - t, 0 where they are equal, divided by the elements of a row. Targets have the
+    shape of x, or (N,) for x (N, 1). `y` holds x.
     """
 
     def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
@@ -335,6 +347,11 @@ class Quantile(Loss):
     ----------
     quantiles : float or sequence of floats
         In (0, 1), ascending.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If quantiles are none of these.
     """
 
     def __init__(self, quantiles: Any) -> None:

@@ -286,7 +286,10 @@ class Sequential:
         return dout
 
     def input_gradient(self, dout: Any) -> Any:
-        """Return what `backward` does, and leave `grads` as they are."""
+        """Return the input's gradient, given that of the output, and leave `grads` as they are.
+
+        Argument, result and errors are those of `backward`.
+        """
         self._check_passed()
         layers = []
         for layer in self.layers:
@@ -297,7 +300,7 @@ class Sequential:
         return self._back(layers, dout)
 
     def backward_params(self, dout: Any) -> None:
-        """Fill `grads` only, as `backward` does, which is all that training needs."""
+        """Fill `grads` only, all that training needs; argument and errors are those of `backward`."""
         self._check_passed()
         for layer in self.layers[:0:-1]:
             dout = layer.backward(dout)
@@ -410,7 +413,10 @@ class Sequential:
         return twin
 
     def summary(self) -> str:
-        """Return a table of the layers, the numbers that leave each for a row, and their parameters."""
+        """Return a table of the layers, the numbers that leave each for a row, and their parameters.
+
+        "T x dim" are an embedding's, of T indices a row, and "?" those of a layer of your own.
+        """
         rows, width = [("", "layer", "outputs", "parameters")], ""
         for i, layer in enumerate(self.layers):
             shapes = [p.shape for p in getattr(layer, "params", {}).values()]

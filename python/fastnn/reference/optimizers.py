@@ -313,7 +313,15 @@ def _gradient(what: str, grad: Any, p: Array) -> Any:
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent: p <- p - lr g."""
+    """Stochastic gradient descent: p <- p - lr g.
+
+    Parameters
+    ----------
+    lr : float >= 0 or schedule
+    weight_decay : float >= 0
+    groups : iterable of Group
+        Rates and decays of parameters' own, and frozen ones, by name.
+    """
 
     @_with_lr
     def __init__(self, lr: Rate = 0.01, *, weight_decay: float = 0.0, groups: Iterable[Group] = ()) -> None:
@@ -332,6 +340,7 @@ class Momentum(Optimizer):
     momentum : float in [0, 1]
     weight_decay : float >= 0
     groups : iterable of Group
+        Rates and decays of parameters' own, and frozen ones, by name.
     """
 
     options = ("momentum", "weight_decay")
@@ -379,6 +388,8 @@ class AdaGrad(Optimizer):
     eps : float > 0
         Outside the root.
     weight_decay : float >= 0
+    groups : iterable of Group
+        Rates and decays of parameters' own, and frozen ones, by name.
     """
 
     options = ("eps", "weight_decay")
@@ -409,6 +420,8 @@ class RMSProp(Optimizer):
     eps : float > 0
         Outside the root.
     weight_decay : float >= 0
+    groups : iterable of Group
+        Rates and decays of parameters' own, and frozen ones, by name.
     """
 
     options = ("decay_rate", "eps", "weight_decay")
@@ -449,6 +462,8 @@ class Adam(Optimizer):
     eps : float > 0
         Outside the root, after the bias correction.
     weight_decay : float >= 0
+    groups : iterable of Group
+        Rates and decays of parameters' own, and frozen ones, by name.
     """
 
     options = ("beta1", "beta2", "eps", "weight_decay")

@@ -70,12 +70,17 @@ class Trainer:
 
     Attributes
     ----------
-    net, loss, optimizer, clip_norm, seed, nonfinite
+    net, loss, optimizer, clip_norm, seed, average, nonfinite
         As given.
     averaged : Sequential or None
         The average, a network of its own; it begins as a copy.
     steps, epochs : int
         What was done so far, by all calls.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these.
     """
 
     network_class: ClassVar[type[Sequential]] = Sequential
@@ -539,7 +544,15 @@ class Trainer:
         return net.predict(x) if hasattr(net, "predict") else net.forward(x, False)
 
     def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
-        """Return what `Sequential.predict` does, of the average if there is one."""
+        """Return the outputs for x, computed with `train=False`, of the average if there is one.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+        batch_size : int >= 1 or None
+        scale : float
+            As for `Sequential.predict`.
+        """
         net = self.net if self.averaged is None else self.averaged
         y: Array = net.predict(x, batch_size, scale)
         return y
