@@ -4,6 +4,8 @@ Exceptions are as they may be; the process must live.
 """
 
 import contextlib
+import copy
+import io
 import random
 import sys
 import threading
@@ -15,8 +17,18 @@ import fastnn
 from fastnn import optimizers
 from fastnn.sparse import RowSparse
 
-LAYERS = [fastnn.ReLU, fastnn.Affine, fastnn.BatchNorm, fastnn.Dropout]
-LOSSES = [fastnn.SoftmaxCrossEntropy, fastnn.SigmoidCrossEntropy, fastnn.MeanSquaredError]
+LAYERS = [fastnn.ReLU, fastnn.Affine, fastnn.BatchNorm, fastnn.Dropout, fastnn.LayerNorm, fastnn.RMSNorm]
+LOSSES = [
+    fastnn.SoftmaxCrossEntropy,
+    lambda: fastnn.SoftmaxCrossEntropy(label_smoothing=0.1),
+    fastnn.SigmoidCrossEntropy,
+    fastnn.MeanSquaredError,
+    fastnn.MeanAbsoluteError,
+    fastnn.Huber,
+    fastnn.Poisson,
+    lambda: fastnn.Quantile([0.1, 0.5, 0.9]),
+    lambda: fastnn.GaussianNLL(),
+]
 
 
 class Liar(np.ndarray):
@@ -109,8 +121,12 @@ def build():
             batch_norm=chance(0.5),
             dropout=random.choice([0, 0.3]),
             dtype=dtype,
-            activation=random.choice(["relu", "gelu", "leaky_relu"]),
+            activation=random.choice(["relu", "gelu", "leaky_relu", "mish", "selu"]),
         )
+        if chance(0.3):
+            norm = random.choice([fastnn.LayerNorm, fastnn.RMSNorm])
+            width = random.choice([5, 5, 5, 4])
+            net = fastnn.Sequential([net[0], norm.create(width, dtype=dtype), *net[1:]])
     cls = fastnn.Trainer
     if chance(0.3):
         own = ["loss", "optimizer", "clip_norm", "steps", "seed", "net", "nonfinite", "_order", "_in_use"]
@@ -119,7 +135,23 @@ def build():
         cls = type("Own", (cls,), {random.choice(own): random.choice(ways)})
     kind = random.choice(list(optimizers.CLASSES.values()))
     loss = random.choice(LOSSES)() if chance(0.7) else own_loss
-    return cls(net, loss, kind(), random.choice([None, 1.0]))
+    groups = random.sample([fastnn.Group(p, 0.5, 0.5, chance(0.4)) for p in ("vectors", "0.*", "*.W")], 2)
+    optimizer = kind(groups=groups[: random.randrange(3)])
+    return cls(net, loss, optimizer, random.choice([None, 1.0]), average=random.choice([None, 0.9]))
+
+
+def joint(net):
+    parts = {"net": net, "other": net.copy(), "array": np.ones(3, "f4")}
+    parts[random.choice(["net", "array", "more"])] = random.choice([net.copy(), junk()])
+    return fastnn.Joint(parts)
+
+
+def rewritten(thing):
+    """Return what a file brings back."""
+    file = io.BytesIO()
+    thing.save(file)
+    file.seek(0)
+    return type(thing).load(file)
 
 
 def own_loss(y, t):
@@ -134,6 +166,8 @@ def spoil(trainer):
     """Change something of a trainer or its parts that should not be changed."""
     layers = list(trainer.net.layers)
     own = [trainer, trainer.loss, trainer._criterion, trainer.optimizer, trainer.net]
+    if trainer.averaged is not None:
+        own += [trainer.averaged, *trainer.averaged.layers]
     at = random.choice([*own, *layers, *layers])
     name = random.choice([*vars(at), "forward", "backward", "update", "rate", "params", "__class__"])
     value, way = getattr(at, name, None), random.random()
@@ -179,7 +213,22 @@ def use(trainer):
             lambda: trainer.loss.backward(),
             net.state_dict,
             lambda: net.load_state_dict(net.state_dict()),
+            lambda: (net.forward(x), trainer.step(x, t), net.backward(np.ones((n, 3)))),
+            lambda: net.blend(
+                random.choice([net.copy(), trainer.averaged, junk()]), random.choice([0.5, junk()])
+            ),
+            lambda: fastnn.Sequential([*net.layers, *random.choice([[], [fastnn.ReLU()]])]).forward(x),
+            lambda: copy.deepcopy(random.choice([net, trainer, optimizer])),
+            lambda: random.choice([net.summary, net.copy])(),
+            lambda: rewritten(random.choice([net, trainer, joint(net)])),
+            lambda: joint(net).update(optimizer, random.choice([None, 0.1, junk()])),
+            lambda: joint(net).grads.__setitem__("array", junk()),
+            lambda: trainer.fit(x, t, 1, 8, class_weight=random.choice(["balanced", {0: 2.0}, junk()])),
+            lambda: trainer.fit(x, t, 1, 8, callbacks=[lambda *_: spoil(trainer)]),
+            lambda: setattr(optimizer, "groups", random.choice([(), (fastnn.Group("*"),), junk()])),
+            lambda: setattr(trainer, "averaged", random.choice([net, net.copy(), None, junk()])),
             lambda: optimizer.update(net.params, net.grads),
+            lambda: optimizer.update(net.params, net.grads, random.choice([0.1, junk()])),
             lambda: optimizer.update(junk(), junk()),
             lambda: optimizer.update({"a": array(), "b": junk()}, {"a": array(), "b": junk()}),
         ]

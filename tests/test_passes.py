@@ -187,14 +187,39 @@ def test_what_comes_between_changes_nothing_of_a_layer_of_ones_own(m):
     assert_same_bits(actual, expected)
 
 
-def test_a_native_step_between_leaves_what_backward_needs():
+@BOTH
+@pytest.mark.parametrize("own", [False, True], ids=["built in", "function"])
+def test_a_step_between_leaves_what_backward_needs(m, own):
     x, dout = batch("norm")
-    net = network(fastnn, "norm")
-    trainer = fastnn.Trainer(net, fastnn.MeanSquaredError(), fastnn.SGD(0.0))
+    net = network(m, "norm")
+    loss = (lambda y, t: (float(np.square(y - t).sum()), 2 * (y - t))) if own else m.MeanSquaredError()
+    trainer = m.Trainer(net, loss, m.SGD(0.0))
     expected = passed(copy.deepcopy(net), x, dout)
     net.forward(x)
-    trainer.step(*batch("norm", seed=3))
+    trainer.step(*batch("norm", seed=3, rows=5))
+    with pytest.raises(ValueError, match="rows|shape"):
+        trainer.step(x, dout[:3])
     np.testing.assert_array_equal(net.backward(dout), expected["dx"])
+
+
+@BOTH
+def test_a_step_leaves_nothing_for_backward(m):
+    net = network(m)
+    m.Trainer(net, m.MeanSquaredError(), m.SGD()).step(*batch())
+    with pytest.raises(RuntimeError, match="backward before forward"):
+        net.backward(batch()[1])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "weights", [np.zeros(ROWS), -np.ones(ROWS), np.ones(3), np.full(ROWS, np.nan), "ones"]
+)
+def test_weights_that_are_none_are_refused_before_a_function_has_them(m, weights):
+    called = []
+    trainer = m.Trainer(network(m), lambda y, t, w: called.append(1), m.SGD())
+    with pytest.raises((TypeError, ValueError), match="sample_weight"):
+        trainer.step(*batch(), weights)
+    assert not called
 
 
 @BOTH

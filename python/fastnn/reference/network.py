@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .._checks import Array
     from ..checkpoint import Path
 
-__all__ = ["ACTIVATIONS", "RUNNING", "Sequential", "dropouts", "input_scale", "mlp", "scaled"]
+__all__ = ["ACTIVATIONS", "RUNNING", "Sequential", "dropouts", "input_scale", "mlp", "passes_kept", "scaled"]
 
 RUNNING = ("running_mean", "running_var")
 ACTIVATIONS = {
@@ -258,7 +258,7 @@ class Sequential:
         """Return the input's gradient, given that of the output; fill `grads`.
 
         It belongs to the last `forward`, whatever predictions, evaluations and steps came in between, and may
-        be called again.
+        be called again. (With a layer of your own, which keeps what it will, it belongs to a later step.)
 
         Parameters
         ----------
@@ -510,6 +510,25 @@ def _undisturbed(*objects: Any) -> Iterator[None]:
             for name in attributes.keys() - then.keys():
                 del attributes[name]
             attributes.update(then)
+
+
+@contextmanager
+def passes_kept(net: Any) -> Iterator[None]:
+    """Give a network back what its last forward has left for backward, if all its layers are fastnn's own."""
+    layers = getattr(net, "layers", ())
+    classes = getattr(net, "layer_classes", {})
+    if not all(classes.get(type(layer).__name__) is type(layer) for layer in layers):
+        yield
+        return
+    before = [(layer, layer.__dict__.get("_saved")) for layer in layers]
+    passed = getattr(net, "_passed", None)
+    try:
+        yield
+    finally:
+        for layer, saved in before:
+            layer._saved = saved
+        if layers:
+            net.__dict__["_passed"] = passed
 
 
 def dropouts(layers: Iterable[Any]) -> list[tuple[int, Any]]:

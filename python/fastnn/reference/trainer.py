@@ -22,7 +22,7 @@ from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
-from .network import AVERAGE, OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, scaled
+from .network import AVERAGE, OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, passes_kept, scaled
 from .optimizers import l2_norm, sum_of_squares
 
 if TYPE_CHECKING:
@@ -172,6 +172,10 @@ class Trainer:
             NaN, unless `nonfinite` is "ignore"; then likewise.
         """
         _check_trainable(self.net)
+        with passes_kept(self.net):
+            return self._do_step(x, t, sample_weight)
+
+    def _do_step(self, x: Any, t: Any, sample_weight: Any) -> float:
         undo = self._snapshot()
         try:
             for i, dropout in self._dropouts:
@@ -219,6 +223,8 @@ class Trainer:
 
     def _loss_and_gradient(self, y: Any, t: Any, sample_weight: Any) -> tuple[float, Any]:
         """Return the loss of the outputs of this step, checked, and its gradient with respect to them."""
+        if sample_weight is not None:
+            _checks.sample_weights("sample_weight", sample_weight, len(y))
         share = self._share(sample_weight)
         loss = share * self._loss(y, t, sample_weight)
         self._check_loss(loss)
