@@ -214,10 +214,10 @@ def _form(value: Any) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
     else:
         return None
     try:
-        shape, dtype = tuple(map(int, value.shape)), np.dtype(value.dtype)
-    except (TypeError, ValueError):
+        shape, dtype, rows = tuple(map(int, value.shape)), np.dtype(value.dtype), len(value)
+    except (TypeError, ValueError):  # of a sparse matrix, say, which has no length
         return None
-    return (shape, dtype) if shape else None
+    return (shape, dtype) if shape[:1] == (rows,) else None
 
 
 def first_row(what: str, array: Array) -> int | None:

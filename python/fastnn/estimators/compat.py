@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sklearn.utils.validation import _check_sample_weight
 
 from .. import _checks
@@ -58,6 +59,13 @@ def _row_named(names: Any, data: Any) -> Iterator[None]:
 
 def _first_row(what: str, name: str, values: Any) -> int | None:
     try:
-        return _checks.first_row(what, _checks.real_array(name, values))
-    except TypeError:  # strings, say, of which some miss
+        array = _checks.as_array(name, values)
+        if array.dtype.kind not in "fiub":  # objects, which may be numbers, or a frame with missing values
+            array = (
+                values.to_numpy(dtype=np.float64, na_value=np.nan)
+                if hasattr(values, "to_numpy")
+                else array.astype(np.float64)
+            )
+    except (TypeError, ValueError):
         return None
+    return _checks.first_row(what, array)
