@@ -17,6 +17,7 @@ EXCUSED = {
         "test_lbfgs_regression",
         "test_lbfgs_classification_maxfun",
         "test_lbfgs_regression_maxfun",
+        "test_mlp_vs_poisson_glm_equivalent",
         "test_multilabel_classification",
         "test_multioutput_regression",
         "test_predict_proba_multilabel",
@@ -25,7 +26,6 @@ EXCUSED = {
         "test_mlp_warm_start_no_convergence[lbfgs-MLPRegressor]",
     ),
     "solver='lbfgs' and sparse X are refused": ("test_sparse_matrices",),
-    "solver='lbfgs' and loss='poisson' are refused": ("test_mlp_vs_poisson_glm_equivalent",),
     "it asks whether partial_fit is there for solver='lbfgs', which is refused by it": (
         "test_partial_fit_errors",
     ),

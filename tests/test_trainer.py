@@ -725,6 +725,30 @@ def test_a_fit_ends_with_the_last_good_step(module):
 
 
 @BOTH
+@pytest.mark.parametrize("what", ["NaN", "infinity"])
+@pytest.mark.parametrize("where", ["x", "t"])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_fit_names_the_row_that_is_not_finite(module, what, where, shuffle, weighted):
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(70, 4)), rng.normal(size=(70, 2))
+    for row in (7, 37, 69):
+        data = {"x": x.copy(), "t": t.copy()}
+        data[where][row, 1] = np.nan if what == "NaN" else np.inf
+        trainer = module.Trainer(
+            module.mlp([4, 2], dtype=np.float64, seed=0), module.MeanSquaredError(), module.SGD(0.01)
+        )
+        weight = (np.arange(70) > 5).astype(float) if weighted else None  # a batch that is passed over
+        with pytest.raises(FloatingPointError, match=f"; {where} has {what} in row {row} of the data$"):
+            trainer.fit(**data, batch_size=5, shuffle=shuffle, sample_weight=weight)
+    trainer = module.Trainer(module.mlp([4, 2], seed=0), module.MeanSquaredError(), module.SGD(1e30))
+    with pytest.raises(FloatingPointError) as error:
+        trainer.fit(x, t, batch_size=5)
+    assert "of the data" not in str(error.value)
+
+
+@BOTH
 def test_an_infinite_loss_is_not_finite_either(module):
     class Loss(module.MeanSquaredError):
         def forward(self, x, t, sample_weight=None):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 LONGEST = 2**40  # a dimension; a matrix of two such is for NumPy to refuse
+SLICE_BYTES = 2**23  # read together of what is not an array
 
 
 def shown(value: object) -> str:
@@ -172,8 +173,67 @@ def seeded(seed: Any, rng: Any) -> np.random.Generator:
     return generator("rng", rng)
 
 
+def whole(name: str, value: Any) -> Any:
+    """Return `value`, but as an array what is like one and would be read by NumPy row by row.
+
+    Such an object has `shape`, `dtype`, `__len__` and `__getitem__`, and nothing that makes it an array at
+    once. It is read in slices of some MiB along its first axis, each once; what it raises propagates.
+    ValueError if a slice has not the shape that it should have, TypeError if its dtype does not fit.
+    """
+    form = _form(value)
+    if form is None:
+        return value
+    shape, dtype = form
+    array = np.empty(shape, dtype)
+    rows = max(1, SLICE_BYTES // max(1, dtype.itemsize * math.prod(shape[1:])))
+    for start in range(0, shape[0], rows):
+        stop = min(start + rows, shape[0])
+        part = np.asarray(value[start:stop])
+        if part.shape != array[start:stop].shape:
+            raise ValueError(
+                f"{name}[{start}:{stop}] must have shape {array[start:stop].shape}, got {part.shape}"
+            )
+        if not np.can_cast(part.dtype, dtype, "same_kind"):
+            raise TypeError(f"{name}[{start}:{stop}] must have dtype {dtype}, got {part.dtype}")
+        array[start:stop] = part
+    return array
+
+
+def _form(value: Any) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """Return shape and dtype of what `whole` reads in slices; None of anything else."""
+    if isinstance(value, (np.ndarray, np.generic)) or not hasattr(value, "dtype"):
+        return None
+    if any(hasattr(value, name) for name in ("__array__", "__array_interface__", "__array_struct__")):
+        return None
+    if not all(hasattr(value, name) for name in ("shape", "__len__", "__getitem__")):
+        return None
+    try:
+        memoryview(value)
+    except TypeError:  # no buffer either
+        pass
+    else:
+        return None
+    try:
+        shape, dtype, rows = tuple(map(int, value.shape)), np.dtype(value.dtype), len(value)
+    except (TypeError, ValueError):  # of a sparse matrix, say, which has no length
+        return None
+    return (shape, dtype) if shape[:1] == (rows,) else None
+
+
+def first_row(what: str, array: Array) -> int | None:
+    """Return the first row in which an array (N, ...) has "NaN" or "infinity"; None if there is none."""
+    if array.dtype.kind != "f" or not array.size:
+        return None
+    has = (np.isnan if what == "NaN" else np.isinf)(array).reshape(len(array), -1).any(axis=1)
+    return int(has.argmax()) if has.any() else None
+
+
 def as_array(name: str, value: Any) -> Array:
-    """Return `value` as an array of whatever dtype; TypeError for rows of different lengths."""
+    """Return `value` as an array of whatever dtype; TypeError for rows of different lengths.
+
+    What is like an array, but is none, is read in slices, see `whole`.
+    """
+    value = whole(name, value)
     try:
         return np.asarray(value)
     except ValueError:

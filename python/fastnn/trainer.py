@@ -92,7 +92,12 @@ class Trainer(reference.Trainer):
             step += done
             yield losses[:updates].tolist()
             if bad_loss is not None:
-                self._check_loss(bad_loss)
+                batch = slice(step * batch_size, (step + 1) * batch_size)
+                try:
+                    self._check_loss(bad_loss)
+                except FloatingPointError as error:
+                    reference.name_row(error, x, t, batch if order is None else order[batch])
+                    raise
         if step < steps + joined:
             rest = np.arange(len(x)) if order is None else order
             yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)

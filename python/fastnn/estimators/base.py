@@ -16,12 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from .. import _checks, callbacks, layers
 from ..network import Sequential
 from ..reference.network import ACTIVATIONS
-from .compat import validate_data
+from .compat import validate_data, validate_weights
 from .course import Course, Judge, ShuffledTrainer
 from .solvers import SOLVERS, Solver
 
@@ -156,7 +156,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     batch_norm: bool
     dtype: Any
 
-    _loss: Callable[[], Any]
+    _own: ClassVar[str]  # the parameter that says what the outputs are trained to
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -198,6 +198,10 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Return X, and y as the loss takes it, after scikit-learn's checks."""
         raise NotImplementedError
 
+    def _loss(self) -> Any:
+        """Return a loss for the trainer."""
+        raise NotImplementedError
+
     def _shares(self) -> tuple[float, float]:
         """Return scikit-learn's gradient and loss in units of fastnn's."""
         raise NotImplementedError
@@ -211,6 +215,10 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     ) -> tuple[Array | None, Array | None]:
         """Return the weights of the rows and, where it is the loss that knows the classes, of these."""
         return sample_weight, None
+
+    def _targets(self, t: Array) -> Array:
+        """Return the targets as the trainer is to see them: t itself, or others with the same classes."""
+        return t
 
     def _strata(self, t: Array) -> Array | None:
         """Return what the rows that early_stopping sets aside are to be balanced by."""
@@ -310,6 +318,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if not hasattr(callbacks, "__iter__"):
             raise TypeError(f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}")
         first = self._begins(incremental)
+        if not first:
+            self._check_architecture()
         X, t = self._checked(X, y, first, incremental)
         if self.batch_norm and len(X) == 1:
             raise ValueError("batch_norm=True needs 2 samples or more, got 1 sample")
@@ -355,9 +365,10 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return list(sizes) if hasattr(sizes, "__iter__") else [sizes]
 
     def _architecture(self) -> tuple[Any, ...]:
-        """Return what a network is made from; parameters of another one cannot be used in it."""
+        """Return what a network is made from, and for; parameters of another one cannot be used in it."""
         sizes = list(map(int, self._hidden_sizes()))
-        return (sizes, self.activation, self.dropout, self.batch_norm, str(self.dtype))
+        own = repr(self._loss()) if self._own == "loss" else getattr(self, self._own)
+        return (sizes, self.activation, self.dropout, self.batch_norm, str(self.dtype), own)
 
     def _initialize(self, X: Array, random: np.random.RandomState) -> None:
         """Make the network, with the initial values of scikit-learn, and all attributes as they begin."""
@@ -441,13 +452,17 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                     )
             self._show_parameters()
 
-    def _resume(self) -> None:
-        """Go on from the parameters that are there; ValueError if they are those of another network."""
+    def _check_architecture(self) -> None:
+        """Raise ValueError if the parameters that are there are those of another network."""
         if self._made_as != self._architecture():
             raise ValueError(
-                "hidden_layer_sizes, activation, dropout, batch_norm and dtype must be as in the previous "
-                f"call, {self._made_as}, to go on from its parameters, got {self._architecture()}"
+                f"hidden_layer_sizes, activation, dropout, batch_norm, dtype and {self._own} must be as in "
+                f"the previous call, {self._made_as}, to go on from its parameters, got "
+                f"{self._architecture()}"
             )
+
+    def _resume(self) -> None:
+        """Go on from the parameters that are there."""
         self._take_parameters()
         self.n_iter_ = 0
 
@@ -528,14 +543,20 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         penalty = 0.0 if self.solver == "adamw" else self.alpha / (2 * mean_weight)
         course = Course(self, self._solver, of_loss, len(X), batch_size, penalty, judge)
         self._trainer.begin(len(X), random)
+        targets = self._targets(t)
+        if targets is not t:  # of which no loss reads the classes
+            weights = weight, None
+        held = None
+        if judge is not None and callbacks:
+            held = (judge.x, self._targets(judge.t), judge.weight)[: 2 + (judge.weight is not None)]
         try:
             history = self._trainer.fit(
                 X,
-                t,
+                targets,
                 1 if incremental else int(self.max_iter),
                 batch_size,
                 bool(self.shuffle),
-                judge[: 2 + (judge.weight is not None)] if judge is not None and callbacks else None,
+                held,
                 (course, *own),
                 progress=False,
                 sample_weight=weights[0],
@@ -584,7 +605,7 @@ def _weights(name: str, given: Any, X: Array) -> Array | None:
     """Return weights of the rows of X, checked as scikit-learn's estimators do."""
     if given is None:
         return None
-    weights: Array = _check_sample_weight(given, X)
+    weights = validate_weights(given, X)
     if (weights < 0).any():
         raise ValueError(f"Negative values in data passed to `{name}`")
     if not weights.any():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
@@ -22,8 +23,6 @@ from .base import MLP, PARAMETERS, READ, refuse_sparse
 from .compat import validate_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .._checks import Array
     from .course import Judge
 
@@ -43,6 +42,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         Multiplies the weights of a class's rows, as in scikit-learn's other classifiers: a row of twice the
         weight counts twice in whatever batch it comes. `fit` divides the weights by their mean; partial_fit,
         which does not see all rows, by nothing, so that it is the same in however small parts they come.
+    label_smoothing : float in [0, 1)
+        With s > 0 training takes 1 - s of the true class, or label, and s of all alike (Szegedy et al. 2016).
+        Scores are those of the true ones.
 
     Attributes
     ----------
@@ -65,8 +67,11 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **MLP._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
+    _own = "label_smoothing"
     class_weight: Any
+    label_smoothing: float
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         dropout: float = 0.0,
         batch_norm: bool = False,
         class_weight: Any = None,
+        label_smoothing: float = 0.0,
         dtype: Any = "auto",
     ) -> None:
         self._take(locals())
@@ -158,9 +164,16 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
                 f"'y' has {classes}."
             )
 
-    @property
-    def _loss(self) -> Callable[[], Any]:  # type: ignore[override]
-        return SoftmaxCrossEntropy if self.out_activation_ == "softmax" else SigmoidCrossEntropy
+    def _loss(self) -> Any:
+        if self.out_activation_ == "softmax":
+            return SoftmaxCrossEntropy(float(self.label_smoothing))
+        return SigmoidCrossEntropy()
+
+    def _targets(self, t: Array) -> Array:
+        if self.label_smoothing == 0 or self.out_activation_ == "softmax":  # whose loss smooths
+            return t
+        smoothed: Array = (1 - self.label_smoothing) * t + self.label_smoothing / 2
+        return smoothed.astype(t.dtype, copy=False)
 
     def _shares(self) -> tuple[float, float]:
         share = 1.0 if self.out_activation_ == "softmax" else float(self.n_outputs_)

@@ -1,16 +1,71 @@
-"""What scikit-learn has moved since 1.3."""
+"""scikit-learn's checks, where its versions since 1.3 have them, of more data and with more words."""
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils.validation import _check_sample_weight
+
+from .. import _checks
 
 try:
-    from sklearn.utils.validation import validate_data
+    from sklearn.utils.validation import validate_data as _validate_data
 except ImportError:  # before 1.6 it was a method
 
-    def validate_data(estimator: Any, *args: Any, **options: Any) -> Any:
-        """Return X, or X and y, checked."""
+    def _validate_data(estimator: Any, *args: Any, **options: Any) -> Any:
         return estimator._validate_data(*args, **options)
 
 
-__all__ = ["validate_data"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .._checks import Array
+
+__all__ = ["validate_data", "validate_weights"]
+
+
+def validate_data(estimator: Any, *data: Any, **options: Any) -> Any:
+    """Return X, or X and y, checked; what is like an array is read in slices."""
+    data = tuple(_checks.whole(name, values) for name, values in zip("Xy", data, strict=False))
+    with _row_named("Xy", data):
+        return _validate_data(estimator, *data, **options)
+
+
+def validate_weights(weights: Any, X: Array) -> Array:
+    """Return weights of the rows of X, checked."""
+    weights = _checks.whole("sample_weight", weights)
+    with _row_named(["sample_weight"], [weights]):
+        checked: Array = _check_sample_weight(weights, X)
+    return checked
+
+
+@contextmanager
+def _row_named(names: Any, data: Any) -> Iterator[None]:
+    """Add to the first line of an error about NaN or infinity the first row that has it."""
+    try:
+        yield
+    except ValueError as error:
+        line, end, rest = str(error).partition("\n")
+        for name, values in zip(names, data, strict=False):
+            for what in ("NaN", "infinity"):
+                if line.startswith(f"Input {name} contains {what}"):
+                    row = _first_row(what, name, values)
+                    if row is not None:
+                        error.args = (f"{line.rstrip('.')}, first in row {row}.{end}{rest}",)
+        raise
+
+
+def _first_row(what: str, name: str, values: Any) -> int | None:
+    try:
+        array = _checks.as_array(name, values)
+        if array.dtype.kind not in "fiub":  # objects, which may be numbers, or a frame with missing values
+            array = (
+                values.to_numpy(dtype=np.float64, na_value=np.nan)
+                if hasattr(values, "to_numpy")
+                else array.astype(np.float64)
+            )
+    except (TypeError, ValueError):
+        return None
+    return _checks.first_row(what, array)

@@ -313,7 +313,9 @@ class Sequential:
         Parameters
         ----------
         x : array, shape (N, ...)
-            May be a memory map or of another dtype: it is read and converted a batch at a time.
+            May be a memory map or of another dtype: it is read and converted a batch at a time. An object
+            that is not an array, but has shape, dtype, `__len__` and `__getitem__`, is read whole, once, in
+            slices.
         batch_size : int >= 1 or None
             Rows at a time; None: 1024.
         scale : float

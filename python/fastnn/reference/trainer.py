@@ -320,7 +320,8 @@ class Trainer:
         ----------
         x : array, shape (N, ...)
             Of any real dtype; may be a memory map. Rows are read, and converted to the network's dtype, a
-            batch at a time.
+            batch at a time. An object that is not an array, but has shape, dtype, `__len__` and
+            `__getitem__`, is read whole, once, in slices; so is t.
         t : array, N rows
         epochs : int >= 0
             How often every row is used. The last batch of an epoch is smaller where `batch_size` does not
@@ -377,7 +378,8 @@ class Trainer:
         TypeError, ValueError
             If an argument does not fit.
         FloatingPointError
-            If the loss of a step is not finite, see `step`; the steps before it stay done.
+            If the loss of a step is not finite, see `step`; the steps before it stay done. It names the first
+            row of x or t that has NaN or infinity, if one of that step has.
         ImportError
             For progress=True without tqdm.
         """
@@ -585,7 +587,12 @@ class Trainer:
             rows = batch if order is None else order[batch]
             weights = None if sample_weight is None else sample_weight[rows]
             if weights is None or weights.any():  # a batch that weighs nothing is passed over
-                yield [self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)]
+                try:
+                    loss = self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)
+                except FloatingPointError as error:
+                    name_row(error, x, t, rows)
+                    raise
+                yield [loss]
 
     def _joins(self, n: int, batch_size: int) -> bool:
         """Return whether the last of n rows joins the batch before it: it cannot be normalized alone."""
@@ -768,6 +775,17 @@ class Trainer:
             f"seed={self.seed}, average={self.average}, nonfinite={self.nonfinite!r}) "
             f"after {self.epochs} epochs, {self.steps} steps"
         )
+
+
+def name_row(error: FloatingPointError, x: Array, t: Array, rows: Array | slice) -> None:
+    """Add to the error of a step on these rows which of them, the first one, has NaN or infinity."""
+    for name, a in (("x", x), ("t", t)):
+        for what in ("NaN", "infinity"):
+            row = _checks.first_row(what, a[rows])
+            if row is not None:
+                number = np.arange(len(a))[rows][row]
+                error.args = (f"{error}; {name} has {what} in row {number} of the data",)
+                return
 
 
 def _check_trainable(net: Any) -> None:

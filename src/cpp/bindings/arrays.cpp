@@ -66,12 +66,17 @@ bool same_shape(py::handle a, py::handle b) noexcept {
   return true;
 }
 
-py::array real_array(const char* name, py::handle x) {
+py::array any_array(const char* name, py::handle x) {
+  if (!is_array(x) && py::hasattr(x, "dtype") && !py::hasattr(x, "__array__"))
+    return py::module_::import("fastnn._checks").attr("as_array")(name, x);
   py::array array = py::array::ensure(x);
-  if (!array) {
-    PyErr_Clear();
-    refuse_type(std::string(name) + " must be an array of real numbers, got " + describe(x));
-  }
+  if (!array) PyErr_Clear();
+  return array;
+}
+
+py::array real_array(const char* name, py::handle x) {
+  py::array array = any_array(name, x);
+  if (!array) refuse_type(std::string(name) + " must be an array of real numbers, got " + describe(x));
   if (array.dtype().kind() == 'O' && py::hasattr(x, "to_numpy"))  // a frame
     return py::module_::import("fastnn._checks").attr("real_array")(name, x);
   const char kind = array.dtype().kind();
@@ -88,11 +93,8 @@ py::object copied_as_i64(py::handle array) {
 }
 
 py::object row_numbers(py::handle x) {
-  const py::array array = py::array::ensure(x);
-  if (!array) {
-    PyErr_Clear();
-    refuse_type("x must be an array of integers, got " + describe(x));
-  }
+  const py::array array = any_array("x", x);
+  if (!array) refuse_type("x must be an array of integers, got " + describe(x));
   const char kind = array.dtype().kind();
   if (kind != 'i' && kind != 'u') {
     // NumPy makes float64 of an empty list

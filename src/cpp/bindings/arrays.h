@@ -44,6 +44,8 @@ std::string shape_of(py::handle array);  // "(3, 4)"
 std::string describe(py::handle h);      // "float32 array of shape (3, 4)" or "list"
 bool same_shape(py::handle a, py::handle b) noexcept;
 
+// x as an array of whatever type, false where it is none; what NumPy would read row by row is read in slices.
+py::array any_array(const char* name, py::handle x);
 // x as an array of real numbers: itself where it is an aligned float32 or float64 array of the type wanted, else converted.
 // `like` is an array whose type is wanted, or None for float32/float64 as x is and float32 otherwise. TypeError where x holds no
 // real numbers.

@@ -66,11 +66,8 @@ Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index fir
     check_classes(labels, cols);
     return {std::move(labels), true};
   }
-  const py::array given = py::array::ensure(t);
-  if (!given) {
-    PyErr_Clear();
-    refuse_type(wanted() + ", got " + describe(t));
-  }
+  const py::array given = any_array("t", t);
+  if (!given) refuse_type(wanted() + ", got " + describe(t));
   const char kind = given.dtype().kind();
   const bool integers = kind == 'i' || kind == 'u';
   if (!integers && (given.ndim() == 1 || (kind != 'f' && kind != 'b'))) refuse_type(wanted() + ", got " + describe(given));
