@@ -87,6 +87,9 @@ def scikit_learns_checks(*estimators, without=()):
     MLPClassifier(dtype="float64", hidden_layer_sizes=(20, 10)),
     MLPClassifier(activation="gelu", solver="nesterov", learning_rate_init=0.05),
     MLPRegressor(activation="silu", solver="adamw"),
+    MLPRegressor(fastnn.Quantile([0.2, 0.5])),
+    MLPRegressor("gaussian"),
+    MLPClassifier(label_smoothing=0.1),
 )
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_own_checks(estimator, check):
@@ -100,6 +103,15 @@ def test_scikit_learns_own_checks(estimator, check):
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_own_checks_but_one(estimator, check):
     """A row of weight 2 is not a row twice: in a mask, in a mean over rows, in float32's eighth digit."""
+    check(estimator)
+
+
+@scikit_learns_checks(
+    MLPRegressor("poisson", learning_rate_init=0.01), without={"check_regressor_multioutput"}
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_own_checks_of_positive_targets(estimator, check):
+    """One has negative targets for all."""
     check(estimator)
 
 

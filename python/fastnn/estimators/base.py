@@ -156,7 +156,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     batch_norm: bool
     dtype: Any
 
-    _own: ClassVar[str]  # the parameter that says what the outputs are trained to
+    _own: ClassVar[str]  # the parameter that says what the network is trained for
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -243,7 +243,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         ----------
         X : array, shape (n_samples, n_features)
             Of real numbers. float64, float32, uint8 and int64, row after row, are read where they are, a
-            batch at a time.
+            batch at a time. What is no array, but has shape, dtype, `__len__` and `__getitem__`, is read
+            whole, once, in slices; so are y and weights.
         y : array, shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array, shape (n_samples,), or None
             Numbers >= 0.
@@ -365,10 +366,12 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return list(sizes) if hasattr(sizes, "__iter__") else [sizes]
 
     def _architecture(self) -> tuple[Any, ...]:
-        """Return what a network is made from, and for; parameters of another one cannot be used in it."""
+        """Return what a network is made from; parameters of another one cannot be used in it.
+
+        Subclasses add what it is trained for, the value of their parameter `_own`.
+        """
         sizes = list(map(int, self._hidden_sizes()))
-        own = repr(self._loss()) if self._own == "loss" else getattr(self, self._own)
-        return (sizes, self.activation, self.dropout, self.batch_norm, str(self.dtype), own)
+        return (sizes, self.activation, self.dropout, self.batch_norm, str(self.dtype))
 
     def _initialize(self, X: Array, random: np.random.RandomState) -> None:
         """Make the network, with the initial values of scikit-learn, and all attributes as they begin."""

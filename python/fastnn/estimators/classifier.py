@@ -169,6 +169,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
             return SoftmaxCrossEntropy(float(self.label_smoothing))
         return SigmoidCrossEntropy()
 
+    def _architecture(self) -> tuple[Any, ...]:
+        return (*super()._architecture(), float(self.label_smoothing))
+
     def _targets(self, t: Array) -> Array:
         if self.label_smoothing == 0 or self.out_activation_ == "softmax":  # whose loss smooths
             return t

@@ -121,6 +121,9 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
             return LOSSES[self.loss]()
         return type(self.loss)(**self.loss.config())
 
+    def _architecture(self) -> tuple[Any, ...]:
+        return (*super()._architecture(), repr(self._loss()))
+
     def _checked(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
         refuse_sparse(X)
         X, y = validate_data(
