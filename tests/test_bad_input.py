@@ -1268,13 +1268,7 @@ def test_keyword_only_options():
         lambda: fastnn.SGD(0.1, 0.2),
         lambda: fastnn.BatchNorm(np.ones(1), np.ones(1), 0.9, None, None, 1e-5),
         lambda: fastnn.mlp([1, 2], "relu"),
-<<<<<<< HEAD
         lambda: fastnn.Trainer(world().net, fastnn.Huber(), fastnn.SGD(), None, 0, None, "raise"),
-=======
-        lambda: fastnn.Trainer(
-            world().net, fastnn.SoftmaxCrossEntropy(), fastnn.SGD(), None, 0, None, "raise"
-        ),
->>>>>>> losses2
         lambda: schedules.StepDecay(0.1, 0.5, 10, 1),
     ):
         with pytest.raises(TypeError, match="positional"):
