@@ -1,7 +1,9 @@
 """Passes on the plan, forward and backward, and losses of one's own in between."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -203,6 +205,37 @@ def test_a_step_between_leaves_what_backward_needs(m, own):
 
 
 @BOTH
+def test_a_step_between_leaves_what_the_layers_backward_needs(m):
+    x, dout = batch()
+    net = m.Sequential(
+        [m.GELU(), *m.mlp([12, 9, 5], batch_norm=True, dropout=0.5, seed=1, dtype=np.float32).layers]
+    )
+    net.forward(x)
+    expected = net.backward(dout)
+    m.Trainer(net, m.MeanSquaredError(), m.SGD(0.0), seed=8).step(x, dout)
+    counters = [(layer.seed, layer.step) for layer in net.layers if hasattr(layer, "stream")]
+    dx = dout
+    for layer in reversed(net.layers):
+        dx = layer.backward(dx)
+    assert dx.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5)
+    assert counters == [(layer.seed, layer.step) for layer in net.layers if hasattr(layer, "stream")]
+
+
+@BOTH
+def test_a_network_that_went_forward_goes_without_the_collector(m):
+    net = network(m, "norm")
+    net.forward(batch("norm")[0])
+    gone = [weakref.ref(net), *map(weakref.ref, net.layers)]
+    gc.disable()
+    try:
+        del net
+        assert [ref() for ref in gone] == [None] * len(gone)
+    finally:
+        gc.enable()
+
+
+@BOTH
 def test_a_step_leaves_nothing_for_backward(m):
     net = network(m)
     m.Trainer(net, m.MeanSquaredError(), m.SGD()).step(*batch())
@@ -279,6 +312,7 @@ def test_a_copy_goes_back_for_itself(name, copied):
     expected = passed(copy.deepcopy(net), x, dout)
     net.forward(x)
     other = copied(net)
+    np.testing.assert_allclose(copied(net).input_gradient(dout), expected["dx"], atol=1e-12)
     np.testing.assert_allclose(other.backward(dout), expected["dx"], atol=1e-12)
     np.testing.assert_allclose(net.backward(dout), expected["dx"], atol=1e-12)
 

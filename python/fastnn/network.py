@@ -11,7 +11,7 @@ import numpy as np
 from . import _checks, _core, layers
 from ._sharing import exclusive, locks_of, shared
 from .reference import network as reference
-from .reference.layers import Pass
+from .reference.layers import Pass, Passed, counters_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +35,8 @@ PLANNED: dict[type, tuple[str, int, tuple[str, ...]]] = {
 for layer, (kind, activation, names) in PLANNED.items():
     _core.register_class("layer", layer, _core.LAYERS[kind], activation, names)
 
+# What is known of a network, which a change of `layers` or of a method may belie.
+KNOWN = ("_compiled", "_acts_in_training", "_passes", "_counting")
 UNSCALED = 1.0  # which need not be checked
 
 
@@ -49,10 +51,7 @@ class Sequential(reference.Sequential):
         self._in_use = _core.InUse()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        for known in (
-            "_compiled",
-            "_acts_in_training",
-        ):  # which a change of `layers` or of a method may belie
+        for known in KNOWN:
             self.__dict__.pop(known, None)
         super().__setattr__(name, value)
 
@@ -74,12 +73,21 @@ class Sequential(reference.Sequential):
         return _core.CompiledNetwork(self._in_use, self.layers)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
+        return {name: value for name, value in self.__dict__.items() if name not in KNOWN}
+
+    @cached_property
+    def _passes(self) -> Passed:
+        return Passed(self.layers, None if self._takes_indices else self.dtype)
+
+    @cached_property
+    def _counting(self) -> list[Any]:
+        """The layers that draw masks."""
+        return [layer for layer in self.layers if hasattr(layer, "stream")]
 
     def forward(self, x: Any, train: bool = True) -> Any:
         compiled = self._compiled
         if compiled is not None:
-            one_pass = Pass(self.layers, x, train)
+            one_pass = Pass(self._passes, x, train, counters_of(self._counting))
             if train or not self._acts_in_training:
                 y = compiled.forward(x, one_pass)
                 if y is not NotImplemented:

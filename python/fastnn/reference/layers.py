@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import weakref
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -24,7 +25,7 @@ from ..sparse import RowSparse
 from .philox import words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from typing_extensions import Self
 
@@ -94,33 +95,69 @@ def _grad(name: str) -> Any:
     )
 
 
+class Passed:
+    """What the passes of a network share: its layers, which it does not keep alive, and the dtype of x."""
+
+    def __init__(self, layers: tuple[Any, ...], dtype: np.dtype[Any] | None) -> None:
+        self._layers = [weakref.ref(layer) for layer in layers]
+        self.dtype = dtype
+
+    def layers(self) -> tuple[Any, ...]:
+        """Return the layers; none where one is no more."""
+        layers = tuple(layer() for layer in self._layers)
+        return () if None in layers else layers
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.layers(), self.dtype
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+
 class Pass:
     """A pass through a network that has left nothing in its layers but itself.
 
     A layer that is asked for its backward has it repeated, layer by layer; nothing else changes by that.
+    `counters` are those that the layers of dropout had before it.
     """
 
-    __slots__ = ("layers", "train", "x")
+    __slots__ = ("counters", "of", "train", "x")
 
-    def __init__(self, layers: tuple[Any, ...], x: Any, train: bool) -> None:
-        self.layers, self.x, self.train = layers, x, train
+    def __init__(self, of: Passed, x: Any, train: bool, counters: list[tuple[int, int, int]]) -> None:
+        self.of, self.x, self.train, self.counters = of, x, train, counters
 
     def repeat(self) -> None:
         """Leave in each layer what its backward needs."""
+        layers = self.of.layers()
+        if not layers:
+            raise RuntimeError("backward after the end of the network that the last forward went through")
         statistics = [
             (getattr(layer, name), getattr(layer, name).copy())
-            for layer in self.layers
+            for layer in layers
             for name in ("running_mean", "running_var")
             if hasattr(layer, name)
         ]
-        x = self.x
-        for layer in self.layers:
-            counts = self.train and hasattr(layer, "stream")
-            if counts:
-                layer.step -= 1
-            x = layer.forward(x, self.train)
-        for array, before in statistics:
-            array[...] = before
+        dropouts = [layer for layer in layers if hasattr(layer, "stream")]
+        now = counters_of(dropouts)
+        _count(dropouts, self.counters)
+        try:
+            x = self.x if self.of.dtype is None else _checks.float_array("x", self.x, self.of.dtype)
+            for layer in layers:
+                x = layer.forward(x, self.train)
+        finally:
+            _count(dropouts, now)
+            for array, before in statistics:
+                array[...] = before
+
+
+def counters_of(dropouts: Iterable[Any]) -> list[tuple[int, int, int]]:
+    """Return what the masks of layers of dropout are drawn from."""
+    return [(layer.seed, layer.stream, layer.step) for layer in dropouts]
+
+
+def _count(dropouts: Iterable[Any], counters: list[tuple[int, int, int]]) -> None:
+    for layer, (seed, stream, step) in zip(dropouts, counters, strict=True):
+        layer.seed, layer.stream, layer.step = seed, stream, step
 
 
 class Layer:
@@ -190,9 +227,13 @@ class Layer:
         """The dtype of the parameters; None without any."""
         return next((p.dtype for p in self.params.values()), None)
 
-    def _recall(self) -> Any:
+    def take_up(self) -> None:
+        """Have at hand what backward needs where a network has kept it."""
         if type(self._saved) is Pass:
             self._saved.repeat()
+
+    def _recall(self) -> Any:
+        self.take_up()
         if self._saved is None:
             raise RuntimeError(f"{type(self).__name__}: backward before forward")
         return self._saved

@@ -293,6 +293,8 @@ class Sequential:
         self._check_passed()
         layers = []
         for layer in self.layers:
+            if isinstance(layer, _layers.Layer):
+                layer.take_up()
             reader = copy.copy(layer)
             if hasattr(layer, "grads"):
                 reader.grads = {}
