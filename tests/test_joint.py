@@ -144,6 +144,20 @@ def test_parts_that_are_none(m):
         joint.grads["log_std"] = np.zeros(2)
 
 
+@BOTH
+def test_what_is_frozen_needs_no_gradient(m):
+    joint = m.Joint(parts(m))
+    actor = joint.parts["actor"]
+    actor.forward(np.ones((4, 6)))
+    actor.backward_params(np.ones((4, 3)))
+    before = joint.state_dict()
+    joint.update(m.SGD(groups=[m.Group("critic.*", frozen=True)]), clip_norm=1.0)
+    changed = {n for n, a in joint.state_dict().items() if (a != before[n]).any()}
+    assert changed == {n for n in joint.params if n.startswith("actor.")}
+    with pytest.raises(ValueError, match=r"critic\.0\.W must have a gradient"):
+        joint.update(m.SGD(groups=[m.Group("critic.1.*", frozen=True)]))
+
+
 # Clipped updates
 
 

@@ -148,8 +148,14 @@ class Joint:
         try:
             grads = {name: grads[key] for name, _, grads, key in places}
         except KeyError:
-            missing = next(name for name, _, grads, key in places if key not in grads)
-            raise ValueError(f"{missing} must have a gradient: call backward of its network first") from None
+            grads = {name: grads[key] for name, _, grads, key in places if key in grads}
+            trained = self.params
+            if getattr(optimizer, "groups", ()):
+                trained = optimizer.trained(trained, trained)  # what is frozen needs no gradient
+            missing = next((name for name in trained if name not in grads), None)
+            if missing is not None:
+                message = f"{missing} must have a gradient: call backward of its network first"
+                raise ValueError(message) from None
         params = {name: params[key] for name, params, _, key in places}
         norm: float | None = optimizer.update(params, grads, clip_norm)
         return norm
