@@ -308,3 +308,13 @@ def test_summary(m):
         "4  Affine          10       1,010",
         "79,710 parameters, float32, 318,840 bytes",
     ]
+
+
+@BOTH
+def test_a_gradient_that_cannot_be_clipped_leaves_the_others(m):
+    params = {"a": np.ones(2), "b": np.ones(2)}
+    grads = {"a": np.full(2, 5.0), "b": np.full(2, 5.0)}
+    grads["b"].flags.writeable = False
+    with pytest.raises(ValueError, match="grads must be writeable with clip_norm"):
+        m.SGD(0.1).update(params, grads, clip_norm=1.0)
+    np.testing.assert_array_equal([*params.values(), *grads.values()], [[1, 1], [1, 1], [5, 5], [5, 5]])
