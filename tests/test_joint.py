@@ -318,3 +318,12 @@ def test_a_gradient_that_cannot_be_clipped_leaves_the_others(m):
     with pytest.raises(ValueError, match="grads must be writeable with clip_norm"):
         m.SGD(0.1).update(params, grads, clip_norm=1.0)
     np.testing.assert_array_equal([*params.values(), *grads.values()], [[1, 1], [1, 1], [5, 5], [5, 5]])
+
+
+@BOTH
+def test_a_share_of_one_copies_whatever_was_there(m, dtype):
+    net, target = (m.mlp([4, 3, 2], batch_norm=True, seed=seed, dtype=dtype) for seed in (0, 1))
+    for array in target._state().values():
+        array[...] = np.inf
+    target.blend(net, 1.0)
+    assert_same_bits(target.state_dict(), net.state_dict())
