@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -327,3 +328,25 @@ def test_a_share_of_one_copies_whatever_was_there(m, dtype):
         array[...] = np.inf
     target.blend(net, 1.0)
     assert_same_bits(target.state_dict(), net.state_dict())
+
+
+@BOTH
+def test_a_network_in_the_place_of_another_is_the_part(m):
+    joint = filled(m)
+    actor = joint.parts["actor"] = joint.parts["actor"].copy()
+    assert joint.params["actor.0.W"] is actor.layers[0].params["W"]
+    with pytest.raises(ValueError, match="call backward of its network first"):
+        joint.update(m.SGD())
+
+
+@BOTH
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda joint: pickle.loads(pickle.dumps(joint))])
+def test_a_copy_of_a_joint_updates_itself(m, copied):
+    joint = filled(m)
+    before = joint.state_dict()
+    twin = copied(joint)
+    twin.update(m.SGD(0.1))
+    assert_same_bits(joint.state_dict(), before)
+    joint.update(m.SGD(0.1))
+    assert_same_bits(twin.state_dict(), joint.state_dict())
+    assert twin.params["actor.0.W"] is twin.parts["actor"].layers[0].params["W"]
