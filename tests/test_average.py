@@ -154,3 +154,19 @@ def test_arguments_that_do_not_fit(m):
     file = io.BytesIO()
     trainer.save(file)
     assert "average=0.9" in repr(trainer)
+
+
+@BOTH
+@pytest.mark.parametrize("spoilt", ["share", "itself", "another"])
+def test_an_average_that_does_not_fit_is_refused_before_the_update(m, spoilt):
+    net = m.mlp([4, 3, 2], seed=0)
+    trainer = m.Trainer(net, m.MeanSquaredError(), m.SGD(0.1), average=0.9)
+    if spoilt == "share":
+        trainer.average = 2.0
+    else:
+        trainer.averaged = net if spoilt == "itself" else m.mlp([4, 5, 2], seed=0)
+    before = net.state_dict()
+    with pytest.raises(ValueError, match=r"average|memory|array"):
+        trainer.step(np.ones((5, 4)), np.ones((5, 2)))
+    assert_same_bits(net.state_dict(), before)
+    assert trainer.steps == trainer.optimizer.step == 0

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -322,3 +323,44 @@ def test_summary(m):
         "4  Affine          10       1,010",
         "79,710 parameters, float32, 318,840 bytes",
     ]
+
+
+@BOTH
+def test_a_gradient_that_cannot_be_clipped_leaves_the_others(m):
+    params = {"a": np.ones(2), "b": np.ones(2)}
+    grads = {"a": np.full(2, 5.0), "b": np.full(2, 5.0)}
+    grads["b"].flags.writeable = False
+    with pytest.raises(ValueError, match="grads must be writeable with clip_norm"):
+        m.SGD(0.1).update(params, grads, clip_norm=1.0)
+    np.testing.assert_array_equal([*params.values(), *grads.values()], [[1, 1], [1, 1], [5, 5], [5, 5]])
+
+
+@BOTH
+def test_a_share_of_one_copies_whatever_was_there(m, dtype):
+    net, target = (m.mlp([4, 3, 2], batch_norm=True, seed=seed, dtype=dtype) for seed in (0, 1))
+    for array in target._state().values():
+        array[...] = np.inf
+    target.blend(net, 1.0)
+    assert_same_bits(target.state_dict(), net.state_dict())
+
+
+@BOTH
+def test_a_network_in_the_place_of_another_is_the_part(m):
+    joint = filled(m)
+    actor = joint.parts["actor"] = joint.parts["actor"].copy()
+    assert joint.params["actor.0.W"] is actor.layers[0].params["W"]
+    with pytest.raises(ValueError, match="call backward of its network first"):
+        joint.update(m.SGD())
+
+
+@BOTH
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda joint: pickle.loads(pickle.dumps(joint))])
+def test_a_copy_of_a_joint_updates_itself(m, copied):
+    joint = filled(m)
+    before = joint.state_dict()
+    twin = copied(joint)
+    twin.update(m.SGD(0.1))
+    assert_same_bits(joint.state_dict(), before)
+    joint.update(m.SGD(0.1))
+    assert_same_bits(twin.state_dict(), joint.state_dict())
+    assert twin.params["actor.0.W"] is twin.parts["actor"].layers[0].params["W"]

@@ -612,3 +612,36 @@ def test_losses_that_are_none(m):
             call(x, t, sample_weight=np.ones(ROWS))
     with pytest.raises(TypeError, match="cannot be saved"):
         trainer.save("never.npz")
+
+
+@BOTH
+@pytest.mark.parametrize("way", ["step", "fit"])
+@pytest.mark.parametrize("rate", [0.0, 0, np.float32(0)], ids=repr)
+def test_a_rate_that_the_function_sets_counts_at_once(m, way, rate):
+    x, t = batch()
+
+    def loss(y, t):
+        trainer.optimizer.lr = rate
+        return 1.0, y - t
+
+    trainer = m.Trainer(network(m), loss, m.SGD(0.1))
+    before = trainer.net.state_dict()
+    trainer.step(x, t) if way == "step" else trainer.fit(x, t, batch_size=9, progress=False)
+    assert_same_bits(trainer.net.state_dict(), before)
+
+
+@BOTH
+@pytest.mark.parametrize("way", ["step", "fit"])
+def test_a_function_that_replaces_parameters_is_refused(m, way):
+    x, t = batch()
+
+    def loss(y, t):
+        trainer.net.layers[0].params["W"] = trainer.net.layers[0].params["W"].copy()
+        return 1.0, y - t
+
+    trainer = m.Trainer(network(m), loss, m.SGD(0.1))
+    before = trainer.net.state_dict()
+    with pytest.raises(ValueError, match="some were replaced"):
+        trainer.step(x, t) if way == "step" else trainer.fit(x, t, batch_size=9, progress=False)
+    assert_same_bits(trainer.net.state_dict(), before)
+    assert trainer.steps == trainer.optimizer.step == 0

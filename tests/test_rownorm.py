@@ -159,3 +159,27 @@ def test_arguments_that_do_not_fit(m, kind):
         layer.backward(np.ones((3, 3)))
     with pytest.raises(TypeError, match="x"):
         layer.forward("text")
+
+
+@BOTH
+@KINDS
+@pytest.mark.parametrize("first", ["axes", "embedding"])
+@pytest.mark.parametrize("call", ["forward", "predict", "step", "fit"])
+def test_of_rows_with_axes_a_network_normalizes_the_last(m, kind, first, call):
+    made = getattr(m, kind).create
+    affine = m.Affine.create(6, 2, seed=0)
+    t = np.ones((4, 2), np.float32)
+    if first == "axes":
+        x, before = np.arange(24.0, dtype=np.float32).reshape(4, 3, 2), []
+    else:
+        x, before = np.arange(12).reshape(4, 3), [m.Embedding.create(12, 2, seed=0)]
+    net = m.Sequential([*before, made(6), affine])
+    acts = {
+        "forward": net.forward,
+        "predict": net.predict,
+        "step": lambda x: m.Trainer(net, m.MeanSquaredError(), m.SGD()).step(x, t),
+        "fit": lambda x: m.Trainer(net, m.MeanSquaredError(), m.SGD()).fit(x, t, progress=False),
+    }
+    with pytest.raises(ValueError, match="6"):
+        acts[call](x)
+    m.Sequential([*before, made(2), affine]).predict(x)

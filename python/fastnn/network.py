@@ -143,7 +143,8 @@ class Sequential(reference.Sequential):
             if locks:
                 mine, others = self._state(), net._state()
                 share = _checks.real_number("tau", tau, 0, 1)
-                if mine.keys() == others.keys() and _core.blend([*mine.values()], [*others.values()], share):
+                same = share < 1 and mine.keys() == others.keys()
+                if same and _core.blend([*mine.values()], [*others.values()], share):
                     return
             super().blend(net, tau)
 

@@ -85,7 +85,7 @@ class Joint:
             elif not all(hasattr(part, a) for a in ("params", "grads", "layers")):
                 raise TypeError(f"parts[{name!r}] must be a network or an array, got {_checks.shown(part)}")
         self._places: list[tuple[str, Any, Any, str]] = []
-        self._layers: list[tuple[Any, tuple[Any, ...]]] = []
+        self._layers: list[tuple[str, Any, tuple[Any, ...]]] = []
         self._find()
         seen: list[tuple[str, Array]] = []
         for name, array in self.params.items():
@@ -101,13 +101,16 @@ class Joint:
             if isinstance(part, np.ndarray):
                 self._places.append((name, self.parts, self._own_grads, name))
                 continue
-            self._layers.append((part, part.layers))
+            self._layers.append((name, part, part.layers))
             for i, layer in enumerate(part.layers):
                 for key in getattr(layer, "params", ()):
                     self._places.append((f"{name}.{i}.{key}", layer.params, layer.grads, key))
 
     def _found(self) -> list[tuple[str, Any, Any, str]]:
-        if any(part.layers is not layers for part, layers in self._layers):
+        if any(
+            part.layers is not layers or self.parts.get(name) is not part
+            for name, part, layers in self._layers
+        ):
             self._find()
         return self._places
 

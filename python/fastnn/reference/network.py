@@ -381,7 +381,7 @@ class Sequential:
         """
         tau = _checks.real_number("tau", tau, 0, 1)
         for p, q in zip(*self._pairs(net), strict=True):
-            p[...] = p.dtype.type(1 - tau) * p + p.dtype.type(tau) * q
+            p[...] = q if tau == 1 else p.dtype.type(1 - tau) * p + p.dtype.type(tau) * q
 
     def _pairs(self, net: Any) -> tuple[list[Array], list[Array]]:
         """Return this network's arrays and those of another that has the same; TypeError or ValueError."""

@@ -278,6 +278,11 @@ def clipped(grads: list[Any], clip_norm: float) -> float:
     """Scale gradients down to a norm, in place, where theirs is larger; return theirs."""
     limit = _checks.real_number("clip_norm", clip_norm, 0, None, "(]")
     arrays = [g.values if isinstance(g, RowSparse) else g for g in grads]
+    for a in arrays:
+        if not a.flags.writeable:
+            raise ValueError(
+                f"grads must be writeable with clip_norm, got {_checks.shown(a)}, which is read-only"
+            )
     norm = l2_norm(arrays, sum_of_squares)
     if not math.isfinite(norm):
         raise FloatingPointError(f"the norm of the gradients is {norm}: nothing has changed")

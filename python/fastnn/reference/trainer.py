@@ -191,6 +191,7 @@ class Trainer:
             if self.clip_norm is not None:
                 self._clip(grads, self.clip_norm)
             self._check_state(grads)
+            self._check_average()
             arrays = dict(params)
         except BaseException:
             undo()
@@ -272,6 +273,14 @@ class Trainer:
                 f"the {found} is not finite in step {self.steps}: parameters and optimizer are as before it; "
                 'scale the data or limit the norm with clip_norm; a trainer with nonfinite="ignore" goes on'
             )
+
+    def _check_average(self) -> None:
+        """Raise TypeError or ValueError where the average cannot follow the network."""
+        if self.averaged is None or self.average is None:
+            return
+        _checks.real_number("average", self.average, 0, 1, "()")
+        if isinstance(self.averaged, Sequential):
+            self.averaged._pairs(self.net)
 
     def _snapshot(self) -> Callable[[], None]:
         """Return a function that undoes what a step that fails before its update has changed."""

@@ -28,7 +28,7 @@ LayerObject::LayerObject(py::handle layer, std::size_t place)
 }
 
 void Call::clear() {
-  train = keep = alone = own_loss = false;
+  train = keep = alone = own_loss = deep = false;
   for (Found& layer : layers) layer = Found{};
   trainer = optimizer = loss = optimizer_object = factors = py::object();
   own_factors.clear();
@@ -184,6 +184,7 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
   const Names& name = names();
   to.resize(layers.size());
   Index features = call.features;
+  bool deep = call.deep;  // until an affine layer makes rows flat
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const LayerObject& from = layers[i];
     const py::object& attributes = call.layers[i].attributes;
@@ -194,6 +195,7 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
     l.in = l.out = features;
     switch (from.kind) {
       case LayerKind::affine:
+        deep = false;
         l.out = last_extent(parameter(call, i, 0), 2);
         read_parameter(call, from, i, 0, l.in, l.out, l.weight);
         read_parameter(call, from, i, 1, l.out, -1, l.bias);
@@ -212,6 +214,7 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
         break;
       case LayerKind::layernorm:
       case LayerKind::rmsnorm:
+        if (deep) throw Unsupported{};  // it normalizes the last axis alone
         read_parameter(call, from, i, 0, l.out, -1, l.weight);
         if (from.kind == LayerKind::layernorm) read_parameter(call, from, i, 1, l.out, -1, l.bias);
         l.eps = normal<T>(number(attributes, name.eps));
@@ -369,6 +372,7 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
   const py::handle averaged = entry_of(attributes, name.averaged);
   if (!averaged.is_none()) {
     rule.average = 1 - number(attributes, name.average);
+    if (!(rule.average > 0 && rule.average < 1)) throw Unsupported{};
     read_average(call, averaged);
   }
   rule.step = unsigned_number(entry_of(attributes, name.steps));

@@ -42,6 +42,7 @@ struct Call {
   // forward in training by itself, for which layers of dropout have counters of their own.
   bool train = false, keep = false, alone = false;
   bool own_loss = false;  // the trainer's is none of ours: Python computes it
+  bool deep = false;      // a row of the data has axes of its own, or gets one from an embedding
   std::vector<Found> layers;
   py::object trainer, optimizer, loss;  // their attributes
   InUse* lock = nullptr;                // the last optimizer's, kept alive by `locked`

@@ -90,6 +90,26 @@ class HoldLayers {
 using WriteLayers = HoldLayers<&InUse::enter, &InUse::leave>;
 using ReadLayers = HoldLayers<&InUse::enter_reading, &InUse::leave_reading>;
 
+// What a loss that is Python's may have done to the network: its arrays may have changed, but must be there still.
+void check_unchanged(const std::vector<LayerObject>& layers, const Call& call) {
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (!layers[i].parameters) continue;
+    const py::handle params = find(call.layers[i].attributes, names().params);
+    for (int p = 0; p < layers[i].parameters; ++p)
+      if (!params || !is_dict(params) || find(params, layers[i].names[p]) != call.layers[i].parameters[p].ptr())
+        refuse_replaced();
+  }
+}
+
+// The optimizer's rate, unless a schedule says it.
+double rate_of(const Call& call, double scheduled) {
+  PyObject* const lr = find(call.optimizer, names().lr);
+  if (lr && PyCallable_Check(lr)) return scheduled;
+  if (lr && PyFloat_CheckExact(lr) && PyFloat_AS_DOUBLE(lr) >= 0 && std::isfinite(PyFloat_AS_DOUBLE(lr)))
+    return PyFloat_AS_DOUBLE(lr);
+  return call.optimizer_object.attr(names().rate)().cast<double>();
+}
+
 // A trainer's loss that is Python's.
 template <class T>
 class PythonLoss {
@@ -218,6 +238,7 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
   data.x = rows.from;
   data.scale = request.scale;
   call_.features = data.x.cols;
+  call_.deep = takes_indices() || rank(request.x) > 2;
   if (data.x.type == number_of<T>()) {
     const char* last = data.x.data + (n - 1) * data.x.row_bytes;
     call_.x = {std::min(data.x.data, last), std::max(data.x.data, last) + data.x.cols * static_cast<Index>(sizeof(T))};
@@ -322,6 +343,8 @@ void CompiledNetwork::run_by_python(Training<T>& typed, const Request& request, 
         return request.order.is_none() ? py::object(all[slice]) : py::object(all[request.order[slice]]);
       };
       const auto [loss, dout] = compute(y, batch(request.t), batch(request.weight));
+      check_unchanged(layers_, call_);
+      if (!steps.rates) now.update.lr = rate_of(call_, now.update.lr);
       done.loss = loss;
       done.finite = !rule.stop_at_nonfinite || std::fabs(loss) <= rule.largest_loss;
       if (!done.finite) return;
@@ -356,6 +379,7 @@ py::object CompiledNetwork::forward_as(Kept<T>& kept, py::handle x, py::handle p
   const Rows rows = read_rows<T>(call, "x", x, true, takes_indices());
   const Index n = rows.n;
   call.features = rows.from.cols;
+  call.deep = takes_indices() || rank(x) > 2;
   std::vector<Layer<T>>& layers = kept.forward;
   read_layers(layers_, call, layers);
   if (n == 0 || (n == 1 && normalizes(layers))) throw Unsupported{};  // which its layer refuses
@@ -475,6 +499,7 @@ py::object CompiledNetwork::infer_as(Call& call, Inference<T>& typed, py::handle
   const Index n = rows.n;
   if (n == 0 || (indices && scale != 1)) throw Unsupported{};
   call.features = from.cols;
+  call.deep = indices || rank(x) > 2;
   std::vector<Layer<T>>& layers = typed.layers;
   read_layers(layers_, call, layers);
   if (indices && !ops::in_range(from, n, layers.front().vocabulary)) throw Unsupported{};
