@@ -1,5 +1,6 @@
 """LayerNorm and RMSNorm: formulas, slopes, bits, shapes, files and bad input."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -183,3 +184,16 @@ def test_of_rows_with_axes_a_network_normalizes_the_last(m, kind, first, call):
     with pytest.raises(ValueError, match="6"):
         acts[call](x)
     m.Sequential([*before, made(2), affine]).predict(x)
+
+
+@KINDS
+@pytest.mark.parametrize("junk", [None, 3, "text", [1.0, 2.0, 3.0], object()])
+def test_what_is_put_in_the_place_of_parameters_is_refused(kind, junk):
+    for name in layer_of(fastnn, kind, 3).params:
+        layer = layer_of(fastnn, kind, 3)
+        layer.forward(np.ones((2, 3)))
+        layer.params[name] = junk
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            layer.forward(np.ones((2, 3)))
+        with contextlib.suppress(TypeError, ValueError, AttributeError):  # of which beta is not asked
+            layer.backward(np.ones((2, 3)))

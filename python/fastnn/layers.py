@@ -134,11 +134,14 @@ class _RowNorm(reference.Layer):
     """Passes of a normalization by rows; without beta they are not centred."""
 
     eps: float
+    _centred: bool
     _in_use: _core.InUse
 
     def forward(self, x: Any, train: bool = True) -> Array:
         """Return the rows of x (..., D), normalized, times gamma and, with one, plus beta, in its shape."""
-        gamma, beta = self.params["gamma"], self.params.get("beta")
+        gamma, beta = self.params["gamma"], self.params["beta"] if self._centred else None
+        if self._centred and beta is None:
+            raise TypeError("beta must be an array, got None")
         x = _core.as_real("x", x, gamma)
         if x.ndim == 0 or x.shape[-1] != gamma.size:
             raise ValueError(f"x must have shape (..., {gamma.size}), got shape {x.shape}")
@@ -161,6 +164,8 @@ class _RowNorm(reference.Layer):
 
 @documented
 class LayerNorm(_RowNorm, reference.LayerNorm):
+    _centred = True
+
     @reference.of_arrays
     def __init__(self, gamma: Any, beta: Any, *, eps: float = 1e-5) -> None:
         super().__init__(gamma, beta, eps=eps)
@@ -169,6 +174,8 @@ class LayerNorm(_RowNorm, reference.LayerNorm):
 
 @documented
 class RMSNorm(_RowNorm, reference.RMSNorm):
+    _centred = False
+
     @reference.of_arrays
     def __init__(self, gamma: Any, *, eps: float = 1e-5) -> None:
         super().__init__(gamma, eps=eps)

@@ -7,14 +7,20 @@
 namespace fastnn::bindings {
 namespace {
 
+// What a layer holds may have been replaced by anything.
+py::object dense(const char* name, py::handle array) {
+  if (!is_array(array)) refuse_type(std::string(name) + " must be an array, got " + describe(array));
+  return contiguous(array);
+}
+
 // `beta` is None for RMSNorm, whose rows are not centred.
 template <class T>
 py::tuple forward(py::handle x, py::handle gamma, py::handle beta, double eps) {
   py::object keep;
-  const Matrix<const T> input = contiguous_rows<T>("x", contiguous(x), keep);
+  const Matrix<const T> input = contiguous_rows<T>("x", dense("x", x), keep);
   const Index n = input.cols;
   const bool centred = !beta.is_none();
-  const py::object dense_gamma = contiguous(gamma), dense_beta = centred ? contiguous(beta) : py::object(py::none());
+  const py::object dense_gamma = dense("gamma", gamma), dense_beta = centred ? dense("beta", beta) : py::object(py::none());
   py::object y = new_matrix<T>(input.rows, n), mean = py::none(), rstd = new_vector<T>(input.rows);
   if (centred) mean = new_vector<T>(input.rows);
   const RowNorm<T> r{input.rows,       n,
@@ -31,13 +37,13 @@ py::object backward(InUse& lock, py::handle x, py::handle mean, py::handle rstd,
                     py::handle dgamma, py::handle dbeta) {
   const Hold hold(lock);
   py::object keep_x, keep_dy;
-  const Matrix<const T> input = contiguous_rows<T>("x", contiguous(x), keep_x),
-                        dy = contiguous_rows<T>("dout", contiguous(dout), keep_dy);
+  const Matrix<const T> input = contiguous_rows<T>("x", dense("x", x), keep_x),
+                        dy = contiguous_rows<T>("dout", dense("dout", dout), keep_dy);
   const Index n = input.cols;
   if (dy.rows != input.rows || dy.cols != n)
     refuse("dout must have the shape of the output, " + shape_of(x) + ", got " + shape_of(dout));
   const bool centred = !mean.is_none();
-  const py::object dense_gamma = contiguous(gamma);
+  const py::object dense_gamma = dense("gamma", gamma);
   const RowNorm<T> r{input.rows,
                      n,
                      input.data,
