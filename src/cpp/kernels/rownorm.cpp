@@ -6,15 +6,6 @@
 namespace fastnn::FASTNN_TARGET {
 namespace {
 
-FASTNN_INLINE double square_root(double x) {
-  double y[2] = {x, x};
-  Vec<double> v = set1(y[0]);
-  v = sqrt(v);
-  alignas(kVectorBytes) double out[kLanes<double>];
-  store(out, v, All{});
-  return out[0];
-}
-
 // y = gamma*(x - mean)*rstd + beta, with the row's mean and rstd = 1/sqrt(var + eps); without `mean`, rstd = 1/sqrt(mean x^2 +
 // eps).
 template <class T>
@@ -32,7 +23,7 @@ void rownorm_forward(const RowNorm<T>& r, T eps, const T* beta, T* y, bool aroun
       return d * d;
     });
     const double var = squares / static_cast<double>(r.cols) + static_cast<double>(eps);
-    r.rstd[i] = static_cast<T>(1 / square_root(var));
+    r.rstd[i] = static_cast<T>(1 / __builtin_sqrt(var));
     const Vec<T> scale = set1(r.rstd[i]);
     T* to = y + i * r.cols;
     each_line<T>(to, r.cols, [&](Index j, auto lanes) FASTNN_LAMBDA {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <exception>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "bindings/network/write.h"
@@ -228,7 +229,9 @@ template <class T>
 py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request) {
   const bool single = request.rows == 0;
   network::Rule rule = read_rule(call_, request.trainer, !single, !request.rates.is_none());
-  const Hold hold_optimizer(*call_.lock), hold_average(call_.average_lock ? *call_.average_lock : lock_);
+  const Hold hold_optimizer(*call_.lock);
+  std::optional<Hold> hold_average;
+  if (call_.average_lock) hold_average.emplace(*call_.average_lock);
   const bool clip = std::isfinite(rule.clip_norm);
 
   network::Data data{};
