@@ -204,6 +204,14 @@ def test_gradients_of_any_kind_are_clipped_together(m):
     np.testing.assert_allclose(grads["table"].values[0], [0.3, 0])
 
 
+def test_gradients_of_another_type_are_left_as_they_are():
+    """Natively they are converted: scaled in place, integers would be cut."""
+    params, grads = {"a": np.zeros(2)}, {"a": np.array([3, 4])}
+    assert fastnn.SGD(1.0).update(params, grads, clip_norm=0.5) == pytest.approx(5.0)
+    np.testing.assert_allclose(params["a"], [-0.3, -0.4])
+    np.testing.assert_array_equal(grads["a"], [3, 4])
+
+
 def test_the_norm_has_the_same_bits_on_any_team(team):
     rng = np.random.default_rng(0)
     grads = {str(n): rng.normal(size=n).astype(np.float32) for n in (1, 7, 5000, 40_000)}

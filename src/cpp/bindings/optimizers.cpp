@@ -119,11 +119,11 @@ class Pending {
     return cost::elements<float>(n, each);
   }
 
-  // A gradient as it is used, and as it was given.
+  // A gradient as it is used, and as it was given: of another type it is not scaled with it.
   template <class T>
   const T* gradient(py::object used, py::handle given) {
     gradients_.push_back(used);
-    if (is_array(given) && !used.is(given)) {
+    if (is_array(given) && is_dtype<T>(given) && !used.is(given)) {
       gradients_.push_back(py::reinterpret_borrow<py::object>(given));
       converted_.push_back({py::reinterpret_borrow<py::object>(given), used});
     }
