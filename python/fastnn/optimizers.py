@@ -1,7 +1,7 @@
 """The optimizers, native: the classes of `fastnn.reference.optimizers`, one native call an update.
 
-Unlike the reference's, a gradient may be of another real dtype or of any strides: it is converted. A limit to the norm
-scales gradients of their parameter's dtype in place, and leaves others alone.
+Unlike the reference's, a gradient may be of another real dtype or of any strides: it is converted. A limit to
+the norm scales gradients of their parameter's dtype in place, and leaves others alone.
 """
 
 from __future__ import annotations

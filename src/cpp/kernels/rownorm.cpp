@@ -23,7 +23,7 @@ void rownorm_forward(const RowNorm<T>& r, T eps, const T* beta, T* y, bool aroun
       return d * d;
     });
     const double var = squares / static_cast<double>(r.cols) + static_cast<double>(eps);
-    r.rstd[i] = static_cast<T>(1 / __builtin_sqrt(var));
+    r.rstd[i] = static_cast<T>(1 / sqrt(set1(var)).r[0][0]);
     const Vec<T> scale = set1(r.rstd[i]);
     T* to = y + i * r.cols;
     each_line<T>(to, r.cols, [&](Index j, auto lanes) FASTNN_LAMBDA {
