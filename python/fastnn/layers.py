@@ -16,6 +16,10 @@ from .reference import layers as reference
 from .sparse import RowSparse
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import Self
+
     from ._checks import Array
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "Mish",
     "RMSNorm",
     "ReLU",
+    "Residual",
     "SiLU",
     "Sigmoid",
     "Softplus",
@@ -310,6 +315,19 @@ class Mish(_Activation, reference.Mish):
     _from_input = True
 
 
-ACTIVATIONS: dict[type[Any], str] = {
-    c: c._function for c in (ReLU, LeakyReLU, Sigmoid, Tanh, SELU, GELU, SiLU, Softplus, Mish)
-}
+@documented
+class Residual(reference.Residual):
+    @staticmethod
+    def classes() -> Mapping[str, Any]:
+        return LAYERS
+
+    def copy(self) -> Self:
+        twin = super().copy()
+        for _, layer in reference.each_layer(twin.layers):
+            if hasattr(layer, "_in_use"):
+                layer._in_use = _core.InUse()
+        return twin
+
+
+LAYERS: dict[str, Any] = {name: globals()[name] for name in reference.LAYERS}
+ACTIVATIONS: dict[type[Any], str] = {LAYERS[c.__name__]: name for name, c in reference.ACTIVATIONS.items()}

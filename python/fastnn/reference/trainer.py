@@ -22,6 +22,7 @@ from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
+from .layers import each_layer
 from .network import AVERAGE, OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, passes_kept, scaled
 from .optimizers import l2_norm, sum_of_squares
 
@@ -142,8 +143,8 @@ class Trainer:
     @property
     def _running(self) -> list[tuple[Any, str]]:
         """The layers and names of running statistics."""
-        layers = getattr(self.net, "layers", ())
-        return [(layer, name) for layer in layers for name in RUNNING if hasattr(layer, name)]
+        layers = each_layer(getattr(self.net, "layers", ()))
+        return [(layer, name) for _, layer in layers for name in RUNNING if hasattr(layer, name)]
 
     # One step
 

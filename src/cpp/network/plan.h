@@ -74,6 +74,8 @@ class Plan {
     T *mean, *rstd, *var;
     uint8_t* keep;
     T* values;            // an embedding's gradient: a row for each distinct index
+    std::size_t begin;    // of a sum: the node where its block begins
+    T* whole;             // of the beginning of a block: the gradient with respect to the block's output
     bool forward_fused;   // done by the affine layer before, on parts of its output that are in cache
     bool backward_fused;  // done by the affine layer after
     bool wants_dx;        // some layer before has parameters
@@ -115,6 +117,7 @@ class Plan {
   };
 
   void connect(const std::vector<Layer<T>>& layers);
+  bool shares_gradient(std::size_t node) const noexcept;
   template <class Take>
   void place_activations(Index rows, Take&& take);
   template <class Take>
@@ -126,6 +129,8 @@ class Plan {
   Range rows_of_piece(Index piece, Index shares, Index cuts) const noexcept;
 
   const T* input(const Node& node, const Batch<T>& batch) const noexcept { return node.x ? node.x : batch.x; }
+  // What a sum adds: the input of its block.
+  const T* led_around(const Node& node, const Batch<T>& batch) const noexcept { return input(nodes_[node.begin], batch); }
   const T* saved(const Node& node, const Batch<T>& batch) const noexcept {  // what an activation's backward reads
     return activation_uses_output(node.layer.activation) ? node.y : input(node, batch);
   }
@@ -138,7 +143,7 @@ class Plan {
   double total_loss(const Batch<T>& batch, double divisor) const noexcept;
 
   // The gradient with respect to a node's input.
-  T* dx_of(std::size_t node) const noexcept { return node == first_ ? dx_ : nodes_[node - 1].dy; }
+  T* dx_of(std::size_t node) const noexcept { return node == 0 || (node == first_ && !dx_) ? dx_ : nodes_[node - 1].dy; }
   void walk(Team& team, const Pass& pass, std::size_t begin, std::size_t end) noexcept;
   void apply_together(Team& team, const Op& op, const Pass& pass) noexcept;
   // An op on some rows, by the member of a rank; element-wise ops on the numbers [begin, end) of the layer, of these or of any

@@ -20,8 +20,10 @@ struct Parameter {
   bool frozen;       // it stays as it is, and its gradient is nobody's
 };
 
-enum class LayerKind { affine, batchnorm, activation, dropout, embedding, layernorm, rmsnorm };
-constexpr const char* kLayerNames[] = {"affine", "batchnorm", "activation", "dropout", "embedding", "layernorm", "rmsnorm"};
+// A residual block begins where its input is kept, and ends where that is added: with `sum`.
+enum class LayerKind { affine, batchnorm, activation, dropout, embedding, layernorm, rmsnorm, residual, sum };
+constexpr const char* kLayerNames[] = {"affine",    "batchnorm", "activation", "dropout", "embedding",
+                                       "layernorm", "rmsnorm",   "residual",   "sum"};
 constexpr bool normalizes_rows(LayerKind kind) { return kind == LayerKind::layernorm || kind == LayerKind::rmsnorm; }
 
 // Every layer maps rows of `in` numbers to rows of `out`; an embedding's are `in` indices.

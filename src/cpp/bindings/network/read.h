@@ -12,9 +12,10 @@ namespace fastnn::bindings {
 using network::Layer;
 using network::LayerKind;
 
-// A layer of a network, and the keys of what belongs to it.
+// A layer of a network, and the keys of what belongs to it. A residual block is there twice, as its beginning and as its end.
 struct LayerObject {
-  LayerObject(py::handle layer, std::size_t place);
+  // `prefix`: what the names of its parameters begin with; `place`: among all layers.
+  LayerObject(py::handle layer, const std::string& prefix, std::size_t place);
 
   py::object object;
   InUse* lock;  // the layer's, kept alive by `locked`; or null
@@ -24,7 +25,12 @@ struct LayerObject {
   py::str names[2];    // of params and grads: weight and bias, gamma and beta, or the table alone
   py::str entries[2];  // of the optimizer's state
   int parameters;
+  uint32_t stream;   // of its masks
+  py::object block;  // of a residual block: its layers
 };
+
+// The layers of a network, with those within residual blocks between their two ends. Throws Unsupported.
+std::vector<LayerObject> layers_of(const py::tuple& layers);
 
 // An array that goes into a dict once the call has succeeded.
 struct NewEntry {
@@ -118,6 +124,5 @@ template <class T>
 constexpr ops::Number number_of() {
   return sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64;
 }
-inline bool has_parameters(LayerKind kind) { return kind != LayerKind::activation && kind != LayerKind::dropout; }
 
 }  // namespace fastnn::bindings

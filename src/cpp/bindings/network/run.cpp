@@ -159,8 +159,8 @@ class PythonLoss {
 
 }  // namespace
 
-CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers) : lock_(lock), type_(only_class(Role::network)) {
-  for (const py::handle layer : layers) layers_.emplace_back(layer, layers_.size());
+CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers)
+    : lock_(lock), type_(only_class(Role::network)), layers_(layers_of(layers)) {
   try {
     for (; joined_ < layers_.size(); ++joined_)
       if (layers_[joined_].lock) layers_[joined_].lock->join(lock_);
@@ -176,7 +176,10 @@ void CompiledNetwork::part() noexcept {
 }
 
 int CompiledNetwork::traverse(visitproc visit, void* arg) const {
-  for (const LayerObject& l : layers_) Py_VISIT(l.object.ptr());
+  for (const LayerObject& l : layers_) {
+    Py_VISIT(l.object.ptr());
+    Py_VISIT(l.block.ptr());
+  }
   Py_VISIT(pass_.ptr());
   Py_VISIT(pass_x_.ptr());
   return 0;

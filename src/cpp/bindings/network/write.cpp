@@ -59,10 +59,10 @@ void write_back(const std::vector<LayerObject>& objects, const Call& call, const
     const Layer<T>& layer = layers[i];
     if (layer.kind == LayerKind::dropout) {
       found.attributes[name.seed] = py::int_(layer.seed);
-      found.attributes[name.stream] = py::int_(i);
+      found.attributes[name.stream] = py::int_(layer.stream);
       found.attributes[name.step] = py::int_(rule.step + static_cast<uint64_t>(updates));
       write_kept(call, layers, plan, i, x, rows);
-    } else if (layer.kind != LayerKind::embedding && has_parameters(layer.kind) && !call.keep) {
+    } else if (layer.kind != LayerKind::embedding && objects[i].parameters > 0 && !call.keep) {
       PyDict_Clear(found.grads.ptr());
     }
   }
