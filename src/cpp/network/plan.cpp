@@ -496,7 +496,7 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
           return ops::activate(layer.activation, x + numbers.begin, node.y + numbers.begin, n, layer.alpha);
         case LayerKind::dropout:
           if (pass.train) {
-            const RandomStream stream{layer.seed, layer.step + pass.step, layer.stream};
+            const RandomStream stream{layer.seed, layer.step + pass.step, layer.stream + (pass.batch.part << 16)};
             ops::drop(stream, layer.ratio, dropout_scale(layer), numbers.begin, n, x + numbers.begin, node.y + numbers.begin,
                       node.keep + numbers.begin / 8);
           } else {
@@ -712,10 +712,16 @@ void Plan<T>::columns_gradient(const Node& node, Range columns, const Update* up
 template <class T>
 void Plan<T>::update_statistics(const Node& node, Index begin, Index end) const noexcept {
   const Layer<T>& layer = node.layer;
-  ops::update_running(columns(node, nullptr, begin, end), layer.momentum, layer.running_mean, layer.running_var);
+  update_running(node, begin, end);
   if (!layer.average_mean) return;
   blend(layer.running_mean + begin, layer.average_mean + begin, end - begin);
   blend(layer.running_var + begin, layer.average_var + begin, end - begin);
+}
+
+template <class T>
+void Plan<T>::update_running(const Node& node, Index begin, Index end) const noexcept {
+  const Layer<T>& layer = node.layer;
+  ops::update_running(columns(node, nullptr, begin, end), layer.momentum, layer.running_mean, layer.running_var);
 }
 
 template <class T>
@@ -791,10 +797,10 @@ bool Plan<T>::finite_statistics() const noexcept {
   return finite;
 }
 
+// Forward, loss and back; returns the loss.
 template <class T>
-typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept {
-  const double divided = divisor(batch, rule);
-  double factor = 1 / divided;
+double Plan<T>::pass(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor) noexcept {
+  double factor = 1 / divisor;
   const Loss loss = rule.loss.kind;
   if (loss != Loss::softmax)
     factor *= (loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(loss == Loss::gaussian ? outputs_ / 2 : outputs_);
@@ -804,20 +810,53 @@ typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const
     loss_numbers_[i] = static_cast<T>(rule.loss.numbers[i % rule.loss.numbers.size()]);
   }
   walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr, nullptr, true}, 0, ops_.size());
-  const double value = total_loss(batch, divided);
+  return total_loss(batch, divisor);
+}
+
+template <class T>
+typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept {
+  const double value = pass(team, batch, rule, feed, divisor(batch, rule));
   if (rule.stop_at_nonfinite && !(value <= rule.largest_loss)) return {value, false};
   return {value, update(team, batch, rule)};
+}
+
+template <class T>
+typename Plan<T>::Outcome Plan<T>::step_part(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed,
+                                             const Share& share) noexcept {
+  const double value = pass(team, batch, rule, feed, share.divisor);
+  if (rule.stop_at_nonfinite && !(value <= rule.largest_loss && finite_statistics())) return {value, false};
+  gradients(team, batch, nullptr);
+  T* sums = share.sums;
+  each_gradient([&](const Node&, const Parameter<T>&, T* g, Index size) {
+    team.each(size, kMaskGroup, kNumbersEach, [&](Index begin, Index end) {
+      T* const to = (share.last ? g : sums) + begin;
+      if (share.first)
+        std::memcpy(to, g + begin, static_cast<std::size_t>(end - begin) * sizeof(T));
+      else
+        ops::add_run(sums + begin, g + begin, end - begin, to);
+    });
+    sums += size;
+  });
+  if (share.last) return {value, clip_and_update(team, rule, prepare_update(rule))};
+  for (const Node& node : nodes_)
+    if (node.layer.kind == LayerKind::batchnorm) update_running(node, 0, node.layer.out);
+  return {value, true};
+}
+
+template <class T>
+typename Plan<T>::Update Plan<T>::prepare_update(const Rule& rule) noexcept {
+  steps_.assign(1, ops::optimizer_step<T>(rule.update));
+  for (const ops::Factors& factors : rule.factors) steps_.push_back(ops::optimizer_step<T>(ops::with(rule.update, factors)));
+  average_share_ = static_cast<T>(rule.average);
+  average_rest_ = static_cast<T>(1 - rule.average);
+  return {rule.update.kind, steps_.data(), *this};
 }
 
 // The second half of a step, when the gradients of all outputs are there.
 template <class T>
 bool Plan<T>::update(Team& team, const Batch<T>& batch, const Rule& rule) noexcept {
   if (rule.stop_at_nonfinite && !finite_statistics()) return false;
-  steps_.assign(1, ops::optimizer_step<T>(rule.update));
-  for (const ops::Factors& factors : rule.factors) steps_.push_back(ops::optimizer_step<T>(ops::with(rule.update, factors)));
-  average_share_ = static_cast<T>(rule.average);
-  average_rest_ = static_cast<T>(1 - rule.average);
-  const Update update{rule.update.kind, steps_.data(), *this};
+  const Update update = prepare_update(rule);
   gradients(team, batch, clip_ ? nullptr : &update);
   if (clip_ && !clip_and_update(team, rule, update)) return false;
   const Parameter<T>& first = nodes_.front().layer.weight;

@@ -38,6 +38,15 @@ class Plan {
     bool updated;
   };
   Outcome step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept;
+  // A part of a step: its gradients go to `sums`, as many numbers as there are parameters, or with the last of them to the
+  // layers, for one update. The parts before have left the running statistics as they make them. Not for an embedding; prepared
+  // with clip.
+  struct Share {
+    double divisor;  // of all rows
+    T* sums;
+    bool first, last;
+  };
+  Outcome step_part(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, const Share& share) noexcept;
   // The halves. Forward, in training, to contiguous outputs; running statistics are left alone. What it keeps stays until the
   // next.
   void forward(Team& team, const Batch<T>& batch, uint64_t step, const Feed& feed, T* out) noexcept;
@@ -52,6 +61,7 @@ class Plan {
   void infer(Team& team, const Batch<T>& batch, const Feed& feed, T* out) noexcept;
 
   const T* predictions() const noexcept { return predictions_; }  // of the loss, by the last step
+  Index rows() const noexcept { return rows_; }
   Index outputs() const noexcept { return outputs_; }
   int members() const noexcept { return members_; }  // that it was prepared for
   // The mask of a layer of dropout: bit i of a byte is its i-th element.
@@ -158,6 +168,7 @@ class Plan {
   void plan_gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;
   void columns_gradient(const Node& node, Range columns, const Update* update) const noexcept;
   void update_statistics(const Node& node, Index begin, Index end) const noexcept;
+  void update_running(const Node& node, Index begin, Index end) const noexcept;
   void blend(const T* now, T* average, Index n) const noexcept;
   void update_rows(const Node& node, Index begin, Index end, const Update& update) const noexcept;
   template <class F>
@@ -165,6 +176,8 @@ class Plan {
   bool finite_statistics() const noexcept;
   bool clip_and_update(Team& team, const Rule& rule, const Update& update) noexcept;
   bool update(Team& team, const Batch<T>& batch, const Rule& rule) noexcept;
+  double pass(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor) noexcept;
+  Update prepare_update(const Rule& rule) noexcept;
 
   std::vector<Node> nodes_;
   std::vector<Op> ops_;      // of a step, of both halves, or of infer()

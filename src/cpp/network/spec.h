@@ -71,6 +71,7 @@ struct Batch {
   const int64_t* labels;
   const T* dense;
   const double* weight;  // one a row, or null
+  uint32_t part;         // its number among those whose gradients are added up
 };
 
 // What a step does beside its network: rates change from step to step.

@@ -432,6 +432,11 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
   return rule;
 }
 
+Index read_part(const Call& call) {
+  const py::handle part = find(call.trainer, names().part);
+  return part ? static_cast<Index>(unsigned_number(part)) : 0;
+}
+
 namespace {
 
 bool number_type(py::handle array, ops::Number& type) {

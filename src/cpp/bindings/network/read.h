@@ -103,6 +103,9 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
 // the optimizer's schedule.
 network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates);
 
+// The rows of a part, where a trainer's steps are made of parts; or 0.
+Index read_part(const Call& call);
+
 // Which parameters have factors of their own, or are frozen, as the optimizer's groups say.
 void read_groups(Call& call, const std::vector<LayerObject>& layers);
 

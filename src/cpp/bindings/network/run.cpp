@@ -249,7 +249,8 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
     const char* last = data.x.data + (n - 1) * data.x.row_bytes;
     call_.x = {std::min(data.x.data, last), std::max(data.x.data, last) + data.x.cols * static_cast<Index>(sizeof(T))};
   }
-  call_.keep = clip || affine_bytes() <= kKeepBytes;
+  const Index part = single ? 0 : read_part(call_);
+  call_.keep = clip || part || affine_bytes() <= kKeepBytes;
   std::vector<Layer<T>>& layers = typed.layers;
   read_groups(call_, layers_);
   read_layers(layers_, call_, layers);
@@ -276,7 +277,10 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
     steps.count = std::min(steps.count, extent(request.rates, 0));
     steps.rates = vector<const double>("rates", request.rates, extent(request.rates, 0));
   }
-  if (normalizes(layers) && steps.rows == 1) throw Unsupported{};  // its layer refuses a single row
+  steps.part = part ? std::min(part, steps.rows) : steps.rows;
+  if (steps.part < steps.rows && (call_.own_loss || takes_indices())) throw Unsupported{};
+  // A layer of batch normalization refuses a single row.
+  if (normalizes(layers) && (steps.part == 1 || steps.rows % steps.part == 1)) throw Unsupported{};
   steps.seconds = request.seconds;
   double one = 0;
   if (single) {
@@ -302,12 +306,12 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
       failed = std::current_exception();
     }
   } else {
-    typed.runner.prepare(layers, steps.rows, clip);
-    done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
+    typed.runner.prepare(layers, steps.rows, steps.part, clip);
+    done = unlocked(typed.runner.cost() * static_cast<double>(steps.count),
                     [&] { return typed.runner.run(layers, data, steps, rule); });
   }
-  const network::Plan<T>& plan = call_.own_loss ? typed.halves.plan() : typed.runner.plan();
-  if (done.updates > 0) write_back(layers_, call_, layers, plan, request.x, rule, done.updates, steps.rows);
+  const network::Plan<T>& plan = call_.own_loss ? typed.halves.plan() : typed.runner.last_plan();
+  if (done.updates > 0) write_back(layers_, call_, layers, plan, request.x, rule, done.updates);
   if (failed) std::rethrow_exception(failed);
   if (steps.first + done.steps * steps.rows >= n) order_.clear();
   if (lost && rule.stop_at_nonfinite) refuse_square(rule.step + static_cast<uint64_t>(done.updates) - 1);

@@ -49,7 +49,8 @@ void write_counters(const Call& call, const network::Rule& rule, Index updates) 
 
 template <class T>
 void write_back(const std::vector<LayerObject>& objects, const Call& call, const std::vector<Layer<T>>& layers,
-                const network::Plan<T>& plan, py::handle x, const network::Rule& rule, Index updates, Index rows) {
+                const network::Plan<T>& plan, py::handle x, const network::Rule& rule, Index updates) {
+  const Index rows = plan.rows();
   const Names& name = names();
   for (const auto& [dict, key, array] : call.entries) dict[key] = array;
   write_counters(call, rule, updates);
@@ -77,7 +78,7 @@ void write_back(const std::vector<LayerObject>& objects, const Call& call, const
   template void write_embedding(const std::vector<LayerObject>&, const Call&, const std::vector<Layer<T>>&,                     \
                                 const network::Plan<T>&);                                                                       \
   template void write_back(const std::vector<LayerObject>&, const Call&, const std::vector<Layer<T>>&, const network::Plan<T>&, \
-                           py::handle, const network::Rule&, Index, Index);
+                           py::handle, const network::Rule&, Index);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)
 
