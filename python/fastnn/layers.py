@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from . import _checks, _core
+from . import _core
 from .reference import layers as reference
 from .sparse import RowSparse
 
@@ -192,8 +192,8 @@ class Dropout(reference.Dropout):
     def forward(self, x: Any, train: bool = True) -> Array:
         x = _core.as_real("x", x, None)
         shape, ratio, kept = x.shape, self.ratio, None
-        if not 0 <= ratio < 1:
-            _checks.real_number("ratio", ratio, 0, 1, "[)")
+        if callable(ratio) or not 0 <= ratio < 1:
+            ratio = self.ratio_at(self.step)
         if train:
             scale = 1 / (1 - ratio) if self.inverted else 1.0
             y, kept = _core.dropout_forward(x, self.seed, self.step, self.stream, ratio, scale)

@@ -22,6 +22,7 @@ import numpy as np
 
 from .. import _checks
 from .. import init as initial
+from ..schedules import rate_from_json, rate_to_json
 from ..sparse import RowSparse
 from .philox import words
 
@@ -690,7 +691,8 @@ class Dropout(Layer):
 
     Parameters
     ----------
-    ratio : float in [0, 1)
+    ratio : float in [0, 1), or function step -> float
+        A function, one of `fastnn.schedules` for instance, is called with the attribute `step`.
     inverted : bool
     seed : int in [0, 2**64) or None
         None: 64 bits from the operating system, or what `mlp` draws from its seed; a Trainer then puts its
@@ -710,9 +712,15 @@ class Dropout(Layer):
     A file of the network keeps all of these, so that the masks to come are the same; `state_dict` does not.
     """
 
-    def __init__(self, ratio: float = 0.5, *, inverted: bool = True, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        ratio: float | Callable[[int], float] = 0.5,
+        *,
+        inverted: bool = True,
+        seed: int | None = None,
+    ) -> None:
         super().__init__()
-        self.ratio = _checks.real_number("ratio", ratio, 0, 1, "[)")
+        self.ratio = ratio if callable(ratio) else _checks.real_number("ratio", ratio, 0, 1, "[)")
         self.inverted = _checks.flag("inverted", inverted)
         self.seeded = seed is not None
         self.seed = _checks.seed64("seed", seed) if self.seeded else int.from_bytes(os.urandom(8), "little")
@@ -726,10 +734,14 @@ class Dropout(Layer):
         kept: Array | None = self._kept
         return kept
 
+    def ratio_at(self, step: int) -> float:
+        """Return the ratio after so many forwards; TypeError or ValueError unless it is in [0, 1)."""
+        return _checks.scheduled("ratio", self.ratio, step, 1, "[)")
+
     def forward(self, x: Any, train: bool = True) -> Array:
         """Return a new array of the shape of x: elements dropped if `train`, scaled as `inverted` says."""
         x = _checks.float_array("x", x)
-        ratio = _checks.real_number("ratio", self.ratio, 0, 1, "[)")
+        ratio = self.ratio_at(self.step)
         scale = x.dtype.type(1)
         if train and self.inverted:
             scale = x.dtype.type(1 / (1 - ratio))
@@ -759,7 +771,7 @@ class Dropout(Layer):
         seed = int(self.seed)
         given, drawn = (seed, None) if self.seeded else (None, seed)
         return {
-            "ratio": self.ratio,
+            "ratio": rate_to_json(self.ratio, "ratio"),
             "inverted": self.inverted,
             "seed": given,
             "drawn": drawn,
@@ -771,6 +783,7 @@ class Dropout(Layer):
         """Return a layer that goes on with the masks of the one that `config` describes."""
         form = dict(config)  # of which the first files had no more than the constructor's arguments
         drawn, step = form.pop("drawn", None), form.pop("step", 0)
+        form["ratio"] = rate_from_json(form["ratio"])
         layer = cls(**form)
         if drawn is not None:
             if layer.seeded:

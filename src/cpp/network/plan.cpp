@@ -172,6 +172,12 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
   tasks_.reserve(2 * nodes_.size());
 }
 
+template <class T>
+void Plan<T>::set_ratios(const double* ratios) noexcept {
+  for (Node& node : nodes_)
+    if (node.layer.kind == LayerKind::dropout) node.layer.ratio = *ratios++;
+}
+
 // Whether a sum's gradient goes back into its block as it lies there: an affine layer leaves it for the end of the way around.
 template <class T>
 bool Plan<T>::shares_gradient(std::size_t i) const noexcept {

@@ -60,6 +60,7 @@ class Plan {
   // The output of the network as it is without training, contiguous.
   void infer(Team& team, const Batch<T>& batch, const Feed& feed, T* out) noexcept;
 
+  void set_ratios(const double* ratios) noexcept;                 // of all layers of dropout, in order
   const T* predictions() const noexcept { return predictions_; }  // of the loss, by the last step
   Index rows() const noexcept { return rows_; }
   Index outputs() const noexcept { return outputs_; }

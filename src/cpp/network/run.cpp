@@ -109,7 +109,12 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
       if (weight > 0) {
         now.step = rule.step + static_cast<uint64_t>(done.updates);
         now.update.step = rule.update.step + done.updates;
-        if (steps.rates) now.update.lr = steps.rates[done.updates];
+        if (const double* rates = steps.rates_of(done.updates)) {
+          now.update.lr = rates[0];
+          now.update.weight_decay = rates[1];
+          plan_.set_ratios(rates + 2);
+          rest_.set_ratios(rates + 2);
+        }
         typename Plan<T>::Outcome outcome{0, true};
         typename Plan<T>::Share share{rule.per_row ? static_cast<double>(rows) : weight, sums_, true, false};
         if (parts) each_statistic([](const T* from, T* kept, std::size_t bytes) { std::memcpy(kept, from, bytes); });

@@ -18,9 +18,13 @@ struct Steps {
   Index first, rows;  // the first step takes rows [first, first + rows) of the order, and so on
   Index part;         // of these rows, that are passed together, their gradients added up; no more than there are
   Index count;
-  const double* rates;  // learning rates: one for each update, or null for the rule's own
-  double seconds;       // stops after the step during which so much time is over
-  double* losses;       // room for `count` losses, of the updates done
+  // A row for each update, or null for what rule and layers have: the learning rate, the weight decay, and the ratios of dropout.
+  const double* rates;
+  Index rate_columns;
+  double seconds;  // stops after the step during which so much time is over
+  double* losses;  // room for `count` losses, of the updates done
+
+  const double* rates_of(Index update) const { return rates ? rates + update * rate_columns : nullptr; }
 };
 struct Done {
   Index steps, updates;  // steps are gone through; those whose rows weigh nothing update nothing
@@ -62,6 +66,8 @@ class Halves {
   void forward(const std::vector<Layer<T>>& layers, const ops::RowSource& x, const int64_t* order, Index first, double scale,
                uint64_t step, T* out);
   void update_statistics() noexcept { plan_.update_statistics(); }
+  // The layers as they are now, of the same shapes.
+  void renew(const std::vector<Layer<T>>& layers) { plan_.prepare(layers, batch_.rows, plan_.members(), Use::halves, clip_); }
   // As Plan's. The layers may have others of the same shapes for gradients.
   void backward(const std::vector<Layer<T>>& layers, const T* dout, bool parameters, T* dx);
   bool finish(const std::vector<Layer<T>>& layers, const T* dout, const Rule& rule);
@@ -70,7 +76,6 @@ class Halves {
 
  private:
   Crew crew_for_half(double nanoseconds) const noexcept;
-  void renew(const std::vector<Layer<T>>& layers) { plan_.prepare(layers, batch_.rows, plan_.members(), Use::halves, clip_); }
 
   Plan<T> plan_;
   Arena arena_;

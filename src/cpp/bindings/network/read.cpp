@@ -213,6 +213,23 @@ bool look_up(const std::vector<LayerObject>& layers, Call& call) {
   return is_f64(first);
 }
 
+void read_ratios(const std::vector<LayerObject>& layers, Call& call, const double* ratios, const uint64_t* step) {
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].kind != LayerKind::dropout) continue;
+    Call::Found& found = call.layers[i];
+    const py::handle ratio = entry_of(found.attributes, names().ratio);
+    if (ratios)
+      found.ratio = *ratios++;
+    else if (PyFloat_CheckExact(ratio.ptr()))
+      found.ratio = PyFloat_AS_DOUBLE(ratio.ptr());
+    else if (PyCallable_Check(ratio.ptr()))
+      found.ratio =
+          layers[i].object.attr("ratio_at")(step ? py::int_(*step) : entry_of(found.attributes, names().step)).cast<double>();
+    else
+      throw Unsupported{};
+  }
+}
+
 template <class T>
 void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector<Layer<T>>& to) {
   const Names& name = names();
@@ -277,7 +294,7 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
         open.pop_back();
         break;
       case LayerKind::dropout:
-        l.ratio = number(attributes, name.ratio);
+        l.ratio = call.layers[i].ratio;
         if (!(l.ratio >= 0 && l.ratio < 1) || features > (Index{1} << 24)) throw Unsupported{};
         l.inverted = truth(attributes, name.inverted);
         l.stream = from.stream;
@@ -346,7 +363,11 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
     rule.lr = PyFloat_AS_DOUBLE(lr.ptr());
   else if (!rates)
     rule.lr = held.attr("rate")().cast<double>();
-  rule.weight_decay = number(call.optimizer, name.weight_decay);
+  const py::handle decay = entry_of(call.optimizer, name.weight_decay);
+  if (PyFloat_CheckExact(decay.ptr()))
+    rule.weight_decay = PyFloat_AS_DOUBLE(decay.ptr());
+  else if (!rates)
+    rule.weight_decay = held.attr("decay")().cast<double>();
   double* const betas[2] = {&rule.beta1, &rule.beta2};
   for (std::size_t b = 0; b < type.names.size(); ++b) *betas[b] = number(call.optimizer, type.names[b]);
   if (squares_gradients(rule.kind)) rule.eps = number(call.optimizer, name.eps);

@@ -43,6 +43,7 @@ struct NewEntry {
 struct Call {
   struct Found {
     py::object attributes, grads, parameters[2];
+    double ratio = 0;  // of dropout
   };
   // Whether it trains, so that parameters, gradients and state are written to; whether gradients are kept; whether it is a
   // forward in training by itself, for which layers of dropout have counters of their own.
@@ -94,6 +95,10 @@ struct Order {
 
 // Finds the arrays of all layers; whether they are of float64.
 bool look_up(const std::vector<LayerObject>& layers, Call& call);
+
+// The ratios of dropout as they are at a step of the trainer, or after as many as each has done; or as they are given. May call
+// schedules.
+void read_ratios(const std::vector<LayerObject>& layers, Call& call, const double* ratios, const uint64_t* step);
 
 // The layers as they are now, for data whose features are known.
 template <class T>
