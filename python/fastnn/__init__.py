@@ -9,6 +9,7 @@ learn from.
 """
 
 import importlib as _importlib
+import os as _os
 from typing import Any as _Any
 
 from . import _load as _load  # comes first
@@ -93,6 +94,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "data",
+    "get_include",
     "get_num_threads",
     "init",
     "matmul",
@@ -104,6 +106,11 @@ __all__ = [
     "show_config",
     "threads",
 ]
+
+
+def get_include() -> str:
+    """Return the folder of `fastnn.h`, the C interface, for a compiler's include path. See docs/c.md."""
+    return _os.path.join(_os.path.dirname(__file__), "include")
 
 
 def __getattr__(name: str) -> _Any:

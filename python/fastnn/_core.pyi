@@ -100,6 +100,8 @@ def batchnorm_backward(
 ) -> Array: ...
 
 LAYERS: dict[str, int]
+_C_API: object  # a capsule of the table that include/fastnn.h describes
+C_FUNCTIONS: dict[str, object]  # its functions, in capsules named by their signatures as Cython writes them
 ACTIVATIONS: dict[str, int]
 
 def rownorm_forward(

@@ -453,6 +453,19 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
   return rule;
 }
 
+// Beyond this loss a step is done in Python, which looks at the gradients before it squares them: 10^10 in a column of x makes
+// one of 10^18 or more, and gradients of 10^20.
+template <class T>
+constexpr double kLargeLoss = sizeof(T) == 4 ? 1e16 : 1e140;
+
+template <class T>
+void limit(network::Rule& rule) {
+  const bool squares = squares_gradients(rule.update.kind);
+  constexpr double most = std::numeric_limits<double>::max();
+  rule.largest_loss = squares ? kLargeLoss<T> : most;
+  rule.largest_norm = std::sqrt(squares ? static_cast<double>(std::numeric_limits<T>::max()) : most);
+}
+
 Index read_part(const Call& call) {
   const py::handle part = find(call.trainer, names().part);
   return part ? static_cast<Index>(unsigned_number(part)) : 0;
@@ -558,6 +571,7 @@ void read_targets(Call& call, network::Data& data, const network::LossRule& loss
 }
 
 #define FASTNN_INSTANTIATE(T)                                                                \
+  template void limit<T>(network::Rule&);                                                    \
   template void read_layers(const std::vector<LayerObject>&, Call&, std::vector<Layer<T>>&); \
   template Rows read_rows<T>(Call&, const char*, py::handle, bool, bool);                    \
   template void read_targets<T>(Call&, network::Data&, const network::LossRule&, py::handle, Index, Index, Index);

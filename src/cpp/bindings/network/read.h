@@ -108,6 +108,10 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
 // the optimizer's schedule.
 network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates);
 
+// Sets what makes a step in numbers of T stop, where the rule says so.
+template <class T>
+void limit(network::Rule& rule);
+
 // The rows of a part, where a trainer's steps are made of parts; or 0.
 Index read_part(const Call& call);
 

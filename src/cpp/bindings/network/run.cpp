@@ -17,11 +17,6 @@ constexpr Index kKeepBytes = 8 << 20;
 constexpr Index kCheckRows = 4096;  // of targets: they are converted to be checked, and no copy of all is to be made
 constexpr Index kConverted = 256;   // rows, at most, that are copied as a whole where they cannot be used as they lie
 
-// Beyond this loss a step is done in Python, which looks at the gradients before it squares them: 10^10 in a column of x makes
-// one of 10^18 or more, and gradients of 10^20.
-template <class T>
-constexpr double kLargeLoss = sizeof(T) == 4 ? 1e16 : 1e140;
-
 [[noreturn]] void refuse_square(uint64_t step) {
   const std::string message = "the square of a gradient of step " + std::to_string(step) +
                               " is infinite: the elements it belongs to are as before it, the others are updated; scale the "
@@ -62,7 +57,7 @@ py::object output_gradient(py::handle dout, Index rows, Index outputs) {
 }
 
 // Holds the locks of those layers that others may use, to write or only to read.
-template <void (InUse::*enter)(), void (InUse::*leave)() noexcept>
+template <bool writes>
 class HoldLayers {
  public:
   explicit HoldLayers(const std::vector<LayerObject>& layers) {
@@ -70,7 +65,7 @@ class HoldLayers {
       for (const LayerObject& layer : layers)
         if (layer.lock && layer.lock->counts()) {
           held_.reserve(layers.size());
-          (layer.lock->*enter)();
+          writes ? layer.lock->enter() : layer.lock->enter_reading();
           held_.push_back(layer.lock);
         }
     } catch (...) {
@@ -84,12 +79,12 @@ class HoldLayers {
 
  private:
   void release() noexcept {
-    for (InUse* lock : held_) (lock->*leave)();
+    for (InUse* lock : held_) writes ? lock->leave() : lock->leave_reading();
   }
   std::vector<InUse*> held_;
 };
-using WriteLayers = HoldLayers<&InUse::enter, &InUse::leave>;
-using ReadLayers = HoldLayers<&InUse::enter_reading, &InUse::leave_reading>;
+using WriteLayers = HoldLayers<true>;
+using ReadLayers = HoldLayers<false>;
 
 // What a loss that is Python's may have done to the network: its arrays may have changed, but must be there still.
 void check_unchanged(const std::vector<LayerObject>& layers, const Call& call) {
@@ -302,10 +297,7 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
 
   bool lost = false;
   rule.update.lost = &lost;
-  const bool squares = squares_gradients(rule.update.kind);
-  rule.largest_loss = squares ? kLargeLoss<T> : std::numeric_limits<double>::max();
-  rule.largest_norm =
-      std::sqrt(static_cast<double>(squares ? std::numeric_limits<T>::max() : std::numeric_limits<double>::max()));
+  limit<T>(rule);
   network::Done done{0, 0, true, 0};
   std::exception_ptr failed;  // in Python
   if (call_.own_loss) {
