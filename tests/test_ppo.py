@@ -290,4 +290,4 @@ def test_without_stable_baselines3(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     results = ppo.run(steps=128, seeds=1, settings=QUICK)
     assert set(results.runs) == {ppo.OWN}
-    assert ppo.finding(results).endswith("stable_baselines3 is not there")
+    assert ppo.finding(results).endswith("stable_baselines3 is not installed")

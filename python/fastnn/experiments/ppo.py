@@ -319,7 +319,7 @@ def finding(results: Results) -> str:
     ends = {name: f"{runs.returns[:, -1].mean():.0f}" for name, runs in results.runs.items()}
     own = f"Return {ends[OWN]} at {rate(results, OWN):,.0f} steps a second"
     if PEER not in ends:
-        return f"{own}; stable_baselines3 is not there"
+        return f"{own}; stable_baselines3 is not installed"
     return f"{own}; {PEER} {ends[PEER]} at {rate(results, PEER):,.0f}"
 
 
