@@ -53,6 +53,7 @@ def test_an_import_brings_numpy_and_little_else():
         "threadpoolctl",
         "gzip",
         "optuna",
+        "gymnasium",
     }
     assert len(after - before) < 50
 

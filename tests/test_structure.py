@@ -198,6 +198,9 @@ OPTIONAL = {
     "threadpoolctl",
     "typing_extensions",
     "optuna",
+    "gymnasium",
+    "stable_baselines3",
+    "torch",
 }
 FLOORS = {  # an import goes downwards
     **dict.fromkeys(NUMPY_ONLY, 0),
