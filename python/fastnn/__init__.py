@@ -46,6 +46,7 @@ from .losses import (
 )
 from .network import Sequential, mlp
 from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
+from .population import Population
 from .runtime import get_num_threads, matmul, set_num_threads, show_config, threads
 from .sparse import RowSparse
 from .trainer import History, Trainer
@@ -77,6 +78,7 @@ __all__ = [
     "Momentum",
     "Nesterov",
     "Poisson",
+    "Population",
     "Quantile",
     "RMSNorm",
     "RMSProp",

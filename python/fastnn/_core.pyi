@@ -57,6 +57,13 @@ class CompiledNetwork:
         returns how many of them there are, the steps gone through, and the loss of the step that was refused,
         or None: Python has to do it.
         """
+    @staticmethod
+    def train_together(calls: list[tuple[CompiledNetwork, tuple[Any, ...]]], seconds: float) -> list[Any]:
+        """Do what `train`, or `step`, of several networks would, given the arguments of each, side by side.
+
+        Each is one thread's; those not begun in so many seconds have done no step. Returns the result of
+        each, or the exception that it has raised.
+        """
     def forward(self, x: Any, one_pass: Any) -> Any:
         """Return the outputs in training and keep what `backward` needs, or NotImplemented."""
     def backward(self, dout: Any, parameters: bool, input: bool) -> Any:

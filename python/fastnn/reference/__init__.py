@@ -68,6 +68,7 @@ from .losses import (
 )
 from .network import Sequential, mlp
 from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
+from .population import Population
 from .runtime import get_num_threads, matmul, set_num_threads, show_config, threads
 from .trainer import Trainer
 
@@ -95,6 +96,7 @@ __all__ = [
     "Momentum",
     "Nesterov",
     "Poisson",
+    "Population",
     "Quantile",
     "RMSNorm",
     "RMSProp",

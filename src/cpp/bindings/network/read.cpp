@@ -79,10 +79,9 @@ void Call::clear() {
 const int64_t* Order::read(py::handle order, Index n, bool anew) {
   if (!anew && order.is(array)) return rows.data();
   clear();
-  const bool fits = is_array(order) && is_i64(order) && is_contiguous(order) && rank(order) == 1 && extent(order, 0) == n;
-  if (!fits) throw Unsupported{};
+  if (!(is_array(order) && is_i64(order) && is_contiguous(order) && rank(order) == 1)) throw Unsupported{};
   const int64_t* from = data_of<const int64_t>(order);
-  rows.assign(from, from + n);
+  rows.assign(from, from + extent(order, 0));
   uint64_t highest = 0;  // a negative number is a large one
   for (const int64_t row : rows) highest = std::max(highest, static_cast<uint64_t>(row));
   if (highest >= static_cast<uint64_t>(n)) throw Unsupported{};
