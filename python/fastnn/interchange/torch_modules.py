@@ -245,6 +245,8 @@ def _batch_norm(r: Reading, m: Any) -> Any:
         raise ValueError("track_running_stats must be True: fastnn predicts by running statistics")
     if m.momentum is None:
         raise ValueError("momentum must be a number: fastnn has no plain average of all batches")
+    if not 0 <= m.momentum <= 1:
+        raise ValueError(f"momentum must be in [0, 1], got {m.momentum}")
     gamma = r.array("gamma", m.weight, "weight", m.num_features, 1.0)
     beta = r.array("beta", m.bias, "bias", m.num_features)
     mean = r.array("running_mean", m.running_mean, "running_mean")

@@ -325,7 +325,7 @@ def write_state(ours: Any, theirs: Any, sources: Mapping[str, Source]) -> None:
                     tensor = source.like(-memory / float(group["lr"]) if key == "momentum_buffer" else memory)
                 _put(theirs.state[p], key, tensor)
             if counts:
-                _put(theirs.state[p], "step", torch.tensor(float(ours.step)))
+                _put(theirs.state[p], "step", torch.tensor(float(ours.step), dtype=torch.float32))
 
 
 def _put(entry: dict[str, Any], key: str, tensor: Any) -> None:
