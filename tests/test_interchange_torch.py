@@ -725,6 +725,38 @@ def test_options_of_fit_and_seeds():
     assert same == [True, False, False, True]
 
 
+def test_what_was_learned_is_kept_where_a_callback_ends_the_training():
+    m = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    other = copy.deepcopy(m)
+    optimizer, theirs = Adam(m.parameters()), Adam(other.parameters(), torch.tensor(1e-3))
+    steps(m, optimizer, 10)
+    options = {
+        "epochs": 5,
+        "batch_size": BATCH,
+        "shuffle": False,
+        "callbacks": [lambda trainer, history: True],
+    }
+    train_torch(other, nn.CrossEntropyLoss(), theirs, *digits(), **options)
+    assert_same(m, other)
+    train_torch(other, nn.CrossEntropyLoss(), theirs, *digits(), epochs=0)
+    assert_same(m, other)
+
+
+def test_batches_of_one_row_and_what_is_all_frozen():
+    m = nn.Linear(6, 3)
+    other = copy.deepcopy(m)
+    train_torch(m, nn.CrossEntropyLoss(), SGD(m.parameters(), 0.1), *digits(), epochs=1, batch_size=1)
+    assert not torch.equal(m.weight, other.weight)
+    optimizer = Adam(other.parameters())
+    before = copy.deepcopy(other.requires_grad_(False))
+    train_torch(other, nn.CrossEntropyLoss(), optimizer, *digits(), epochs=1)
+    assert_same(before, other, atol=0)
+    assert not optimizer.state
+    optimizer.param_groups.clear()
+    with pytest.raises(ValueError, match=r"^optimizer \(Adam\): must have a group"):
+        from_torch(other, optimizer)
+
+
 def test_tensors_are_read_where_they_are():
     """In train_torch only the first row, and batches, are converted: bytes stay bytes."""
     x = torch.randint(256, (ROWS, 6), dtype=torch.uint8)

@@ -11,6 +11,7 @@ A door imports its library when it is called.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["from_torch", "to_torch", "train_torch"]
 
 
-def _needs_torch(door: str) -> None:
+def _needs(package: str, version: str, door: str) -> None:
+    """Raise ImportError, with what to install, unless the package of a door is there."""
     try:
-        import torch  # noqa: F401
+        import_module(package)
     except ImportError:
         raise ImportError(
-            f"fastnn.interchange.{door} needs the package torch, 2.4 or newer: pip install torch"
+            f"fastnn.interchange.{door} needs the package {package}, {version} or newer: "
+            f"pip install {package}"
         ) from None
 
 
@@ -53,7 +56,7 @@ def from_torch(module: Any, optimizer: Any = None) -> Any:
     ImportError
         Without torch.
     """
-    _needs_torch("from_torch")
+    _needs("torch", "2.4", "from_torch")
     from . import torch_modules, torch_optimizers
 
     reading = torch_modules.read(module)
@@ -86,7 +89,7 @@ def to_torch(net: Any, optimizer: Any = None) -> Any:
     ImportError
         Without torch.
     """
-    _needs_torch("to_torch")
+    _needs("torch", "2.4", "to_torch")
     from . import torch_modules, torch_optimizers
 
     if optimizer is None:
@@ -143,7 +146,7 @@ def train_torch(
     ImportError
         Without torch.
     """
-    _needs_torch("train_torch")
+    _needs("torch", "2.4", "train_torch")
     from . import torch_training
 
     return torch_training.train(module, loss, optimizer, x, t, clip_norm, seed, nonfinite, options)

@@ -151,12 +151,11 @@ def _correct_variances(reading: Reading, before: dict[str, Array], sizes: Array)
     A step's variance differs by N / (N - 1), and counts (1 - m) m^(steps after it); what was there before
     stays. Where all steps had the same N that is exact; else variances are taken for independent of N.
     """
-    factors = sizes / (sizes - 1)
     for i, layer in enumerate(reading.net.layers):
         if hasattr(layer, "running_var") and layer.momentum < 1:
             shares = layer.momentum ** np.arange(len(sizes) - 1, -1, -1.0)
             old = layer.momentum ** len(sizes) * before[f"{i}.running_var"]
-            factor = layer.running_var.dtype.type(shares @ factors / shares.sum())
+            factor = layer.running_var.dtype.type(shares @ (sizes / (sizes - 1)) / shares.sum())
             layer.running_var[...] = old + factor * (layer.running_var - old)
 
 
