@@ -446,6 +446,19 @@ def test_losses_are_those_of_torch(loss, kind):
     assert_same(m, other, atol=1e-12)
 
 
+def test_weights_of_classes_are_weights_of_rows():
+    """As the error for a loss with weights says."""
+    x, t = digits()
+    weight = torch.tensor([1.0, 5.0, 0.5])
+    m = nn.Linear(6, 3)
+    other = copy.deepcopy(m)
+    optimizer = SGD(m.parameters(), 0.1)
+    steps(m, optimizer, 20, nn.CrossEntropyLoss(weight))
+    options = {"epochs": 2, "batch_size": BATCH, "shuffle": False, "sample_weight": weight[t]}
+    train_torch(other, nn.CrossEntropyLoss(), SGD(other.parameters(), 0.1), x, t, **options)
+    assert_same(m, other)
+
+
 def test_an_embedding_gets_rows_and_is_flattened():
     m = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3))
     x = torch.randint(9, (ROWS, 3))

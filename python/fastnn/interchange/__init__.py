@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["from_torch", "to_torch", "train_torch"]
 
 
-def _needs(package: str, version: str, door: str) -> None:
-    """Raise ImportError, with what to install, unless the package of a door is there."""
+def _needs(package: str, version: tuple[int, int], door: str) -> None:
+    """Raise ImportError, with what to install, unless the package of a door is there and new enough."""
     try:
-        import_module(package)
+        found = import_module(package).__version__
     except ImportError:
+        found = "none"
+    if not found[0].isdigit() or tuple(map(int, found.split(".")[:2])) < version:
         raise ImportError(
-            f"fastnn.interchange.{door} needs the package {package}, {version} or newer: "
-            f"pip install {package}"
-        ) from None
+            f"fastnn.interchange.{door} needs the package {package}, {version[0]}.{version[1]} or newer, "
+            f"found {found}: pip install {package}"
+        )
 
 
 def from_torch(module: Any, optimizer: Any = None) -> Any:
@@ -56,7 +58,7 @@ def from_torch(module: Any, optimizer: Any = None) -> Any:
     ImportError
         Without torch.
     """
-    _needs("torch", "2.4", "from_torch")
+    _needs("torch", (2, 4), "from_torch")
     from . import torch_modules, torch_optimizers
 
     reading = torch_modules.read(module)
@@ -89,7 +91,7 @@ def to_torch(net: Any, optimizer: Any = None) -> Any:
     ImportError
         Without torch.
     """
-    _needs("torch", "2.4", "to_torch")
+    _needs("torch", (2, 4), "to_torch")
     from . import torch_modules, torch_optimizers
 
     if optimizer is None:
@@ -146,7 +148,7 @@ def train_torch(
     ImportError
         Without torch.
     """
-    _needs("torch", "2.4", "train_torch")
+    _needs("torch", (2, 4), "train_torch")
     from . import torch_training
 
     return torch_training.train(module, loss, optimizer, x, t, clip_norm, seed, nonfinite, options)
