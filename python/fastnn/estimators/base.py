@@ -587,6 +587,22 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             warnings.warn(BATCH_CLIPPED, stacklevel=5)
         return int(min(self.batch_size, rows))
 
+    def to_sklearn(self) -> Any:
+        """Return the fitted model of scikit-learn's own that this one is, with arrays of its own.
+
+        It predicts the same, and goes on with the moments of the solver, see `from_sklearn`; its alpha leaves
+        intercepts alone.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the model is not fitted, or has what scikit-learn's has not: dropout, batch_norm, other
+            activations, solvers and losses, class_weight, label_smoothing.
+        """
+        from .conversion import to_sklearn
+
+        return to_sklearn(self)
+
     # Outputs
 
     def _outputs(self, X: Any) -> Array:
