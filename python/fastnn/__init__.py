@@ -43,7 +43,7 @@ from .losses import (
     SoftmaxCrossEntropy,
 )
 from .network import Sequential, mlp
-from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
+from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Muon, Nesterov, RMSProp
 from .runtime import get_num_threads, matmul, set_num_threads, show_config, threads
 from .sparse import RowSparse
 from .trainer import History, Trainer
@@ -73,6 +73,7 @@ __all__ = [
     "MeanSquaredError",
     "Mish",
     "Momentum",
+    "Muon",
     "Nesterov",
     "Poisson",
     "Quantile",

@@ -246,9 +246,9 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
     const char* last = data.x.data + (n - 1) * data.x.row_bytes;
     call_.x = {std::min(data.x.data, last), std::max(data.x.data, last) + data.x.cols * static_cast<Index>(sizeof(T))};
   }
-  call_.keep = clip || affine_bytes() <= kKeepBytes;
-  std::vector<Layer<T>>& layers = typed.layers;
   read_groups(call_, layers_);
+  call_.keep = clip || (call_.matrices && PySet_GET_SIZE(call_.matrices.ptr()) > 0) || affine_bytes() <= kKeepBytes;
+  std::vector<Layer<T>>& layers = typed.layers;
   read_layers(layers_, call_, layers);
   rule.factors = call_.own_factors;
   if (takes_indices() && request.step == 0 && !ops::in_range(data.x, n, layers.front().vocabulary)) throw Unsupported{};
