@@ -16,7 +16,18 @@ from .reference import optimizers as reference
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CLASSES", "SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Muon", "Nesterov", "RMSProp", "from_config"]
+__all__ = [
+    "CLASSES",
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "Momentum",
+    "Muon",
+    "Nesterov",
+    "RMSProp",
+    "from_config",
+]
 
 
 class _Native(InUse, reference.Optimizer):

@@ -490,7 +490,7 @@ class Adam(Optimizer):
         Rates and decays of parameters' own, and frozen ones, by name.
     """
 
-    options = ("beta1", "beta2", "eps", "weight_decay")
+    options: ClassVar[tuple[str, ...]] = ("beta1", "beta2", "eps", "weight_decay")
     slots = ("m", "v")
     squares = True
 
@@ -568,7 +568,7 @@ class Muon(AdamW):
     ----------
     lr : float >= 0 or schedule
         Of Muon's matrices.
-    momentum : float in [0, 1)
+    momentum : float in [0, 1]
     nesterov : bool
     ns_steps : int in [1, 100]
     weight_decay : float >= 0
@@ -613,7 +613,7 @@ class Muon(AdamW):
         groups: Iterable[Group] = (),
     ) -> None:
         super().__init__(lr, beta1, beta2, eps=eps, weight_decay=weight_decay, groups=groups)
-        self.momentum = _checks.real_number("momentum", momentum, 0, 1, "[)")
+        self.momentum = _checks.real_number("momentum", momentum, 0, 1)
         self.nesterov = _checks.flag("nesterov", nesterov)
         self.ns_steps = _checks.integer("ns_steps", ns_steps, 1, 100)
         self.adamw_factor = _checks.real_number("adamw_factor", adamw_factor, 0)

@@ -61,12 +61,7 @@ class Pending {
  public:
   Pending(const Extents& extents, const py::dict& params, const py::dict& factors, const Matrices& matrices, int state_count,
           const py::object& s1, const py::object& s2)
-      : extents_(extents),
-        params_(params),
-        factors_(factors),
-        matrices_(matrices),
-        state_count_(state_count),
-        states_{s1, s2} {}
+      : extents_(extents), params_(params), factors_(factors), matrices_(matrices), state_count_(state_count), states_{s1, s2} {}
 
   void reserve(std::size_t entries) {
     f32_.reserve(entries);
@@ -316,7 +311,8 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
     const auto [names, momentum, others, nesterov, iterations] =
         muon.cast<std::tuple<py::frozenset, double, double, bool, int>>();
     if (iterations < 1 || iterations > ops::kMostIterations)
-      refuse("ns_steps must be an integer in [1, " + std::to_string(ops::kMostIterations) + "], got " + std::to_string(iterations));
+      refuse("ns_steps must be an integer in [1, " + std::to_string(ops::kMostIterations) + "], got " +
+             std::to_string(iterations));
     rule.muon = {momentum, others, nesterov};
     matrices = {names, iterations};
   }

@@ -33,7 +33,8 @@ T dropout_scale(const Layer<T>& layer) {
 template <class T>
 bool same_shape(const Layer<T>& a, const Layer<T>& b) {
   return a.kind == b.kind && a.in == b.in && a.out == b.out && a.activation == b.activation &&
-         a.weight.iterations == b.weight.iterations && a.keeps_gradients == b.keeps_gradients && a.weight.frozen == b.weight.frozen && a.bias.frozen == b.bias.frozen;
+         a.weight.iterations == b.weight.iterations && a.keeps_gradients == b.keeps_gradients &&
+         a.weight.frozen == b.weight.frozen && a.bias.frozen == b.bias.frozen;
 }
 
 // f(first number of the part's run, run length) for each run of a part that is contiguous both in C and in rows of `width`
@@ -787,8 +788,8 @@ void Plan<T>::update_matrices(Team& team, const Rule& rule) noexcept {
     const Parameter<T>& w = node.layer.weight;
     if (!w.iterations) continue;
     const ops::Factors factors = w.factors ? rule.factors[w.factors - 1] : ops::Factors{};
-    ops::muon_update(team, ops::with(rule.update, factors), {w.p, w.g, w.s1, node.layer.in, node.layer.out, w.iterations}, matrix_,
-                     own_, own_size_);
+    ops::muon_update(team, ops::with(rule.update, factors), {w.p, w.g, w.s1, node.layer.in, node.layer.out, w.iterations},
+                     matrix_, own_, own_size_);
     if (w.average)
       team.each(w.size, kMaskGroup, kNumbersEach,
                 [&](Index begin, Index end) { blend(w.p + begin, w.average + begin, end - begin); });

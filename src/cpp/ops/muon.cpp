@@ -80,7 +80,8 @@ void muon_update(Team& team, const UpdateRule& rule, const MuonMatrix<T>& w, T* 
   const bool wide = rows < cols;
   const Index longer = std::max(rows, cols), shorter = std::min(rows, cols), pieces = norm_pieces(size);
   Iteration<T> each(longer, shorter);
-  T *x = shared, *next = x + whole_lines(size), *gram = next + whole_lines(size), *polynomial = gram + whole_lines(shorter * shorter);
+  T *x = shared, *next = x + whole_lines(size), *gram = next + whole_lines(size),
+    *polynomial = gram + whole_lines(shorter * shorter);
   T* const norms_at = polynomial + whole_lines(shorter * shorter);
   double* const norms = reinterpret_cast<double*>(norms_at);
   T* const room = norms_at + whole_lines(pieces * static_cast<Index>(sizeof(double) / sizeof(T)));
@@ -127,7 +128,8 @@ void muon_update(Team& team, const UpdateRule& rule, const MuonMatrix<T>& w, T* 
   }
 
   const double ratio = static_cast<double>(cols) / static_cast<double>(rows);
-  const T share = static_cast<T>(-rule.lr * std::sqrt(std::max(1.0, ratio))), rest = static_cast<T>(1 - rule.lr * rule.weight_decay);
+  const T share = static_cast<T>(-rule.lr * std::sqrt(std::max(1.0, ratio))),
+          rest = static_cast<T>(1 - rule.lr * rule.weight_decay);
   team.each(rows, grain, least, [&](Index begin, Index end) {
     const Index at = begin * cols, n = (end - begin) * cols;
     if (wide) kernels<T>().transpose({x + begin, cols, end - begin, rows, 1}, next + at, cols);

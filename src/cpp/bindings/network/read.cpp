@@ -137,7 +137,8 @@ void read_parameter(Call& call, const LayerObject& l, std::size_t i, int which, 
   if (call.matrices && l.kind == LayerKind::affine && which == 0 && contains(call.matrices, l.entries[0]))
     to.iterations = call.iterations;
   T** const slots[2] = {&to.s1, &to.s2};
-  for (int s = 0; s < (to.iterations ? 1 : call.state_count); ++s) *slots[s] = beside<T>(call, call.states[s], l.entries[which], p, rows, cols, true);
+  for (int s = 0; s < (to.iterations ? 1 : call.state_count); ++s)
+    *slots[s] = beside<T>(call, call.states[s], l.entries[which], p, rows, cols, true);
 }
 
 // Arrays that share memory are updated one after the other, which a plan does not do; and what it reads of the data must stay.
