@@ -426,11 +426,10 @@ void mirror(Team& team, const Matrix<T>& c) noexcept {
 }
 
 // A few rows, from the vector of columns on that holds their diagonal.
-constexpr Index kTriangleRows = 14;
+constexpr Index kTriangleRows = 16;
 template <class T>
 void triangle(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* packed, T* own, Index own_size) noexcept {
-  const Index n = g.c.rows, lanes = kernels<T>().lanes, tile = kernels<T>().tile_rows;
-  const Index rows = (kTriangleRows + tile - 1) / tile * tile, panels = (n + rows - 1) / rows;
+  const Index n = g.c.rows, lanes = kernels<T>().lanes, panels = (n + kTriangleRows - 1) / kTriangleRows;
   each_block(g, plan, [&](const BlockOfB& at) {
     const T* b = g.b.data + at.p * g.b.row_stride + at.j * g.b.col_stride;
     const Index panel = packed_panel(at.depth, lanes);
@@ -442,7 +441,7 @@ void triangle(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* packed, T* 
     team.phase(panels, [&](Member& member) {
       T* packed_a = own + own_size * member.rank();
       for (Index i; (i = member.next()) >= 0;) {
-        const Index row = n * i / panels, row_end = n * (i + 1) / panels, col = std::max(at.j, row / lanes * lanes);
+        const Index row = i * kTriangleRows, row_end = std::min(row + kTriangleRows, n), col = std::max(at.j, row / lanes * lanes);
         if (col >= at.j + at.width) continue;
         const T* b_part = plan.pack_b ? packed + (col - at.j) / lanes * panel : nullptr;
         block_part(part_of(g, row, row_end, col, at.j + at.width), plan, {0, at.j + at.width - col, at.p, at.depth}, b_part,
