@@ -874,8 +874,9 @@ DOORS = {
     "Checkpoint": _constructor(lambda m: m.callbacks.Checkpoint, path="a.npz", every=2, best_only=False),
 }
 for kind in KINDS:
-    names = getattr(ref, kind).options
-    DOORS[kind] = _constructor(lambda m, kind=kind: getattr(m, kind), lr=0.1, **dict.fromkeys(names, 0.5))
+    options = dict.fromkeys(getattr(ref, kind).options, 0.5)
+    options |= {"nesterov": True, "ns_steps": 2, "matrices": None} if kind == "Muon" else {}
+    DOORS[kind] = _constructor(lambda m, kind=kind: getattr(m, kind), lr=0.1, **options)
     DOORS[f"{kind}.update"] = _update(kind)
 for kind in LOSSES:
     DOORS[f"{kind}.forward"], DOORS[f"{kind}.backward"] = _loss(kind)

@@ -678,9 +678,9 @@ def fitting(patterns: Iterable[str], names: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _patterns(what: str, given: Any) -> list[str]:
-    """Return patterns as a list; TypeError if they are none."""
-    patterns = list(given) if isinstance(given, (list, tuple)) else []
+def _patterns(what: str, given: Any) -> tuple[str, ...]:
+    """Return patterns as a tuple; TypeError if they are none."""
+    patterns = tuple(given) if isinstance(given, (list, tuple)) else ()
     if not patterns or not all(isinstance(p, str) and p for p in patterns):
         raise TypeError(f"{what} must be a list of texts, or None, got {_checks.shown(given)}")
     return patterns
