@@ -132,7 +132,7 @@ def check(shape, dtype, **options):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_updates(isa, team, dtype, shape):
+def test_updates(isa, dtype, shape):
     check(shape, dtype, weight_decay=0.1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatchcase
-from functools import wraps
+from functools import lru_cache, wraps
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
@@ -618,15 +618,10 @@ class Muon(AdamW):
         self.ns_steps = _checks.integer("ns_steps", ns_steps, 1, 100)
         self.adamw_factor = _checks.real_number("adamw_factor", adamw_factor, 0)
         self.matrices = None if matrices is None else _patterns("matrices", matrices)
-        self._found: tuple[Any, frozenset[str]] | None = None
 
     def _matrices(self, params: Mapping[str, Any]) -> frozenset[str]:
-        dimensions = [(name, np.ndim(p)) for name, p in params.items()]
-        key = self.matrices, dimensions
-        if self._found is None or self._found[0] != key:
-            names = [name for name, n in dimensions if n == 2]
-            self._found = key, within(names) if self.matrices is None else fitting(self.matrices, names)
-        return self._found[1]
+        names = tuple(name for name, p in params.items() if np.ndim(p) == 2)
+        return within(names) if self.matrices is None else fitting(tuple(self.matrices), names)
 
     def _step(self, p: Array, g: Array, state: list[Array], lr: float, decay: float) -> None:
         super()._step(p, g, state, self.adamw_factor * lr, decay)
@@ -653,7 +648,8 @@ def orthogonalized(u: Array, steps: int) -> Array:
     return x if u.shape[0] >= u.shape[1] else x.T
 
 
-def within(names: Iterable[str]) -> frozenset[str]:
+@lru_cache(256)
+def within(names: tuple[str, ...]) -> frozenset[str]:
     """Return those of the names of matrices that are W's, but the last of each network."""
     found, last = [], {}
     for name in names:
@@ -664,7 +660,8 @@ def within(names: Iterable[str]) -> frozenset[str]:
     return frozenset(found) - frozenset(last.values())
 
 
-def fitting(patterns: Iterable[str], names: Iterable[str]) -> frozenset[str]:
+@lru_cache(256)
+def fitting(patterns: tuple[str, ...], names: tuple[str, ...]) -> frozenset[str]:
     """Return those of the names of matrices that fit a pattern; ValueError if one fits none."""
     found: set[str] = set()
     for pattern in patterns:
