@@ -159,13 +159,13 @@ def update(
     step: int,
     clip_norm: float,
     factors: dict[str, tuple[float, float] | None],
-    muon: tuple[frozenset[str], float, float, bool, int] | None,
+    muon: tuple[frozenset[str], float, float, bool, int],
 ) -> float:
     """Update; return the norm of the gradients if one is to be kept, if not 0.
 
-    `factors` are those of rate and decay, of the parameters that have any; None: frozen. `muon`: the names of
-    those that it updates as a whole, its momentum, the factor of the rate of the others, whether it looks
-    ahead, and its iterations; None for other optimizers.
+    `factors` are those of rate and decay, of the parameters that have any; None: frozen. `muon`, which others
+    do not look at: the names of those that Muon updates as a whole, its momentum, the factor of the rate of
+    the others, whether it looks ahead, and its iterations.
     """
 
 def blend(targets: list[Array], sources: list[Array], share: float) -> bool:

@@ -68,9 +68,9 @@ class _Native(InUse, reference.Optimizer):
             raise
         return None if clip_norm is None else norm
 
-    def _muon(self, params: Any) -> tuple[frozenset[str], float, float, bool, int] | None:
-        """Return what `_core.update` takes of Muon; None for the others."""
-        return None
+    def _muon(self, params: Any) -> tuple[frozenset[str], float, float, bool, int]:
+        """Return what `_core.update` takes of Muon."""
+        return frozenset(), 0.0, 0.0, False, 0
 
     def _factors(self, params: Any) -> dict[str, tuple[float, float] | None]:
         """Return the factors of rate and decay of the parameters that have any; None: frozen."""
@@ -125,7 +125,7 @@ class Muon(_Native, reference.Muon):
     _kind = _core.OPTIMIZERS["muon"]
     _betas = ("beta1", "beta2")
 
-    def _muon(self, params: Any) -> tuple[frozenset[str], float, float, bool, int] | None:
+    def _muon(self, params: Any) -> tuple[frozenset[str], float, float, bool, int]:
         names = self._matrices(params) if isinstance(params, dict) else frozenset()
         return names, self.momentum, self.adamw_factor, self.nesterov, self.ns_steps
 

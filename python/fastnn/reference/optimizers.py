@@ -553,10 +553,11 @@ class Muon(AdamW):
         X <- u / (|u| + 1e-7), then ns_steps times X <- 3.4445 X - 4.7750 (X X') X + 2.0315 (X X')^2 X
         W <- W - lr weight_decay W - lr sqrt(max(1, n_out / n_in)) X
 
-    The iteration, a quintic one after Newton and Schulz, takes the singular values of u to between 0.7 and
-    1.2 or so, and leaves its singular vectors as they are. The root, for W of shape (n_in, n_out), is that of
-    https://github.com/KellerJordan/Muon, max(1, rows / cols)^0.5 of matrices (n_out, n_in). A matrix the
-    squares of whose u add up to infinity in its dtype, or to no number, stays as it is.
+    The iteration, a quintic one after Newton and Schulz, takes the singular values of u, but for those next
+    to nothing, to between 0.7 and 1.2 or so, and leaves its singular vectors as they are. The root, for W of
+    shape (n_in, n_out), is that of https://github.com/KellerJordan/Muon, max(1, rows / cols)^0.5 of matrices
+    (n_out, n_in). A matrix the squares of whose u add up to infinity in its dtype, or to no number, stays as
+    it is, with its momentum.
 
     Muon's are the parameters of two dimensions whose names end in "W", but for the last of each network: the
     weights of all `Affine` layers but the last. (A network is what has the same name before the number of its

@@ -290,7 +290,7 @@ int64_t count_of(const py::int_& step) {
 
 double update(InUse& lock, int kind, py::handle params, py::handle grads, py::handle state, const py::tuple& slots, double lr,
               double weight_decay, double beta1, double beta2, double eps, const py::int_& step, double clip_norm,
-              const py::dict& factors, const py::object& muon) {
+              const py::dict& factors, const std::tuple<py::frozenset, double, double, bool, int>& muon) {
   const Hold hold(lock);
   if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
   if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
@@ -308,8 +308,7 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
   ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, count_of(step)};
   Matrices matrices;
   if (rule.kind == Optimizer::muon) {
-    const auto [names, momentum, others, nesterov, iterations] =
-        muon.cast<std::tuple<py::frozenset, double, double, bool, int>>();
+    const auto& [names, momentum, others, nesterov, iterations] = muon;
     if (iterations < 1 || iterations > ops::kMostIterations)
       refuse("ns_steps must be an integer in [1, " + std::to_string(ops::kMostIterations) + "], got " +
              std::to_string(iterations));

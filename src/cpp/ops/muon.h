@@ -10,7 +10,7 @@
 
 namespace fastnn::ops {
 
-// Contiguous; g may be no other's memory.
+// All contiguous; g may be p.
 template <class T>
 struct MuonMatrix {
   T* p;
