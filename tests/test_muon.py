@@ -141,6 +141,14 @@ def test_updates_of_large_matrices(dtype, shape):
     check(shape, dtype, ns_steps=2)
 
 
+def test_more_columns_than_a_packed_block_has():
+    W, wide = matrix((1100, 1090)), matrix((1100, 1090))
+    g = matrix((1100, 1090), seed=1)
+    for m, params in ((fastnn, W), (ref, wide)):
+        m.Muon(matrices=["W"], ns_steps=1).update({"W": params}, {"W": g})
+    np.testing.assert_allclose(W, wide, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"nesterov": False}, {"momentum": 0.0}, {"ns_steps": 1}, {"ns_steps": 9}, {"lr": 0.0}],
