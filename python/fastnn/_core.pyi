@@ -150,6 +150,9 @@ def kernel_loss(
     loss: int, x: Array, t: Array, numbers: Array, weight: Any
 ) -> tuple[float, Array, Array, Array | None, float]: ...
 def scaled_rows(slope: Array, weight: Array | None, scale: float) -> Array: ...
+
+OPTIMIZERS: dict[str, int]
+
 def update(
     lock: InUse,
     kind: int,
@@ -165,10 +168,13 @@ def update(
     step: int,
     clip_norm: float,
     factors: dict[str, tuple[float, float] | None],
+    muon: tuple[frozenset[str], float, float, bool, int],
 ) -> float:
     """Update; return the norm of the gradients if one is to be kept, if not 0.
 
-    `factors` are those of rate and decay, of the parameters that have any; None: frozen.
+    `factors` are those of rate and decay, of the parameters that have any; None: frozen. `muon`, which others
+    do not look at: the names of those that Muon updates as a whole, its momentum, the factor of the rate of
+    the others, whether it looks ahead, and its iterations.
     """
 
 def blend(targets: list[Array], sources: list[Array], share: float) -> bool:

@@ -67,7 +67,7 @@ from .losses import (
     SoftmaxCrossEntropy,
 )
 from .network import Sequential, mlp
-from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
+from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Muon, Nesterov, RMSProp
 from .population import Population
 from .runtime import get_num_threads, matmul, set_num_threads, show_config, threads
 from .trainer import Trainer
@@ -94,6 +94,7 @@ __all__ = [
     "MeanSquaredError",
     "Mish",
     "Momentum",
+    "Muon",
     "Nesterov",
     "Poisson",
     "Population",

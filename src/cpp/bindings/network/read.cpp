@@ -63,12 +63,12 @@ std::vector<LayerObject> layers_of(const py::tuple& layers) {
 void Call::clear() {
   train = keep = alone = own_loss = deep = false;
   for (Found& layer : layers) layer = Found{};
-  trainer = optimizer = loss = optimizer_object = factors = py::object();
+  trainer = optimizer = loss = optimizer_object = factors = matrices = py::object();
   own_factors.clear();
   averages.clear();
   averaged = py::object();
   average_lock = nullptr;
-  state_count = 0;
+  state_count = iterations = 0;
   for (py::object& state : states) state = py::object();
   x = {};
   owned.clear();
@@ -166,8 +166,11 @@ void read_parameter(Call& call, const LayerObject& l, std::size_t i, int which, 
   }
   if (call.keep && l.kind != LayerKind::embedding)
     to.g = beside<T>(call, call.layers[i].grads, l.names[which], p, rows, cols, false);
+  if (call.matrices && l.kind == LayerKind::affine && which == 0 && contains(call.matrices, l.entries[0]))
+    to.iterations = call.iterations;
   T** const slots[2] = {&to.s1, &to.s2};
-  for (int s = 0; s < call.state_count; ++s) *slots[s] = beside<T>(call, call.states[s], l.entries[which], p, rows, cols, true);
+  for (int s = 0; s < (to.iterations ? 1 : call.state_count); ++s)
+    *slots[s] = beside<T>(call, call.states[s], l.entries[which], p, rows, cols, true);
 }
 
 // Arrays that share memory are updated one after the other, which a plan does not do; and what it reads of the data must stay.
@@ -349,7 +352,7 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
   const auto held = py::reinterpret_borrow<py::object>(optimizer);  // whatever its schedule does to the trainer
   call.optimizer = attributes_of(optimizer);
   call.optimizer_object = held;
-  if (replaces(call.optimizer, name.update, name.rate, name.factors)) throw Unsupported{};
+  if (replaces(call.optimizer, name.update, name.rate, name.factors, name.matrices)) throw Unsupported{};
   if (!call.lock || find(call.optimizer, name.in_use) != call.locked.ptr()) {
     if (!find(call.optimizer, name.in_use)) const py::object made = held.attr(name.in_use);
     call.lock = lock_of(call.optimizer, call.locked);
@@ -370,6 +373,13 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
   double* const betas[2] = {&rule.beta1, &rule.beta2};
   for (std::size_t b = 0; b < type.names.size(); ++b) *betas[b] = number(call.optimizer, type.names[b]);
   if (squares_gradients(rule.kind)) rule.eps = number(call.optimizer, name.eps);
+  if (rule.kind == Optimizer::muon) {
+    rule.muon = {number(call.optimizer, name.momentum), number(call.optimizer, name.adamw_factor),
+                 truth(call.optimizer, name.nesterov)};
+    const uint64_t iterations = unsigned_number(entry_of(call.optimizer, name.ns_steps));
+    if (iterations < 1 || iterations > ops::kMostIterations) throw Unsupported{};
+    call.iterations = static_cast<int>(iterations);
+  }
   const uint64_t step = unsigned_number(entry_of(call.optimizer, name.step));
   if (step >> 62) throw Unsupported{};
   rule.step = static_cast<int64_t>(step) + 1;
@@ -386,12 +396,19 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
 void read_groups(Call& call, const std::vector<LayerObject>& layers) {
   const py::handle groups = entry_of(call.optimizer, names().groups);
   if (!PyTuple_CheckExact(groups.ptr())) throw Unsupported{};
-  if (PyTuple_GET_SIZE(groups.ptr()) == 0) return;
+  const bool grouped = PyTuple_GET_SIZE(groups.ptr()) > 0;
+  if (!grouped && !call.iterations) return;
   py::dict params;
   for (std::size_t i = 0; i < layers.size(); ++i)
     for (int p = 0; p < layers[i].parameters; ++p) params[layers[i].entries[p]] = call.layers[i].parameters[p];
-  call.factors = call.optimizer_object.attr(names().factors)(params);
-  if (!is_dict(call.factors)) throw Unsupported{};
+  if (grouped) {
+    call.factors = call.optimizer_object.attr(names().factors)(params);
+    if (!is_dict(call.factors)) throw Unsupported{};
+  }
+  if (call.iterations) {
+    call.matrices = call.optimizer_object.attr(names().matrices)(params);
+    if (!PyFrozenSet_CheckExact(call.matrices.ptr())) throw Unsupported{};
+  }
 }
 
 namespace {

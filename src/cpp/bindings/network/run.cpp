@@ -306,9 +306,10 @@ void CompiledNetwork::Job::read(Training<T>& typed) {
     call.x = {std::min(data_.x.data, last), std::max(data_.x.data, last) + data_.x.cols * static_cast<Index>(sizeof(T))};
   }
   const Index part = single ? 0 : read_part(call);
-  call.keep = std::isfinite(rule_.clip_norm) || part || net_.affine_bytes() <= kKeepBytes;
-  std::vector<Layer<T>>& layers = typed.layers;
   read_groups(call, objects);
+  const bool matrices = call.matrices && PySet_GET_SIZE(call.matrices.ptr()) > 0;
+  call.keep = std::isfinite(rule_.clip_norm) || part || matrices || net_.affine_bytes() <= kKeepBytes;
+  std::vector<Layer<T>>& layers = typed.layers;
   read_layers(objects, call, layers);
   rule_.factors = call.own_factors;
   if (indices && request.step == 0 && !ops::in_range(data_.x, n, layers.front().vocabulary)) throw Unsupported{};
