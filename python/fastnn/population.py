@@ -26,13 +26,12 @@ class Population(reference.Population):
     trainer_class = Trainer
 
     def _each_step(self, batches: list[tuple[Any, Any, Any]]) -> list[float]:
-        networks = [getattr(trainer.net, "_compiled", None) for trainer in self.trainers]
-        if None in networks:
-            return super()._each_step(batches)
-        calls = [
-            (network, (trainer, *batch))
-            for network, trainer, batch in zip(networks, self.trainers, batches, strict=True)
-        ]
+        calls = []
+        for trainer, batch in zip(self.trainers, batches, strict=True):
+            network = getattr(trainer.net, "_compiled", None)
+            if network is None:
+                return super()._each_step(batches)
+            calls.append((network, (trainer, *batch)))
         results = _core.CompiledNetwork.train_together(calls, math.inf)
         for i, result in enumerate(results):
             if type(result) is not float or not math.isfinite(result):
@@ -42,7 +41,7 @@ class Population(reference.Population):
     def _run(self, fits: list[Work[History]]) -> list[History]:
         with ExitStack() as held:
             for trainer in self.trainers:
-                for lock in trainer._locks:
+                for lock in trainer._locks:  # type: ignore[attr-defined]
                     held.enter_context(lock)
             return self._run_together(fits)
 

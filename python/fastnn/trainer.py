@@ -18,7 +18,7 @@ from .reference.trainer import History
 from .sparse import RowSparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["History", "Trainer"]
 

@@ -581,7 +581,7 @@ class Muon(AdamW):
     momentum : float in [0, 1]
     nesterov : bool
     ns_steps : int in [1, 100]
-    weight_decay : float >= 0
+    weight_decay : float >= 0 or schedule
         Decoupled, in both.
     adamw_factor : float >= 0
         With the default rate AdamW's is 3e-4.
@@ -614,7 +614,7 @@ class Muon(AdamW):
         *,
         nesterov: bool = True,
         ns_steps: int = 5,
-        weight_decay: float = 0.0,
+        weight_decay: Rate = 0.0,
         adamw_factor: float = 0.015,
         beta1: float = 0.9,
         beta2: float = 0.95,

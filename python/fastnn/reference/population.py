@@ -1,8 +1,9 @@
-"""Many networks trained side by side on one data set: folds, bootstrap samples, ensembles, seeds, searches."""
+"""Many networks trained side by side: folds, bootstrap samples, ensembles, seeds, searches."""
 
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..callbacks import Callback
 from .trainer import Trainer, done
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from typing_extensions import Self
 
@@ -79,7 +80,7 @@ class Population:
                 first = array.__array_interface__["data"][0] if array.size else 0
                 arrays.append((first, array.nbytes, f"{name} of trainers[{i}]"))
         arrays.sort()
-        for (first, size, name), (following, nbytes, other) in zip(arrays, arrays[1:], strict=False):
+        for (first, size, name), (following, nbytes, other) in pairwise(arrays):
             if size and nbytes and following < first + size:
                 raise ValueError(f"{name} and {other} must not share memory")
 
@@ -192,9 +193,8 @@ class Population:
         if len(t) != len(self):
             raise ValueError(f"t must have a batch for each of {len(self)} members, as x, got {len(t)}")
         if sample_weight is not None and len(sample_weight) != len(self):
-            raise ValueError(
-                f"sample_weight must have a row for each of {len(self)} members, as x, got {len(sample_weight)}"
-            )
+            given = len(sample_weight)
+            raise ValueError(f"sample_weight must have a row for each of {len(self)} members, got {given}")
         weights = [None] * len(self) if sample_weight is None else sample_weight
         return list(zip(x, t, weights, strict=True))
 
@@ -260,7 +260,7 @@ class Population:
                     callbacks=_own_callbacks(callbacks),
                     progress=False,
                     rows=few,
-                    outer=interrupts,
+                    interrupts=interrupts,
                     **options,
                 )
                 for trainer, few in zip(self.trainers, own_rows, strict=True)
@@ -276,15 +276,12 @@ class Population:
         if rows is None:
             return [None] * len(self)
         if isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype != object:
-            own = [_rows_of("rows", rows, n)] * len(self)
-        else:
-            rows = _items("rows", rows)
-            if len(rows) != len(self):
-                raise ValueError(
-                    f"rows must be an array, or one for each of {len(self)} members, got {len(rows)}"
-                )
-            own = [None if few is None else _rows_of(f"rows[{i}]", few, n) for i, few in enumerate(rows)]
-        return own
+            return [_rows_of("rows", rows, n) for _ in self.trainers]
+        rows = _items("rows", rows)
+        if len(rows) != len(self):
+            expected = f"rows must be an array, or one for each of {len(self)} members"
+            raise ValueError(f"{expected}, got {len(rows)}")
+        return [None if few is None else _rows_of(f"rows[{i}]", few, n) for i, few in enumerate(rows)]
 
     def _run(self, fits: list[Work[History]]) -> list[History]:
         """Do what the trainings of all members ask for."""
@@ -351,7 +348,7 @@ def _features(net: Any) -> int | None:
         if getattr(layer, "takes_indices", False):
             return None
         for p in getattr(layer, "params", {}).values():
-            return int(len(p))
+            return len(p)
     return None
 
 

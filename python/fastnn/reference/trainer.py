@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Generator
 from contextlib import nullcontext
-from itertools import islice
+from itertools import islice, repeat
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
@@ -443,16 +443,15 @@ class Trainer:
         resume: bool = True,
         accumulate: int = 1,
         rows: Array | None = None,
-        outer: Interrupts | None = None,
+        interrupts: Interrupts | None = None,
     ) -> Work[History]:
         """Yield what `fit` has to have done, and is sent its results; return the history.
 
         `rows`: numbers of the rows that are the data set, each as often as it is named; None: all, once.
-        `outer`: what looks at Ctrl-C, if it is not this training's own.
+        `interrupts`: what looks at Ctrl-C, if it is not this training's own.
         """
-        with (
-            nullcontext(outer) if outer else Interrupts() as interrupts
-        ):  # while arguments are looked at, too
+        looked_at = Interrupts() if interrupts is None else nullcontext(interrupts)
+        with looked_at as interrupts:  # also while the arguments are looked at
             x, t, sample_weight = _data_set("", x, t, sample_weight)
             size = len(x) if rows is None else len(rows)
             epochs = _checks.integer("epochs", epochs, 0)
@@ -717,12 +716,16 @@ class Trainer:
         self, n: int, sample_weight: Array | None, order: Array | None, batch_size: int
     ) -> Iterator[float]:
         """Yield what each step of an epoch counts in its loss: rows, or the sum of their weights."""
-        unit = 1.0 if sample_weight is None else sample_weight.max() or 1.0  # so that sums are finite
+        if sample_weight is None:
+            joined = self._joins(n, batch_size)
+            yield from repeat(float(batch_size), n // batch_size - joined)
+            if n % batch_size:
+                yield float(n % batch_size + joined * batch_size)
+            return
+        unit = sample_weight.max() or 1.0  # so that sums are finite
         for batch in self._batches(n, batch_size):
             rows = float(batch.stop - batch.start)
-            if sample_weight is None:
-                yield rows
-            elif weight := float((sample_weight[batch if order is None else order[batch]] / unit).sum()):
+            if weight := float((sample_weight[batch if order is None else order[batch]] / unit).sum()):
                 yield rows if self._per_row else weight
 
     def _inputs(self, x: Array, rows: Array | slice, scale: float) -> Array:

@@ -161,12 +161,17 @@ struct Calls {
       const ops::UpdateRule rule{optimizer, lr, weight_decay, beta1, beta2, eps, step};
       std::vector<ops::Update<float>> f32;
       std::vector<ops::Update<double>> f64;
-      const ops::Update<T> update{p, g, s1, s2, n, nullptr, 0, {}};
+      ops::Update<T> update{};
+      update.p = p;
+      update.g = g;
+      update.s1 = s1;
+      update.s2 = s2;
+      update.size = n;
       if constexpr (sizeof(T) == sizeof(float))
         f32.push_back(update);
       else
         f64.push_back(update);
-      ops::update(rule, f32, f64);
+      ops::update(rule, f32, f64, ops::room_for(f32, f64));
       return FASTNN_OK;
     });
   }
