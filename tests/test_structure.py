@@ -216,6 +216,7 @@ FLOORS = {  # an import goes downwards
     "network": 3,
     "joint": 4,
     "trainer": 4,
+    "population": 5,
     "search": 5,
     "estimators": 5,
     "interchange": 5,
