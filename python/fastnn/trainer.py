@@ -137,8 +137,8 @@ class Trainer(reference.Trainer):
         cannot be had the steps before it come first.
         """
         optimizer, dropouts = self.optimizer, [layer for _, layer in self._dropouts]
-        changing = ("lr", optimizer), ("weight_decay", optimizer), *(("ratio", layer) for layer in dropouts)
-        if not any(callable(getattr(o, name, None)) for name, o in changing):
+        rates = [getattr(optimizer, name, None) for name in ("lr", "weight_decay")]
+        if not any(map(callable, rates)) and not any(callable(layer.ratio) for layer in dropouts):
             return None
         done, rates = optimizer.step, []
         for i in range(min(steps, RATES)):

@@ -24,8 +24,17 @@ from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
-from .layers import each_layer
-from .network import AVERAGE, OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, passes_kept, scaled
+from .network import (
+    AVERAGE,
+    OPTIMIZER,
+    RUNNING,
+    Sequential,
+    dropouts_among,
+    input_scale,
+    layers_of,
+    passes_kept,
+    scaled,
+)
 from .optimizers import l2_norm, sum_of_squares
 
 if TYPE_CHECKING:
@@ -144,13 +153,12 @@ class Trainer:
     @property
     def _dropouts(self) -> list[tuple[int, Any]]:
         """The places and layers of dropout, of the network as it is now."""
-        return dropouts(getattr(self.net, "layers", ()))
+        return dropouts_among(layers_of(self.net))
 
     @property
     def _running(self) -> list[tuple[Any, str]]:
         """The layers and names of running statistics."""
-        layers = each_layer(getattr(self.net, "layers", ()))
-        return [(layer, name) for _, layer in layers for name in RUNNING if hasattr(layer, name)]
+        return [(layer, name) for layer in layers_of(self.net) for name in RUNNING if hasattr(layer, name)]
 
     # One step
 

@@ -39,6 +39,7 @@ void InUse::check(Holder self) {
   if (const int generation = fork_generation(); generation != generation_) {
     const auto other = [&](const Reader& reader) { return reader.thread != self; };
     readers_.erase(std::remove_if(readers_.begin(), readers_.end(), other), readers_.end());
+    reading_.store(!readers_.empty(), std::memory_order_relaxed);
     if (owner_ != self) depth_ = 0;
     generation_ = generation;
   }
@@ -51,17 +52,7 @@ void InUse::enter(Holder self) {
   for (const Reader& reader : readers_)
     if (reader.thread != self) refuse_thread();
   owner_ = self;
-  ++depth_;
-}
-
-void InUse::leave() noexcept {
-  const Alone alone(*this);
-  --depth_;
-}
-
-bool InUse::counts() const noexcept {
-  const Alone alone(*this);
-  return shared_ || depth_ > 0 || !readers_.empty();
+  depth_.store(depth_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
 void InUse::enter_reading(Holder self) {
@@ -73,12 +64,15 @@ void InUse::enter_reading(Holder self) {
       return;
     }
   readers_.push_back({self, 1});
+  reading_.store(true, std::memory_order_relaxed);
 }
 
 void InUse::leave_reading(Holder self) noexcept {
   const Alone alone(*this);
   const auto own = std::find_if(readers_.begin(), readers_.end(), [&](const Reader& reader) { return reader.thread == self; });
-  if (own != readers_.end() && --own->depth == 0) readers_.erase(own);
+  if (own == readers_.end() || --own->depth > 0) return;
+  readers_.erase(own);
+  reading_.store(!readers_.empty(), std::memory_order_relaxed);
 }
 
 void InUse::join(InUse& network) {

@@ -14,7 +14,7 @@ class InUse {
   static Holder this_thread() noexcept;
 
   void enter(Holder self = this_thread());
-  void leave() noexcept;
+  void leave() noexcept { depth_.store(depth_.load(std::memory_order_relaxed) - 1, std::memory_order_release); }  // its own
   void enter_reading(Holder self = this_thread());
   void leave_reading(Holder self = this_thread()) noexcept;
 
@@ -23,7 +23,10 @@ class InUse {
   void join(InUse& network);
   void part(InUse& network) noexcept;
   // Whether a network has to enter it: it is in others, too, or held at the moment.
-  bool counts() const noexcept;
+  bool counts() const noexcept {
+    return shared_.load(std::memory_order_relaxed) || depth_.load(std::memory_order_relaxed) > 0 ||
+           reading_.load(std::memory_order_relaxed);
+  }
 
  private:
   class Alone;  // guards what follows, for some nanoseconds
@@ -36,8 +39,9 @@ class InUse {
   };
   mutable std::atomic<bool> guarded_{false};
   Holder owner_ = 0;  // who writes
-  int depth_ = 0;
+  std::atomic<int> depth_{0};
   std::vector<Reader> readers_;
+  std::atomic<bool> reading_{false};  // whether there are any
   std::vector<InUse*> networks_;
   std::atomic<bool> shared_{false};
   int generation_ = 0;  // of the process, by forks: the threads of a parent hold nothing in its child
