@@ -1,6 +1,6 @@
 // The C interface: the table that fastnn.h describes, in a capsule, and its functions one by one, as Cython imports them.
+#include <initializer_list>
 #include <string>
-#include <utility>
 
 #include "bindings/arrays.h"
 #include "bindings/c_api/kernels.h"
@@ -43,14 +43,16 @@ const fastnn_api& table() {
   return made;
 }
 
-// How Cython writes a type: const after what is constant, and a space before a pointer's star but after another.
+// How Cython writes a type: const after what is constant, and a space before a pointer's star.
 template <class T>
-struct Text;
-#define FASTNN_TEXT(T, text)                  \
-  template <>                                 \
-  struct Text<T> {                            \
-    static std::string get() { return text; } \
-  };
+constexpr const char* kText = nullptr;
+#define FASTNN_TEXT(T, text)                   \
+  template <>                                  \
+  constexpr const char* kText<T> = text;       \
+  template <>                                  \
+  constexpr const char* kText<T*> = text " *"; \
+  template <>                                  \
+  constexpr const char* kText<const T*> = text " const *";
 FASTNN_TEXT(void, "void")
 FASTNN_TEXT(char, "char")
 FASTNN_TEXT(unsigned char, "unsigned char")
@@ -61,28 +63,29 @@ FASTNN_TEXT(unsigned long long, "unsigned PY_LONG_LONG")
 FASTNN_TEXT(float, "float")
 FASTNN_TEXT(double, "double")
 #undef FASTNN_TEXT
-template <class T>
-struct Text<const T> {
-  static std::string get() { return Text<T>::get() + " const"; }
-};
-template <class T>
-struct Text<T*> {
-  static std::string get() { return Text<T>::get() + " *"; }
-};
 
-template <class Result, class First, class... Rest>
-std::string signature(Result (*)(First, Rest...)) {
-  std::string text = Text<Result>::get();
+std::string signature(const char* result, std::initializer_list<const char*> arguments) {
+  std::string text = result;
   if (text.back() != '*') text += ' ';
-  text += '(' + Text<First>::get();
-  ((text += ", " + Text<Rest>::get()), ...);
+  char before = '(';
+  for (const char* argument : arguments) {
+    text += before;
+    if (before == ',') text += ' ';
+    text += argument;
+    before = ',';
+  }
   return text + ')';
 }
 
-template <class F>
-void add(py::dict& functions, const char* name, F function) {
-  static const std::string text = signature(function);  // one for each type: a capsule keeps no copy of its name
-  functions[name] = py::reinterpret_steal<py::object>(PyCapsule_New(reinterpret_cast<void*>(function), text.c_str(), nullptr));
+void add(py::dict& functions, const char* name, const std::string& text, void* function) {
+  auto* const kept = new std::string(text);  // for good: a capsule keeps no copy of its name
+  functions[name] = py::reinterpret_steal<py::object>(PyCapsule_New(function, kept->c_str(), nullptr));
+}
+
+template <class Result, class... Arguments>
+void add(py::dict& functions, const char* name, Result (*function)(Arguments...)) {
+  static_assert(kText<Result> && (... && kText<Arguments>), "a type that Cython's text is not known of");
+  add(functions, name, signature(kText<Result>, {kText<Arguments>...}), reinterpret_cast<void*>(function));
 }
 
 }  // namespace
