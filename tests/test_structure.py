@@ -201,6 +201,7 @@ OPTIONAL = {
     "gymnasium",
     "stable_baselines3",
     "torch",
+    "mpi4py",
 }
 FLOORS = {  # an import goes downwards
     **dict.fromkeys(NUMPY_ONLY, 0),
@@ -217,6 +218,7 @@ FLOORS = {  # an import goes downwards
     "joint": 4,
     "trainer": 4,
     "population": 5,
+    "distributed": 5,
     "search": 5,
     "estimators": 5,
     "interchange": 5,

@@ -52,7 +52,7 @@ from .sparse import RowSparse
 from .trainer import History, Trainer
 
 __version__ = "0.1.0"
-_LAZY = ("demo", "estimators", "experiments", "interchange")  # which need more than NumPy
+_LAZY = ("demo", "distributed", "estimators", "experiments", "interchange")  # which need more than NumPy
 
 __all__ = [
     "GELU",

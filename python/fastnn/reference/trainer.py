@@ -186,19 +186,18 @@ class Trainer:
             If the loss, the norm that `clip_norm` limits, or what the step would remember is infinite or
             NaN, unless `nonfinite` is "ignore"; then likewise.
         """
-        return self._step_by_parts([(x, t, sample_weight, 1.0)], whole=True)
+        return self._step_by_parts([(0, x, t, sample_weight, 1.0)], _Whole())
 
-    def _step_by_parts(self, parts: Iterable[tuple[Any, Any, Any, float]], *, whole: bool) -> float:
-        """Do one step on (x, t, sample_weight, share of the whole) of each part of a batch; see `step`."""
+    def _step_by_parts(self, parts: Iterable[tuple[int, Any, Any, Any, float]], sums: Sums) -> float:
+        """Do one step on (number, x, t, sample_weight, share of the whole) of each part of a batch."""
         _check_trainable(self.net)
         with passes_kept(self.net):
-            return self._do_step(parts, whole)
+            return self._do_step(parts, sums)
 
-    def _do_step(self, parts: Iterable[tuple[Any, Any, Any, float]], whole: bool) -> float:
+    def _do_step(self, parts: Iterable[tuple[int, Any, Any, Any, float]], sums: Sums) -> float:
         undo = self._snapshot()
         try:
-            loss, sums = 0.0, _Sums()
-            for part, (x, t, sample_weight, share) in enumerate(parts):
+            for part, x, t, sample_weight, share in parts:
                 if share == 0:
                     continue
                 for i, dropout in self._dropouts:
@@ -207,17 +206,14 @@ class Trainer:
                     if not getattr(dropout, "seeded", True):
                         dropout.seed = self.seed
                 y = self.net.forward(x, True)
-                own_loss, dout = self._loss_and_gradient(y, t, sample_weight, share)
+                loss, dout = self._loss_and_gradient(y, t, sample_weight, share)
                 getattr(self.net, "backward_params", self.net.backward)(dout)
-                loss += own_loss
-                if not whole:
-                    sums.add(self.net.grads)
+                sums.add(part, loss, self.net.grads)
             params, grads = self.net.params, self.net.grads
-            if not whole:
-                self._check_loss(loss)
-                sums.move_to(grads)
-                for i, dropout in self._dropouts:
-                    dropout.stream = i
+            loss = sums.move_to(grads)
+            self._check_loss(loss)
+            for i, dropout in self._dropouts:
+                dropout.stream = i
             if getattr(self.optimizer, "groups", ()):
                 grads = self.optimizer.trained(params, grads)
             if self.clip_norm is not None:
@@ -689,7 +685,7 @@ class Trainer:
                     if self._part is None:
                         loss = self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)
                     else:
-                        loss = self._step_by_parts(self._parts(x, t, weights, rows, scale), whole=False)
+                        loss = self._step_by_parts(self._parts(x, t, weights, rows, scale), Sums())
                 except FloatingPointError as error:
                     name_row(error, x, t, rows)
                     raise
@@ -697,17 +693,17 @@ class Trainer:
 
     def _parts(
         self, x: Array, t: Array, weights: Array | None, rows: Array | slice, scale: float
-    ) -> Iterator[tuple[Any, Any, Any, float]]:
-        """Yield x, t, weights and share of the parts of a step on these rows, whose weights are given."""
+    ) -> Iterator[tuple[int, Any, Any, Any, float]]:
+        """Yield number, x, t, weights and share of the parts of a step on these rows, given their weights."""
         order = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
         whole = len(order) if weights is None or self._per_row else float(weights.sum())
-        for part in self._batches(len(order), self._part or len(order)):
+        for i, part in enumerate(self._batches(len(order), self._part or len(order))):
             own = None if weights is None else weights[part]
             weighs = own is None or bool(own.any())
             size = part.stop - part.start if own is None or self._per_row else float(own.sum())
             share = size / whole if weighs else 0.0
             few = order[part]
-            yield self._inputs(x, few, scale), self._gather(t, few), own, share
+            yield i, self._inputs(x, few, scale), self._gather(t, few), own, share
 
     def _joins(self, n: int, batch_size: int) -> bool:
         """Return whether the last of n rows joins the batch before it: it cannot be normalized alone."""
@@ -963,28 +959,46 @@ def _ends(result: Any) -> bool:
     return isinstance(result, (bool, np.bool_)) and bool(result)
 
 
-class _Sums(dict[str, Any]):
-    """Gradients of the parts of a step, added up by name."""
+class Sums:
+    """Loss and gradients of the parts of a step, added up."""
 
-    def add(self, grads: Mapping[str, Any]) -> None:
-        """Add the gradients of a part, which may be overwritten then."""
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.grads: dict[str, Any] = {}
+
+    def add(self, part: int, loss: float, grads: Mapping[str, Any]) -> None:
+        """Add those of a part; the gradients may be overwritten then."""
+        self.loss += loss
         for name, g in grads.items():
-            before = self.get(name)
+            before = self.grads.get(name)
             if before is None:
-                self[name] = copy.deepcopy(g)
+                self.grads[name] = copy.deepcopy(g)
             elif isinstance(g, RowSparse):
-                rows, values = ([before.rows, g.rows], [before.values, g.values])
-                self[name] = RowSparse.from_tokens(np.concatenate(rows), np.concatenate(values), g.shape)
+                self.grads[name] = added_rows([before, g])
             else:
                 before += g
 
-    def move_to(self, grads: dict[str, Any]) -> None:
-        """Put the sums in the place of the last part's: in its arrays, where it has some."""
-        for name, total in self.items():
+    def move_to(self, grads: dict[str, Any]) -> float:
+        """Put the sums in the place of the last part's, in its arrays where it has some; return the loss."""
+        for name, total in self.grads.items():
             if isinstance(total, RowSparse):
                 grads[name] = total
             else:
                 grads[name][...] = total
+        return self.loss
+
+
+class _Whole(Sums):
+    """Those of a step that is one part: they lie where they are wanted."""
+
+    def add(self, part: int, loss: float, grads: Mapping[str, Any]) -> None:
+        self.loss = loss
+
+
+def added_rows(sparse: Sequence[RowSparse]) -> RowSparse:
+    """Return the sum of row-sparse gradients of one table, each row's in their order."""
+    rows, values = ([getattr(g, part) for g in sparse] for part in ("rows", "values"))
+    return RowSparse.from_tokens(np.concatenate(rows), np.concatenate(values), sparse[0].shape)
 
 
 def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[Array, Array, Array | None]:
