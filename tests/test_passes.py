@@ -10,6 +10,7 @@ import pytest
 
 import fastnn
 from fastnn import reference as ref
+from fastnn.reference.network import dropouts
 from fastnn.trainer import Trainer
 from native import on_each_fusing_isa
 from networks import NETS
@@ -21,9 +22,8 @@ BOTH = pytest.mark.parametrize("m", [fastnn, ref], ids=["native", "reference"])
 
 def network(m, name="plain", dtype=np.float64):
     net = m.Sequential(NETS[name](m, dtype))
-    for i, layer in enumerate(net.layers):
-        if hasattr(layer, "stream"):
-            layer.seed, layer.stream = 7, i
+    for i, layer in dropouts(net.layers):
+        layer.seed, layer.stream = 7, i
     return net
 
 
@@ -74,10 +74,9 @@ def test_a_pass_is_that_of_the_reference(name, dtype):
     for _ in range(2):  # dropout's counters and running statistics go on
         actual, expected = (passed(net, x, dout) for net in nets)
         assert_close(actual, expected, dtype)
-        for a, b in zip(nets[0].layers, nets[1].layers, strict=True):
-            if hasattr(b, "mask"):
-                np.testing.assert_array_equal(a.mask, b.mask)
-                assert (a.step, a.seed, a.stream) == (b.step, b.seed, b.stream)
+        for (_, a), (_, b) in zip(*(dropouts(net.layers) for net in nets), strict=True):
+            np.testing.assert_array_equal(a.mask, b.mask)
+            assert (a.step, a.seed, a.stream) == (b.step, b.seed, b.stream)
 
 
 @pytest.mark.parametrize("name", NETS)

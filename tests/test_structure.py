@@ -301,7 +301,8 @@ def parameters(f):
 def native_classes():
     for module in (native_layers, native_losses):
         for name in module.__all__:
-            yield getattr(module, name), ("forward", "backward")
+            if name != "Residual":  # which passes x on to its layers
+                yield getattr(module, name), ("forward", "backward")
     yield native_layers.Affine, ("backward_params",)
     for cls in native_optimizers.CLASSES.values():
         yield cls, ("update",)

@@ -80,6 +80,11 @@ def real_number(
     return number
 
 
+def scheduled(name: str, value: Any, step: int, high: float | None = None, ends: str = "[]") -> float:
+    """Return a number >= 0, or what a schedule says of a step; errors are those of `real_number`."""
+    return real_number(name, value(step) if callable(value) else value, 0, high, ends)
+
+
 def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
     """Return `value` as an int, low <= value <= high (None: no bound).
 

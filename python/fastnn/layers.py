@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from . import _checks, _core
+from . import _core
 from .reference import layers as reference
 from .sparse import RowSparse
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import Self
+
     from ._checks import Array
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "Mish",
     "RMSNorm",
     "ReLU",
+    "Residual",
     "SiLU",
     "Sigmoid",
     "Softplus",
@@ -187,8 +192,8 @@ class Dropout(reference.Dropout):
     def forward(self, x: Any, train: bool = True) -> Array:
         x = _core.as_real("x", x, None)
         shape, ratio, kept = x.shape, self.ratio, None
-        if not 0 <= ratio < 1:
-            _checks.real_number("ratio", ratio, 0, 1, "[)")
+        if callable(ratio) or not 0 <= ratio < 1:
+            ratio = self.ratio_at(self.step)
         if train:
             scale = 1 / (1 - ratio) if self.inverted else 1.0
             y, kept = _core.dropout_forward(x, self.seed, self.step, self.stream, ratio, scale)
@@ -310,6 +315,19 @@ class Mish(_Activation, reference.Mish):
     _from_input = True
 
 
-ACTIVATIONS: dict[type[Any], str] = {
-    c: c._function for c in (ReLU, LeakyReLU, Sigmoid, Tanh, SELU, GELU, SiLU, Softplus, Mish)
-}
+@documented
+class Residual(reference.Residual):
+    @staticmethod
+    def classes() -> Mapping[str, Any]:
+        return LAYERS
+
+    def copy(self) -> Self:
+        twin = super().copy()
+        for _, layer in reference.each_layer(twin.layers):
+            if hasattr(layer, "_in_use"):
+                layer._in_use = _core.InUse()
+        return twin
+
+
+LAYERS: dict[str, Any] = {name: globals()[name] for name in reference.LAYERS}
+ACTIVATIONS: dict[type[Any], str] = {LAYERS[c.__name__]: name for name, c in reference.ACTIVATIONS.items()}

@@ -30,6 +30,7 @@ PLANNED: dict[type, tuple[str, int, tuple[str, ...]]] = {
     layers.RMSNorm: ("rmsnorm", 0, ("gamma",)),
     layers.Dropout: ("dropout", 0, ()),
     layers.Embedding: ("embedding", 0, ("W",)),
+    layers.Residual: ("residual", 0, ()),
     **{c: ("activation", _core.ACTIVATIONS[function], ()) for c, function in layers.ACTIVATIONS.items()},
 }
 for layer, (kind, activation, names) in PLANNED.items():
@@ -42,9 +43,7 @@ UNSCALED = 1.0  # which need not be checked
 
 @layers.documented
 class Sequential(reference.Sequential):
-    layer_classes: ClassVar[Mapping[str, Any]] = {
-        name: getattr(layers, name) for name in reference.Sequential.layer_classes
-    }
+    layer_classes: ClassVar[Mapping[str, Any]] = layers.LAYERS
 
     def __init__(self, layers: Iterable[Any]) -> None:
         super().__init__(layers)
@@ -57,14 +56,14 @@ class Sequential(reference.Sequential):
 
     @property
     def _locks(self) -> list[_core.InUse]:
-        return [self._in_use, *locks_of(self.layers)]
+        return [self._in_use, *locks_of(self._every)]
 
     _read_locks = _locks
 
     @cached_property
     def _compiled(self) -> _core.CompiledNetwork | None:
         """What runs whole steps; None where Python must, for layers or networks of other classes."""
-        classes = list(map(type, self.layers))
+        classes = list(map(type, self._every))
         replaced = self.__dict__.keys() & {"forward", "backward", "backward_params"}
         if type(self) is not Sequential or replaced or not PLANNED.keys() >= set(classes):
             return None
@@ -82,7 +81,7 @@ class Sequential(reference.Sequential):
     @cached_property
     def _counting(self) -> list[Any]:
         """The layers that draw masks."""
-        return [layer for layer in self.layers if hasattr(layer, "stream")]
+        return [layer for layer in self._every if hasattr(layer, "stream")]
 
     def forward(self, x: Any, train: bool = True) -> Any:
         compiled = self._compiled
@@ -118,7 +117,7 @@ class Sequential(reference.Sequential):
     @cached_property
     def _acts_in_training(self) -> bool:
         """Whether a forward in training is another."""
-        return any(isinstance(layer, (layers.BatchNorm, layers.Dropout)) for layer in self.layers)
+        return any(isinstance(layer, (layers.BatchNorm, layers.Dropout)) for layer in self._every)
 
     def predict(self, x: Any, batch_size: int | None = None, scale: float = UNSCALED) -> Array:
         if batch_size is not None:  # which native code chooses itself
@@ -151,7 +150,7 @@ class Sequential(reference.Sequential):
     def copy(self) -> Self:
         twin = self._copy()
         twin._in_use = _core.InUse()
-        for layer in twin.layers:
+        for layer in twin._every:
             if hasattr(layer, "_in_use"):
                 layer._in_use = _core.InUse()
         return twin

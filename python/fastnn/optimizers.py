@@ -31,7 +31,7 @@ class _Native(InUse, reference.Optimizer):
     ) -> float | None:
         limit = 0.0 if clip_norm is None else _checks.real_number("clip_norm", clip_norm, 0, None, "(]")
         beta1, beta2 = (*(getattr(self, name) for name in self._betas), 0.0, 0.0)[:2]
-        lr, eps = self.rate(), self.eps if "eps" in self.options else 0.0
+        lr, decay, eps = self.rate(), self.decay(), self.eps if "eps" in self.options else 0.0
         # Counted first: Ctrl-C during the native call is raised after it, when the parameters have moved.
         self.step += 1
         try:
@@ -43,7 +43,7 @@ class _Native(InUse, reference.Optimizer):
                 self.state,
                 self.slots,
                 lr,
-                self.weight_decay,
+                decay,
                 beta1,
                 beta2,
                 eps,

@@ -250,17 +250,17 @@ def from_dict(config: Any) -> Schedule:
         raise ValueError("config must not have schedules within schedules so deep") from None
 
 
-def rate_to_json(lr: Any) -> float | dict[str, Any]:
-    """Return a learning rate as JSON holds it, a number or a schedule's dict; TypeError for a function."""
-    if isinstance(lr, Schedule):
-        return lr.to_dict()
-    if callable(lr):
+def rate_to_json(rate: Any, name: str = "lr") -> float | dict[str, Any]:
+    """Return a rate as JSON holds it, a number or a schedule's dict; TypeError for a function."""
+    if isinstance(rate, Schedule):
+        return rate.to_dict()
+    if callable(rate):
         raise TypeError(
-            f"lr must be a number or one of fastnn.schedules to be saved, got {_checks.shown(lr)}"
+            f"{name} must be a number or one of fastnn.schedules to be saved, got {_checks.shown(rate)}"
         )
-    return float(lr)
+    return float(rate)
 
 
-def rate_from_json(lr: Any) -> Any:
-    """Return the learning rate that `rate_to_json` wrote."""
-    return from_dict(lr) if isinstance(lr, dict) else lr
+def rate_from_json(rate: Any) -> Any:
+    """Return the rate that `rate_to_json` wrote."""
+    return from_dict(rate) if isinstance(rate, dict) else rate

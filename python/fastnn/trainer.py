@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import _checks, _core, losses, optimizers
+from . import _core, losses, optimizers
 from ._sharing import exclusive, locks_of, shared
 from .layers import documented
 from .network import Sequential
@@ -106,17 +106,20 @@ class Trainer(reference.Trainer):
         return _core.permutation(n, self.seed, self.epochs)
 
     def _rates(self, steps: int) -> Any:
-        """Return the rates of the next steps, a few hundred at most; None where they do not change.
+        """Return what changes from step to step, for a few hundred steps at most; None if nothing does.
 
-        Where one cannot be had the steps before it come first.
+        Each row has the learning rate, the weight decay and the ratio of each layer of dropout. Where one
+        cannot be had the steps before it come first.
         """
-        lr = getattr(self.optimizer, "lr", None)
-        if not callable(lr):
+        optimizer, dropouts = self.optimizer, [layer for _, layer in self._dropouts]
+        changing = ("lr", optimizer), ("weight_decay", optimizer), *(("ratio", layer) for layer in dropouts)
+        if not any(callable(getattr(o, name, None)) for name, o in changing):
             return None
-        done, rates = self.optimizer.step, []
+        done, rates = optimizer.step, []
         for i in range(min(steps, RATES)):
             try:
-                rates.append(_checks.real_number("lr", lr(done + i), 0))
+                ratios = (layer.ratio_at(self.steps + i) for layer in dropouts)
+                rates.append([optimizer.rate(done + i), optimizer.decay(done + i), *ratios])
             except Exception:
                 if i == 0:
                     raise

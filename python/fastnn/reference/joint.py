@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import _checks, checkpoint
+from .layers import Residual, each_layer
 from .network import Sequential
 
 if TYPE_CHECKING:
@@ -102,9 +103,11 @@ class Joint:
                 self._places.append((name, self.parts, self._own_grads, name))
                 continue
             self._layers.append((name, part, part.layers))
-            for i, layer in enumerate(part.layers):
+            for prefix, layer in each_layer(part.layers):
+                if isinstance(layer, Residual):
+                    continue
                 for key in getattr(layer, "params", ()):
-                    self._places.append((f"{name}.{i}.{key}", layer.params, layer.grads, key))
+                    self._places.append((f"{name}.{prefix}{key}", layer.params, layer.grads, key))
 
     def _found(self) -> list[tuple[str, Any, Any, str]]:
         if any(

@@ -11,6 +11,7 @@ is neither float32 nor float64).
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import os
 import weakref
@@ -21,11 +22,12 @@ import numpy as np
 
 from .. import _checks
 from .. import init as initial
+from ..schedules import rate_from_json, rate_to_json
 from ..sparse import RowSparse
 from .philox import words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from typing_extensions import Self
 
@@ -44,13 +46,16 @@ __all__ = [
     "Mish",
     "RMSNorm",
     "ReLU",
+    "Residual",
     "SiLU",
     "Sigmoid",
     "Softplus",
     "Tanh",
     "dropout_threshold",
+    "each_layer",
     "erfc",
     "sigmoid",
+    "tuple_of_layers",
 ]
 
 
@@ -131,13 +136,14 @@ class Pass:
         layers = self.of.layers()
         if not layers:
             raise RuntimeError("backward after the end of the network that the last forward went through")
+        every = [layer for _, layer in each_layer(layers)]
         statistics = [
             (getattr(layer, name), getattr(layer, name).copy())
-            for layer in layers
+            for layer in every
             for name in ("running_mean", "running_var")
             if hasattr(layer, name)
         ]
-        dropouts = [layer for layer in layers if hasattr(layer, "stream")]
+        dropouts = [layer for layer in every if hasattr(layer, "stream")]
         now = counters_of(dropouts)
         _count(dropouts, self.counters)
         try:
@@ -158,6 +164,53 @@ def counters_of(dropouts: Iterable[Any]) -> list[tuple[int, int, int]]:
 def _count(dropouts: Iterable[Any], counters: list[tuple[int, int, int]]) -> None:
     for layer, (seed, stream, step) in zip(dropouts, counters, strict=True):
         layer.seed, layer.stream, layer.step = seed, stream, step
+
+
+def each_layer(layers: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what the names of each layer's arrays begin with, "0.", and the layer; a block before its own."""
+    for i, layer in enumerate(layers):
+        name = f"{prefix}{i}."
+        yield name, layer
+        if isinstance(layer, Residual):
+            yield from each_layer(layer.layers, name)
+
+
+def tuple_of_layers(layers: Any, known: Iterable[type] = ()) -> tuple[Any, ...]:
+    """Return what can be passed through in order: at least one layer, none twice; TypeError or ValueError.
+
+    The forward of layers of `known` classes is not looked at.
+    """
+    try:
+        several = tuple(layers)
+    except TypeError:
+        raise TypeError(f"layers must be an iterable of layers, got {_checks.shown(layers)}") from None
+    if not several:
+        raise ValueError("layers must hold at least one layer")
+    for i, layer in enumerate(several):
+        methods = (getattr(layer, name, None) for name in ("forward", "backward"))
+        if isinstance(layer, type) or not all(map(callable, methods)):
+            raise TypeError(f"layers[{i}] must have forward and backward, got {_checks.shown(layer)}")
+        if type(layer) not in known:
+            _check_forward(i, layer)
+        if hasattr(layer, "architecture"):
+            raise TypeError(f"layers[{i}] is a network: pass its layers, *net.layers")
+    every = [layer for _, layer in each_layer(several)]
+    if len({id(layer) for layer in every}) < len(every):
+        raise ValueError("layers must hold each layer once")
+    return several
+
+
+def _check_forward(i: int, layer: Any) -> None:
+    """Refuse a layer whose forward does not take `train`: TypeError."""
+    try:
+        inspect.signature(layer.forward).bind(None, True)
+    except TypeError:
+        raise TypeError(
+            f"layers[{i}].forward must take (x, train), got the forward of a {type(layer).__name__}, which "
+            f"takes {inspect.signature(layer.forward)}"
+        ) from None
+    except ValueError:  # without a signature
+        pass
 
 
 class Layer:
@@ -638,7 +691,8 @@ class Dropout(Layer):
 
     Parameters
     ----------
-    ratio : float in [0, 1)
+    ratio : float in [0, 1), or function step -> float
+        A function, one of `fastnn.schedules` for instance, is called with the attribute `step`.
     inverted : bool
     seed : int in [0, 2**64) or None
         None: 64 bits from the operating system, or what `mlp` draws from its seed; a Trainer then puts its
@@ -658,9 +712,15 @@ class Dropout(Layer):
     A file of the network keeps all of these, so that the masks to come are the same; `state_dict` does not.
     """
 
-    def __init__(self, ratio: float = 0.5, *, inverted: bool = True, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        ratio: float | Callable[[int], float] = 0.5,
+        *,
+        inverted: bool = True,
+        seed: int | None = None,
+    ) -> None:
         super().__init__()
-        self.ratio = _checks.real_number("ratio", ratio, 0, 1, "[)")
+        self.ratio = ratio if callable(ratio) else _checks.real_number("ratio", ratio, 0, 1, "[)")
         self.inverted = _checks.flag("inverted", inverted)
         self.seeded = seed is not None
         self.seed = _checks.seed64("seed", seed) if self.seeded else int.from_bytes(os.urandom(8), "little")
@@ -674,10 +734,14 @@ class Dropout(Layer):
         kept: Array | None = self._kept
         return kept
 
+    def ratio_at(self, step: int) -> float:
+        """Return the ratio after so many forwards; TypeError or ValueError unless it is in [0, 1)."""
+        return _checks.scheduled("ratio", self.ratio, step, 1, "[)")
+
     def forward(self, x: Any, train: bool = True) -> Array:
         """Return a new array of the shape of x: elements dropped if `train`, scaled as `inverted` says."""
         x = _checks.float_array("x", x)
-        ratio = _checks.real_number("ratio", self.ratio, 0, 1, "[)")
+        ratio = self.ratio_at(self.step)
         scale = x.dtype.type(1)
         if train and self.inverted:
             scale = x.dtype.type(1 / (1 - ratio))
@@ -707,7 +771,7 @@ class Dropout(Layer):
         seed = int(self.seed)
         given, drawn = (seed, None) if self.seeded else (None, seed)
         return {
-            "ratio": self.ratio,
+            "ratio": rate_to_json(self.ratio, "ratio"),
             "inverted": self.inverted,
             "seed": given,
             "drawn": drawn,
@@ -719,6 +783,7 @@ class Dropout(Layer):
         """Return a layer that goes on with the masks of the one that `config` describes."""
         form = dict(config)  # of which the first files had no more than the constructor's arguments
         drawn, step = form.pop("drawn", None), form.pop("step", 0)
+        form["ratio"] = rate_from_json(form["ratio"])
         layer = cls(**form)
         if drawn is not None:
             if layer.seeded:
@@ -813,6 +878,129 @@ class Embedding(Layer):
 
 def _zeros(n_in: int, n_out: int, rng: Any, dtype: Any) -> Array:
     return np.zeros((n_in, n_out), dtype)
+
+
+class Residual(Layer):
+    """Layers around which their input is led: y = x + f(x), f the layers in order (He et al. 2016).
+
+        dx = dout + the gradient that goes back through the layers
+
+    Parameters
+    ----------
+    layers : iterable of layers
+        What a `Sequential` may hold, but an embedding. Their last output must have the shape of x.
+
+    Attributes
+    ----------
+    layers : tuple
+    params, grads : dict
+        Those of the layers by name, "0.W": new dicts of the live arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `layers` is anything else.
+    """
+
+    def __init__(self, layers: Iterable[Any]) -> None:
+        layers = tuple_of_layers(layers)
+        for i, layer in enumerate(layers):
+            if getattr(layer, "takes_indices", False):
+                raise ValueError(f"layers[{i}] takes indices, to which nothing can be added: put it first")
+        self.__dict__["layers"] = layers
+        self._saved = None
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The layers, which stay."""
+        layers: tuple[Any, ...] = self.__dict__["layers"]
+        return layers
+
+    @property
+    def params(self) -> dict[str, Any]:  # type: ignore[override]
+        """The parameters of all layers by name: a new dict of the live arrays."""
+        return self._by_name("params")
+
+    @property
+    def grads(self) -> dict[str, Any]:  # type: ignore[override]
+        """Their gradients by name: likewise."""
+        return self._by_name("grads")
+
+    def _by_name(self, dicts: str) -> dict[str, Any]:
+        return {
+            f"{i}.{name}": array
+            for i, layer in enumerate(self.layers)
+            for name, array in getattr(layer, dicts, {}).items()
+        }
+
+    def forward(self, x: Any, train: bool = True) -> Array:
+        """Return x plus what the layers make of it; ValueError if they change its shape."""
+        x = _checks.float_array("x", x, self.dtype)
+        y = x
+        for layer in self.layers:
+            y = layer.forward(y, train)
+        if y.shape != x.shape:
+            raise ValueError(f"the layers of a Residual must keep the shape of x, {x.shape}, got {y.shape}")
+        self._saved = x.shape, y.dtype
+        return np.asarray(x + y)
+
+    def backward(self, dout: Any) -> Array:
+        """Return the gradient with respect to x; fill the grads of the layers."""
+        shape, dtype = self._recall()
+        dx = dout = matched(dout, shape, dtype)
+        for layer in reversed(self.layers):
+            dx = layer.backward(dx)
+        return np.asarray(dout + dx)
+
+    def backward_params(self, dout: Any) -> None:
+        """Fill the grads of the layers only."""
+        shape, dtype = self._recall()
+        dout = matched(dout, shape, dtype)
+        for layer in self.layers[:0:-1]:
+            dout = layer.backward(dout)
+        first = self.layers[0]
+        getattr(first, "backward_params", first.backward)(dout)
+
+    def copy(self) -> Self:
+        """Return a block of copies of the layers."""
+        return type(self)(copied(layer) for layer in self.layers)
+
+    def config(self) -> dict[str, Any]:
+        """Return the layers as `Sequential.architecture` does."""
+        return {"layers": [{"layer": type(layer).__name__, **layer.config()} for layer in self.layers]}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a block of the form that `config` describes, of fastnn's own layers."""
+        return cls.of_classes(config, cls.classes())
+
+    @classmethod
+    def of_classes(cls, config: Mapping[str, Any], classes: Mapping[str, Any]) -> Self:
+        """Return a block of the form that `config` describes, of layers of these classes by name."""
+        return cls(made(layer, classes) for layer in config["layers"])
+
+    @staticmethod
+    def classes() -> Mapping[str, Any]:
+        """Return the classes of layers by name that a block can be made of."""
+        return LAYERS
+
+    def __repr__(self) -> str:
+        """Return the layers."""
+        return f"{type(self).__name__}([{', '.join(map(repr, self.layers))}])"
+
+
+def copied(layer: Any) -> Any:
+    """Return a layer of its own with the same parameters and state."""
+    return layer.copy() if isinstance(layer, Layer) else copy.deepcopy(layer)
+
+
+def made(config: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
+    """Return a layer of the form that {"layer": class name, argument: value, ...} describes."""
+    form = dict(config)
+    layer_class = classes[form.pop("layer")]
+    if issubclass(layer_class, Residual):
+        return layer_class.of_classes(form, classes)
+    return layer_class.from_config(form)
 
 
 class ReLU(Layer):
@@ -997,3 +1185,20 @@ class Mish(_Smooth):
         n = e * (e + 2)
         t = n / (n + 2)
         return x * t, t + 4 * bounded * e * (1 + e) / (n + 2) ** 2
+
+
+ACTIVATIONS: dict[str, Any] = {
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "selu": SELU,
+    "gelu": GELU,
+    "silu": SiLU,
+    "softplus": Softplus,
+    "mish": Mish,
+}
+LAYERS: dict[str, Any] = {
+    c.__name__: c
+    for c in (Affine, BatchNorm, LayerNorm, RMSNorm, Dropout, Embedding, Residual, *ACTIVATIONS.values())
+}

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from contextlib import contextmanager
 from itertools import pairwise
@@ -38,17 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ACTIVATIONS", "RUNNING", "Sequential", "dropouts", "input_scale", "mlp", "passes_kept", "scaled"]
 
 RUNNING = ("running_mean", "running_var")
-ACTIVATIONS = {
-    "relu": "ReLU",
-    "leaky_relu": "LeakyReLU",
-    "sigmoid": "Sigmoid",
-    "tanh": "Tanh",
-    "selu": "SELU",
-    "gelu": "GELU",
-    "silu": "SiLU",
-    "softplus": "Softplus",
-    "mish": "Mish",
-}
+ACTIVATIONS = {name: layer.__name__ for name, layer in _layers.ACTIVATIONS.items()}
 PREDICT_ROWS = 1024
 REPLACED = "parameters must be the arrays of the last forward: some were replaced; call forward again"
 OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file, as does the next
@@ -96,13 +85,7 @@ class Sequential:
         The dtype of the parameters, to which `forward` converts its input; None without parameters.
     """
 
-    layer_classes: ClassVar[Mapping[str, Any]] = {
-        name: getattr(_layers, name)
-        for name in (
-            *("Affine", "BatchNorm", "LayerNorm", "RMSNorm", "Dropout", "Embedding"),
-            *ACTIVATIONS.values(),
-        )
-    }
+    layer_classes: ClassVar[Mapping[str, Any]] = _layers.LAYERS
 
     def __init__(self, layers: Iterable[Any]) -> None:
         self.layers = layers
@@ -115,23 +98,9 @@ class Sequential:
 
     @layers.setter
     def layers(self, layers: Iterable[Any]) -> None:
-        try:
-            layers = tuple(layers)
-        except TypeError:
-            raise TypeError(f"layers must be an iterable of layers, got {_checks.shown(layers)}") from None
-        if not layers:
-            raise ValueError("layers must hold at least one layer")
-        for i, layer in enumerate(layers):
-            methods = (getattr(layer, name, None) for name in ("forward", "backward"))
-            if isinstance(layer, type) or not all(map(callable, methods)):
-                raise TypeError(f"layers[{i}] must have forward and backward, got {_checks.shown(layer)}")
-            if self.layer_classes.get(type(layer).__name__) is not type(layer):
-                _check_forward(i, layer)
-            if isinstance(layer, Sequential):
-                raise TypeError(f"layers[{i}] is a network: pass its layers, *net.layers")
-        if len({id(layer) for layer in layers}) < len(layers):
-            raise ValueError("layers must hold each layer once")
-        named = [(f"{i}.", layer) for i, layer in enumerate(layers)]
+        layers = _layers.tuple_of_layers(layers, self.layer_classes.values())
+        every = list(_layers.each_layer(layers))
+        named = [(name, layer) for name, layer in every if not isinstance(layer, _layers.Residual)]
         with_params = [(prefix, layer) for prefix, layer in named if hasattr(layer, "params")]
         dtype: np.dtype[Any] | None = None
         params = {prefix + name: p for prefix, layer in with_params for name, p in layer.params.items()}
@@ -140,7 +109,7 @@ class Sequential:
                 raise TypeError(
                     f"parameter {name} must be a float32 or float64 array, got {_checks.shown(param)}"
                 )
-            if dtype not in (None, param.dtype):
+            if dtype is not None and dtype != param.dtype:  # a dtype "equals" None: float64
                 raise TypeError(
                     f"parameter {name} must have the dtype {dtype} of the others, got {param.dtype}"
                 )
@@ -148,6 +117,7 @@ class Sequential:
         for i, dropout in dropouts(layers):
             dropout.stream = i
         self.__dict__["layers"] = layers
+        self._every = [layer for _, layer in every]
         self._named, self._with_params = named, with_params
         self.dtype = dtype
         self._takes_indices = bool(getattr(layers[0], "takes_indices", False))
@@ -291,15 +261,10 @@ class Sequential:
         Argument, result and errors are those of `backward`.
         """
         self._check_passed()
-        layers = []
-        for layer in self.layers:
+        for layer in self._every:
             if isinstance(layer, _layers.Layer):
                 layer.take_up()
-            reader = copy.copy(layer)
-            if hasattr(layer, "grads"):
-                reader.grads = {}
-            layers.append(reader)
-        return self._back(layers, dout)
+        return self._back([*map(_without_grads, self.layers)], dout)
 
     def backward_params(self, dout: Any) -> None:
         """Fill `grads` only, all that training needs; argument and errors are those of `backward`."""
@@ -329,7 +294,7 @@ class Sequential:
         if x.ndim == 0:
             raise ValueError("x must have shape (N, ...), got no dimension")
         scale = input_scale(self, scale)
-        with _undisturbed(self, *self.layers):
+        with _undisturbed(self, *self._every):
             first = self.forward(scaled(x[:rows], scale, self.dtype), False)
             if len(x) <= rows:
                 return np.array(first)
@@ -409,10 +374,7 @@ class Sequential:
         Gradients, and what the last forward has left for backward, are not copied.
         """
         twin = copy.copy(self)
-        twin.layers = tuple(
-            layer.copy() if isinstance(layer, _layers.Layer) else copy.deepcopy(layer)
-            for layer in self.layers
-        )
+        twin.layers = tuple(map(_layers.copied, self.layers))
         twin.__dict__.pop("_passed", None)
         return twin
 
@@ -422,8 +384,9 @@ class Sequential:
         "T x dim" are an embedding's, of T indices a row, and "?" those of a layer of your own.
         """
         rows, width = [("", "layer", "outputs", "parameters")], ""
-        for i, layer in enumerate(self.layers):
-            shapes = [p.shape for p in getattr(layer, "params", {}).values()]
+        for name, layer in _layers.each_layer(self.layers):
+            block = isinstance(layer, _layers.Residual)
+            shapes = [] if block else [p.shape for p in getattr(layer, "params", {}).values()]
             if isinstance(layer, _layers.Affine):
                 width = str(shapes[0][1])
             elif isinstance(layer, _layers.Embedding):
@@ -433,7 +396,8 @@ class Sequential:
             elif not isinstance(layer, _layers.Layer):
                 width = "?"
             count = sum(math.prod(shape) for shape in shapes)
-            rows.append((str(i), type(layer).__name__, width, f"{count:,}" if shapes else ""))
+            parameters = f"{count:,}" if shapes else ""
+            rows.append((name[:-1], type(layer).__name__, "" if block else width, parameters))
         total = sum(p.size for p in self.params.values())
         bytes_each = 0 if self.dtype is None else self.dtype.itemsize
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -448,10 +412,11 @@ class Sequential:
 
         Raises TypeError if a layer is not one of fastnn's own.
         """
-        for i, layer in enumerate(self.layers):
+        for name, layer in _layers.each_layer(self.layers):
             if self.layer_classes.get(type(layer).__name__) is not type(layer):
+                place = "].layers[".join(name[:-1].split("."))
                 raise TypeError(
-                    f"layers[{i}] must be a layer of fastnn to be saved, got a {type(layer).__name__}; "
+                    f"layers[{place}] must be a layer of fastnn to be saved, got a {type(layer).__name__}; "
                     "state_dict() works for any"
                 )
         return [{"layer": type(layer).__name__, **layer.config()} for layer in self.layers]
@@ -479,7 +444,7 @@ class Sequential:
         specs = {name: spec for name, spec in contents.specs.items() if not name.startswith(beside)}
         try:
             net = cls._from_layers(contents.meta["layers"], specs)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{contents.path} does not describe a network: {type(error).__name__}: {error}"
             ) from None
@@ -489,14 +454,8 @@ class Sequential:
     @classmethod
     def _from_layers(cls, layers: Any, specs: Mapping[str, checkpoint.Spec]) -> Self:
         """Return a network of such an architecture, if arrays of these specs are its state."""
-        parts = []
-        shapes: dict[str, tuple[Any, ...]] = {}
-        for i, layer in enumerate(layers):
-            config = dict(layer)
-            parts.append((cls.layer_classes[config.pop("layer")], config))
-            shapes |= {f"{i}.{name}": shape for name, shape in _shapes(*parts[-1]).items()}
-        _check_specs(specs, shapes)  # before anything large is made or read
-        return cls(layer_class.from_config(config) for layer_class, config in parts)
+        _check_specs(specs, _shapes(layers, cls.layer_classes))  # before anything large is made or read
+        return cls(_layers.made(layer, cls.layer_classes) for layer in layers)
 
     def __repr__(self) -> str:
         """Return the layers, one a line."""
@@ -519,7 +478,7 @@ def _undisturbed(*objects: Any) -> Iterator[None]:
 @contextmanager
 def passes_kept(net: Any) -> Iterator[None]:
     """Give a network back what its last forward has left for backward, if all its layers are fastnn's own."""
-    layers = getattr(net, "layers", ())
+    layers = [layer for _, layer in _layers.each_layer(getattr(net, "layers", ()))]
     classes = getattr(net, "layer_classes", {})
     if not all(classes.get(type(layer).__name__) is type(layer) for layer in layers):
         yield
@@ -536,25 +495,39 @@ def passes_kept(net: Any) -> Iterator[None]:
 
 
 def dropouts(layers: Iterable[Any]) -> list[tuple[int, Any]]:
-    """Return the places and layers of dropout: those that have a seed, a stream and a step."""
+    """Return the places and layers of dropout: those that have a seed, a stream and a step.
+
+    Layers count in their order, those within a `Residual` after it.
+    """
     names = ("seed", "stream", "step")
-    return [(i, layer) for i, layer in enumerate(layers) if all(hasattr(layer, name) for name in names)]
+    every = enumerate(layer for _, layer in _layers.each_layer(layers))
+    return [(i, layer) for i, layer in every if all(hasattr(layer, name) for name in names)]
 
 
-def _check_forward(i: int, layer: Any) -> None:
-    """Refuse a layer whose forward does not take `train`: TypeError."""
-    try:
-        inspect.signature(layer.forward).bind(None, True)
-    except TypeError:
-        raise TypeError(
-            f"layers[{i}].forward must take (x, train), got the forward of a {type(layer).__name__}, which "
-            f"takes {inspect.signature(layer.forward)}"
-        ) from None
-    except ValueError:  # without a signature
-        pass
+def _without_grads(layer: Any) -> Any:
+    """Return a layer that goes back as this does, and leaves its gradients as they are."""
+    twin = copy.copy(layer)
+    if isinstance(layer, _layers.Residual):
+        twin.__dict__["layers"] = tuple(map(_without_grads, layer.layers))
+    elif hasattr(layer, "grads"):
+        twin.grads = {}
+    return twin
 
 
-def _shapes(layer_class: Any, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+def _shapes(layers: Any, classes: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, ...]]:
+    """Return the shapes of parameters and running statistics of the layers that a file describes, by name."""
+    shapes: dict[str, tuple[Any, ...]] = {}
+    for i, layer in enumerate(layers):
+        config, name = dict(layer), f"{prefix}{i}."
+        layer_class = classes[config.pop("layer")]
+        if issubclass(layer_class, _layers.Residual):
+            shapes |= _shapes(config["layers"], classes, name)
+        else:
+            shapes |= {name + key: shape for key, shape in _shapes_of(layer_class, config).items()}
+    return shapes
+
+
+def _shapes_of(layer_class: Any, config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     """Return the shapes of parameters and running statistics of the layer that a file describes."""
     if hasattr(layer_class, "shapes"):
         return layer_class.shapes(config)  # type: ignore[no-any-return]

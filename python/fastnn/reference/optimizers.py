@@ -63,7 +63,8 @@ class Optimizer:
     lr : float >= 0, or function step -> float
         The learning rate as given; a function is called with the number of updates done. May be assigned
         between updates.
-    weight_decay : float >= 0
+    weight_decay : float >= 0, or function step -> float
+        Likewise.
     groups : tuple of Group
         Which parameters have rates and decays of their own, or are frozen.
     step : int
@@ -77,9 +78,12 @@ class Optimizer:
     slots: ClassVar[tuple[str, ...]] = ()
     squares = False  # whether it remembers squares of gradients
 
-    def __init__(self, lr: Rate, weight_decay: float, groups: Iterable[Group]) -> None:
-        self.lr = lr if callable(lr) else _checks.real_number("lr", lr, 0)
-        self.weight_decay = _checks.real_number("weight_decay", weight_decay, 0)
+    def __init__(self, lr: Rate, weight_decay: Rate, groups: Iterable[Group]) -> None:
+        self.lr, self.weight_decay = lr, weight_decay
+        if not callable(lr):
+            self.lr = _checks.real_number("lr", lr, 0)
+        if not callable(weight_decay):
+            self.weight_decay = _checks.real_number("weight_decay", weight_decay, 0)
         self.groups = checked(groups)
         self._assigned: tuple[Any, dict[str, Group]] | None = None
         self.step = 0
@@ -116,7 +120,7 @@ class Optimizer:
         FloatingPointError
             If the norm that `clip_norm` limits is infinite or NaN; then likewise.
         """
-        lr = self.rate()
+        lr, weight_decay = self.rate(), self.decay()
         entries = self._entries(params, grads)
         norm = None if clip_norm is None else clipped([g for _, _, g, _ in entries], clip_norm)
         groups = self._groups(params)
@@ -126,7 +130,7 @@ class Optimizer:
                 for slot, memory in zip(self.slots, state, strict=True):
                     self.state[slot][name] = memory
                 group = groups.get(name, PLAIN)
-                rate, decay = lr * group.lr, self.weight_decay * group.decay
+                rate, decay = lr * group.lr, weight_decay * group.decay
                 if isinstance(g, RowSparse):
                     rows = g.rows
                     p_rows, state_rows = p[rows], [memory[rows] for memory in state]
@@ -142,9 +146,16 @@ class Optimizer:
         self.step += 1
         return norm
 
-    def rate(self) -> float:
-        """Return the learning rate of the next update; TypeError or ValueError unless it is a number >= 0."""
-        return _checks.real_number("lr", self.lr(self.step) if callable(self.lr) else self.lr, 0)
+    def rate(self, step: int | None = None) -> float:
+        """Return the learning rate of update `step`; None: of the next one.
+
+        TypeError or ValueError unless it is a number >= 0.
+        """
+        return _checks.scheduled("lr", self.lr, self.step if step is None else step)
+
+    def decay(self, step: int | None = None) -> float:
+        """Return the weight decay of update `step`; None: of the next one. Errors are those of `rate`."""
+        return _checks.scheduled("weight_decay", self.weight_decay, self.step if step is None else step)
 
     def _entries(self, params: Any, grads: Any) -> list[tuple[str, Array, Any, list[Array]]]:
         """Return (name, parameter, gradient, state) of every entry, checked, nothing changed yet."""
@@ -244,11 +255,11 @@ class Optimizer:
     def config(self) -> dict[str, Any]:
         """Return {"optimizer": class, "lr": number or schedule's dict, option: number, ...}, fit for JSON.
 
-        Raises TypeError if `lr` is a plain function.
+        Raises TypeError if `lr` or `weight_decay` is a plain function.
         """
-        options = {name: float(getattr(self, name)) for name in self.options}
+        options = {name: schedules.rate_to_json(getattr(self, name), name) for name in ("lr", *self.options)}
         groups = {"groups": [group.config() for group in self.groups]} if self.groups else {}
-        return {"optimizer": type(self).__name__, "lr": schedules.rate_to_json(self.lr)} | options | groups
+        return {"optimizer": type(self).__name__} | options | groups
 
     def __repr__(self) -> str:
         """Return the class, its learning rate and its options."""
@@ -322,14 +333,13 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    lr : float >= 0 or schedule
-    weight_decay : float >= 0
+    lr, weight_decay : float >= 0 or schedule
     groups : iterable of Group
         Rates and decays of parameters' own, and frozen ones, by name.
     """
 
     @_with_lr
-    def __init__(self, lr: Rate = 0.01, *, weight_decay: float = 0.0, groups: Iterable[Group] = ()) -> None:
+    def __init__(self, lr: Rate = 0.01, *, weight_decay: Rate = 0.0, groups: Iterable[Group] = ()) -> None:
         super().__init__(lr, weight_decay, groups)
 
     def _apply(self, p: Array, g: Array, state: list[Array], lr: float) -> None:
@@ -343,7 +353,7 @@ class Momentum(Optimizer):
     ----------
     lr : float >= 0 or schedule
     momentum : float in [0, 1]
-    weight_decay : float >= 0
+    weight_decay : float >= 0 or schedule
     groups : iterable of Group
         Rates and decays of parameters' own, and frozen ones, by name.
     """
@@ -357,7 +367,7 @@ class Momentum(Optimizer):
         lr: Rate = 0.01,
         momentum: float = 0.9,
         *,
-        weight_decay: float = 0.0,
+        weight_decay: Rate = 0.0,
         groups: Iterable[Group] = (),
     ) -> None:
         super().__init__(lr, weight_decay, groups)
@@ -392,7 +402,7 @@ class AdaGrad(Optimizer):
     lr : float >= 0 or schedule
     eps : float > 0
         Outside the root.
-    weight_decay : float >= 0
+    weight_decay : float >= 0 or schedule
     groups : iterable of Group
         Rates and decays of parameters' own, and frozen ones, by name.
     """
@@ -403,7 +413,7 @@ class AdaGrad(Optimizer):
 
     @_with_lr
     def __init__(
-        self, lr: Rate = 0.01, eps: float = 1e-7, *, weight_decay: float = 0.0, groups: Iterable[Group] = ()
+        self, lr: Rate = 0.01, eps: float = 1e-7, *, weight_decay: Rate = 0.0, groups: Iterable[Group] = ()
     ) -> None:
         super().__init__(lr, weight_decay, groups)
         self.eps = _checks.real_number("eps", eps, 0, None, "(]")
@@ -424,7 +434,7 @@ class RMSProp(Optimizer):
         d.
     eps : float > 0
         Outside the root.
-    weight_decay : float >= 0
+    weight_decay : float >= 0 or schedule
     groups : iterable of Group
         Rates and decays of parameters' own, and frozen ones, by name.
     """
@@ -440,7 +450,7 @@ class RMSProp(Optimizer):
         decay_rate: float = 0.99,
         eps: float = 1e-7,
         *,
-        weight_decay: float = 0.0,
+        weight_decay: Rate = 0.0,
         groups: Iterable[Group] = (),
     ) -> None:
         super().__init__(lr, weight_decay, groups)
@@ -466,7 +476,7 @@ class Adam(Optimizer):
     beta1, beta2 : float in [0, 1)
     eps : float > 0
         Outside the root, after the bias correction.
-    weight_decay : float >= 0
+    weight_decay : float >= 0 or schedule
     groups : iterable of Group
         Rates and decays of parameters' own, and frozen ones, by name.
     """
@@ -483,7 +493,7 @@ class Adam(Optimizer):
         beta2: float = 0.999,
         *,
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: Rate = 0.0,
         groups: Iterable[Group] = (),
     ) -> None:
         super().__init__(lr, weight_decay, groups)
@@ -517,7 +527,7 @@ class AdamW(Adam):
         beta2: float = 0.999,
         *,
         eps: float = 1e-8,
-        weight_decay: float = 0.01,
+        weight_decay: Rate = 0.01,
         groups: Iterable[Group] = (),
     ) -> None:
         super().__init__(lr, beta1, beta2, eps=eps, weight_decay=weight_decay, groups=groups)
@@ -541,8 +551,8 @@ def from_config(config: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
             f"config must be a dict with an optimizer of {', '.join(classes)}, got {_checks.shown(config)}"
         )
     try:
-        rate = schedules.rate_from_json(arguments.get("lr"))
-        groups = [Group(**group) for group in arguments.get("groups", [])]
-        return classes[name](**arguments | {"lr": rate, "groups": groups})
+        groups = [Group(**group) for group in arguments.pop("groups", [])]
+        options = {key: schedules.rate_from_json(value) for key, value in arguments.items()}
+        return classes[name](**options, groups=groups)
     except TypeError as error:
         raise ValueError(f"config does not describe {name}: {error}") from None

@@ -22,6 +22,7 @@ from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
+from .layers import each_layer
 from .network import AVERAGE, OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, passes_kept, scaled
 from .optimizers import l2_norm, sum_of_squares
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["History", "Trainer"]
 
 LABEL_ROWS = 65536  # of targets looked at together
-OF_A_FIT = ("_per_row", "_serving", "_lately")  # attributes that a trainer has within it
+OF_A_FIT = ("_per_row", "_part", "_serving", "_lately")  # attributes that a trainer has within it
 
 
 class Trainer:
@@ -92,6 +93,7 @@ class Trainer:
         False  # within a fit: whether a batch's losses are divided by their number, not by their weights
     )
 
+    _part: int | None = None  # within a fit: rows that are passed together, where a step takes more
     _lately: tuple[int, Sequence[float] | Array] = (0, ())  # steps before the last ones, losses of these
     _serving: tuple[Any, ...] | None = None  # within a fit: its callbacks
     _told: Sequence[Told] = ()  # what a file has told of those of the fit that it was written in
@@ -142,8 +144,8 @@ class Trainer:
     @property
     def _running(self) -> list[tuple[Any, str]]:
         """The layers and names of running statistics."""
-        layers = getattr(self.net, "layers", ())
-        return [(layer, name) for layer in layers for name in RUNNING if hasattr(layer, name)]
+        layers = each_layer(getattr(self.net, "layers", ()))
+        return [(layer, name) for _, layer in layers for name in RUNNING if hasattr(layer, name)]
 
     # One step
 
@@ -171,21 +173,38 @@ class Trainer:
             If the loss, the norm that `clip_norm` limits, or what the step would remember is infinite or
             NaN, unless `nonfinite` is "ignore"; then likewise.
         """
+        return self._step_by_parts([(x, t, sample_weight, 1.0)], whole=True)
+
+    def _step_by_parts(self, parts: Iterable[tuple[Any, Any, Any, float]], *, whole: bool) -> float:
+        """Do one step on (x, t, sample_weight, share of the whole) of each part of a batch; see `step`."""
         _check_trainable(self.net)
         with passes_kept(self.net):
-            return self._do_step(x, t, sample_weight)
+            return self._do_step(parts, whole)
 
-    def _do_step(self, x: Any, t: Any, sample_weight: Any) -> float:
+    def _do_step(self, parts: Iterable[tuple[Any, Any, Any, float]], whole: bool) -> float:
         undo = self._snapshot()
         try:
-            for i, dropout in self._dropouts:
-                dropout.stream = i
-                dropout.step = self.steps
-                if not getattr(dropout, "seeded", True):
-                    dropout.seed = self.seed
-            loss, dout = self._loss_and_gradient(self.net.forward(x, True), t, sample_weight)
-            getattr(self.net, "backward_params", self.net.backward)(dout)
+            loss, sums = 0.0, _Sums()
+            for part, (x, t, sample_weight, share) in enumerate(parts):
+                if share == 0:
+                    continue
+                for i, dropout in self._dropouts:
+                    dropout.stream = i + (part << 16)
+                    dropout.step = self.steps
+                    if not getattr(dropout, "seeded", True):
+                        dropout.seed = self.seed
+                y = self.net.forward(x, True)
+                own_loss, dout = self._loss_and_gradient(y, t, sample_weight, share)
+                getattr(self.net, "backward_params", self.net.backward)(dout)
+                loss += own_loss
+                if not whole:
+                    sums.add(self.net.grads)
             params, grads = self.net.params, self.net.grads
+            if not whole:
+                self._check_loss(loss)
+                sums.move_to(grads)
+                for i, dropout in self._dropouts:
+                    dropout.stream = i
             if getattr(self.optimizer, "groups", ()):
                 grads = self.optimizer.trained(params, grads)
             if self.clip_norm is not None:
@@ -222,11 +241,11 @@ class Trainer:
             own = self._function_loss = _losses.FunctionLoss(self.loss)
         return own
 
-    def _loss_and_gradient(self, y: Any, t: Any, sample_weight: Any) -> tuple[float, Any]:
-        """Return the loss of the outputs of this step, checked, and its gradient with respect to them."""
+    def _loss_and_gradient(self, y: Any, t: Any, sample_weight: Any, share: float = 1.0) -> tuple[float, Any]:
+        """Return the loss of these outputs, checked, and its gradient, both times a share of the step."""
         if sample_weight is not None:
             _checks.sample_weights("sample_weight", sample_weight, len(y))
-        share = self._share(sample_weight)
+        share *= self._share(sample_weight)
         loss = share * self._loss(y, t, sample_weight)
         self._check_loss(loss)
         criterion = self._criterion
@@ -322,6 +341,7 @@ class Trainer:
         *,
         weight_mean: str | float = "batch",
         resume: bool = True,
+        accumulate: int = 1,
     ) -> History:
         """Train on a data set.
 
@@ -370,6 +390,12 @@ class Trainer:
             arguments had then, the first of a class with the first's, and so on; the rest of the epochs then
             end as they would have. Where that EarlyStopping had ended the training it ends it here, too,
             before the first step. False, or other arguments: callbacks start afresh.
+        accumulate : int >= 1
+            How many batches make a step: their gradients are added up, so that it is the step of a batch of
+            `accumulate * batch_size` rows in the memory of one of `batch_size`. But batch normalization
+            takes each batch by itself, and dropout's masks are others. Losses, schedules and counts of steps
+            are those of the larger batch. (A network with an embedding, and a loss of your own, are then
+            trained layer by layer.)
 
         Returns
         -------
@@ -422,6 +448,8 @@ class Trainer:
                 sample_weight = _over_mean(sample_weight, weight_mean)
             history = History(self._recorded(validation))
             resume = _checks.flag("resume", resume)
+            accumulate = _checks.integer("accumulate", accumulate, 1)
+            part, batch_size = batch_size, min(batch_size * accumulate, max(len(x), 1))
             steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
             own = entered(callbacks, history)
             bar, begun = None, self.steps
@@ -433,6 +461,8 @@ class Trainer:
                         del self.__dict__[name]
                     if per_row:
                         self._per_row = True
+                    if part < batch_size:
+                        self._part = part
                     self._begin(callbacks, history, interrupts, resume)
                     after_epochs = tuple(sorted(callbacks, key=lambda c: isinstance(c, Checkpoint)))
                     begun = self.steps
@@ -597,11 +627,28 @@ class Trainer:
             weights = None if sample_weight is None else sample_weight[rows]
             if weights is None or weights.any():  # a batch that weighs nothing is passed over
                 try:
-                    loss = self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)
+                    if self._part is None:
+                        loss = self.step(self._inputs(x, rows, scale), self._gather(t, rows), weights)
+                    else:
+                        loss = self._step_by_parts(self._parts(x, t, weights, rows, scale), whole=False)
                 except FloatingPointError as error:
                     name_row(error, x, t, rows)
                     raise
                 yield [loss]
+
+    def _parts(
+        self, x: Array, t: Array, weights: Array | None, rows: Array | slice, scale: float
+    ) -> Iterator[tuple[Any, Any, Any, float]]:
+        """Yield x, t, weights and share of the parts of a step on these rows, whose weights are given."""
+        order = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        whole = len(order) if weights is None or self._per_row else float(weights.sum())
+        for part in self._batches(len(order), self._part or len(order)):
+            own = None if weights is None else weights[part]
+            weighs = own is None or bool(own.any())
+            size = part.stop - part.start if own is None or self._per_row else float(own.sum())
+            share = size / whole if weighs else 0.0
+            few = order[part]
+            yield self._inputs(x, few, scale), self._gather(t, few), own, share
 
     def _joins(self, n: int, batch_size: int) -> bool:
         """Return whether the last of n rows joins the batch before it: it cannot be normalized alone."""
@@ -832,6 +879,30 @@ def _check_in_place(before: dict[str, Any], params: dict[str, Any], live: dict[s
 def _ends(result: Any) -> bool:
     """Return whether a callback's result ends the training: True, and nothing else that is true."""
     return isinstance(result, (bool, np.bool_)) and bool(result)
+
+
+class _Sums(dict[str, Any]):
+    """Gradients of the parts of a step, added up by name."""
+
+    def add(self, grads: Mapping[str, Any]) -> None:
+        """Add the gradients of a part, which may be overwritten then."""
+        for name, g in grads.items():
+            before = self.get(name)
+            if before is None:
+                self[name] = copy.deepcopy(g)
+            elif isinstance(g, RowSparse):
+                rows, values = ([before.rows, g.rows], [before.values, g.values])
+                self[name] = RowSparse.from_tokens(np.concatenate(rows), np.concatenate(values), g.shape)
+            else:
+                before += g
+
+    def move_to(self, grads: dict[str, Any]) -> None:
+        """Put the sums in the place of the last part's: in its arrays, where it has some."""
+        for name, total in self.items():
+            if isinstance(total, RowSparse):
+                grads[name] = total
+            else:
+                grads[name][...] = total
 
 
 def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[Array, Array, Array | None]:

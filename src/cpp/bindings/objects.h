@@ -52,7 +52,7 @@ struct Names {
           checked = interned("checked"), in_use = interned("_in_use"), approximate = interned("approximate"),
           label_smoothing = interned("label_smoothing"), delta = interned("delta"), quantiles = interned("quantiles"),
           groups = interned("groups"), factors = interned("_factors"), average = interned("average"),
-          averaged = interned("averaged"), layers = interned("layers");
+          averaged = interned("averaged"), layers = interned("layers"), part = interned("_part");
 };
 const Names& names();
 

@@ -162,7 +162,7 @@ struct Kernels {
   void (*sum_rows)(const T* x, const Index* positions, const Index* starts, Index n, Index cols, T* y, bool around);
 
   void (*scale)(const T* x, T scale, Index n, T* y);                // y may alias x
-  void (*add)(const T* x, Index n, T* y);                           // y += x
+  void (*add)(const T* x, const T* z, Index n, T* y);               // y = x + z, of which y may be either
   void (*blend)(const T* x, T share, T rest, Index n, T* y);        // y = share*x + rest*y
   void (*convert_f32)(const float* from, T scale, Index n, T* to);  // to = from*scale; neither overlaps the other
   void (*convert_f64)(const double* from, T scale, Index n, T* to);

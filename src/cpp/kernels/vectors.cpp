@@ -12,8 +12,8 @@ void scale(const T* x, T factor, Index n, T* y) {
 }
 
 template <class T>
-void add(const T* x, Index n, T* y) {
-  each_vector<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, load(y + i, lanes) + load(x + i, lanes), lanes); });
+void add(const T* x, const T* z, Index n, T* y) {
+  each_vector<T>(n, [&](Index i, auto lanes) FASTNN_LAMBDA { store(y + i, load(x + i, lanes) + load(z + i, lanes), lanes); });
 }
 
 template <class T>

@@ -45,7 +45,7 @@ void each_run(const ops::GemmPart<T>& part, Index width, F&& f) {
 
 }  // namespace
 
-// An activation's forward into `y`, or its backward by what it has saved, on parts of a product.
+// An activation's forward into `y`, or its backward by what it has saved, on parts of a product; or what is added to them.
 template <class T>
 struct Plan<T>::Part {
   Activation kind;
@@ -53,6 +53,11 @@ struct Plan<T>::Part {
   Index width;
   T* y;
   const T* saved;
+
+  static void add(const void* context, const ops::GemmPart<T>& part) {
+    const Part& at = *static_cast<const Part*>(context);
+    each_run(part, at.width, [&](const T* c, Index i, Index n) { ops::add_run(c, at.saved + i, n, at.y + i); });
+  }
 
   static void forward(const void* context, const ops::GemmPart<T>& part) {
     const Part& at = *static_cast<const Part*>(context);
@@ -123,6 +128,7 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
   nodes_.resize(layers.size());
   grain_ = 1;
   bool trainable = false;
+  std::vector<std::size_t> open;  // blocks
   for (std::size_t i = 0; i < layers.size(); ++i) {
     Node& node = nodes_[i];
     node = Node{};
@@ -132,15 +138,20 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
     trainable = trainable || node.layer.learns();
     if (node.layer.kind == LayerKind::dropout) grain_ = std::max(grain_, kMaskGroup / std::gcd(node.layer.out, kMaskGroup));
     if (normalizes_rows(node.layer.kind)) grain_ = std::max(grain_, kNormRows);
+    if (node.layer.kind == LayerKind::residual) open.push_back(i);
+    if (node.layer.kind == LayerKind::sum) {
+      node.begin = open.back();
+      open.pop_back();
+    }
     const bool after_affine = i > 0 && layers[i - 1].kind == LayerKind::affine;
     const bool before_affine = i + 1 < layers.size() && layers[i + 1].kind == LayerKind::affine;
-    node.forward_fused = node.layer.kind == LayerKind::activation && after_affine;
+    node.forward_fused = after_affine && (node.layer.kind == LayerKind::activation || node.layer.kind == LayerKind::sum);
     node.backward_fused = node.layer.kind == LayerKind::activation && before_affine;
   }
   ops_.clear();
   ops_.push_back({Act::feed, 0});
   for (std::size_t i = 0; i < nodes_.size(); ++i)
-    if (!nodes_[i].forward_fused) ops_.push_back({Act::forward, i});
+    if (!nodes_[i].forward_fused && nodes_[i].layer.kind != LayerKind::residual) ops_.push_back({Act::forward, i});
   const std::size_t last = nodes_.size() - 1;
   ops_.push_back({use_ == Use::step ? Act::loss : Act::output, last});
   turn_ = ops_.size();
@@ -153,12 +164,24 @@ void Plan<T>::connect(const std::vector<Layer<T>>& layers) {
     const bool needed = node.wants_dx || (norm && node.layer.learns());
     if (node.layer.learns()) first_ = i;
     if (node.layer.kind == LayerKind::embedding || (use_ == Use::step && !needed)) break;
-    if (!node.backward_fused) ops_.push_back({Act::backward, i});
+    if (!node.backward_fused && !shares_gradient(i)) ops_.push_back({Act::backward, i});
     if (needed) needed_ = ops_.size();
   }
   row_phases_ = 0;
   for (std::size_t i = 0; i < ops_.size(); ++i) row_phases_ += takes_rows(ops_[i]) && (i == 0 || !takes_rows(ops_[i - 1]));
   tasks_.reserve(2 * nodes_.size());
+}
+
+template <class T>
+void Plan<T>::set_ratios(const double* ratios) noexcept {
+  for (Node& node : nodes_)
+    if (node.layer.kind == LayerKind::dropout) node.layer.ratio = *ratios++;
+}
+
+// Whether a sum's gradient goes back into its block as it lies there: an affine layer leaves it for the end of the way around.
+template <class T>
+bool Plan<T>::shares_gradient(std::size_t i) const noexcept {
+  return nodes_[i].layer.kind == LayerKind::sum && nodes_[i - 1].layer.kind == LayerKind::affine;
 }
 
 // Places for what flows through the layers, forward and back; element-wise ops work in place where nobody needs what was there.
@@ -173,7 +196,8 @@ void Plan<T>::place_activations(Index rows, Take&& take) {
     const bool activation = layer.kind == LayerKind::activation, dropout = layer.kind == LayerKind::dropout;
     const bool from_output = activation && activation_uses_output(layer.activation);
     node.x = before;
-    const bool in_place = (from_output && needs == Needs::nothing) || (dropout && needs != Needs::value);
+    const bool block = layer.kind == LayerKind::residual, sum = layer.kind == LayerKind::sum;
+    const bool in_place = block || ((from_output || sum) && needs == Needs::nothing) || (dropout && needs != Needs::value);
     if (in_place)
       node.y = before;
     else
@@ -182,6 +206,8 @@ void Plan<T>::place_activations(Index rows, Take&& take) {
     if (from_output) {
       const bool sign = layer.activation == Activation::relu || layer.activation == Activation::leaky_relu;
       needs = sign ? Needs::sign : Needs::value;
+    } else if (block) {
+      needs = Needs::value;
     } else if (!in_place) {
       needs = Needs::nothing;
     }
@@ -216,11 +242,18 @@ void Plan<T>::place_activations(Index rows, Take&& take) {
   take(losses_, rows);
   take(factors_, rows);
   if (train_) {
+    const auto is_sum = [](const Node& node) { return node.layer.kind == LayerKind::sum; };
+    const bool blocks_first = std::any_of(nodes_.begin(), nodes_.begin() + static_cast<std::ptrdiff_t>(first_), is_sum);
     T* dy;
     matrix(dy, outputs_);
     for (std::size_t i = nodes_.size(); i-- > 0;) {
-      nodes_[i].dy = dy;
-      if (nodes_[i].layer.kind == LayerKind::affine && nodes_[i].wants_dx) matrix(dy, nodes_[i].layer.in);
+      Node& node = nodes_[i];
+      node.dy = dy;
+      if (node.layer.kind == LayerKind::sum) {
+        nodes_[node.begin].whole = dy;
+        if (!shares_gradient(i)) matrix(dy, node.layer.out);
+      }
+      if (node.layer.kind == LayerKind::affine && (node.wants_dx || (blocks_first && i == first_))) matrix(dy, node.layer.in);
     }
   }
 }
@@ -376,8 +409,9 @@ void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
     ops::Gemm<T> g = forward_product(node, input(node, pass.batch));
     if (op.node + 1 < nodes_.size() && nodes_[op.node + 1].forward_fused) {
       const Node& next = nodes_[op.node + 1];
-      part = {next.layer.activation, next.layer.alpha, node.layer.out, next.y, nullptr};
-      g.finish = Part::forward;
+      const bool sum = next.layer.kind == LayerKind::sum;
+      part = {next.layer.activation, next.layer.alpha, node.layer.out, next.y, sum ? led_around(next, pass.batch) : nullptr};
+      g.finish = sum ? Part::add : Part::forward;
       g.context = &part;
     }
     return f(g, node.forward, node.shared_forward);
@@ -419,6 +453,8 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
         return team.each(rows_, kNormRows, [&](Index begin, Index end) { apply(op, pass, {begin, end}, {0, 0}, 0); });
       case LayerKind::activation:
       case LayerKind::dropout:
+      case LayerKind::residual:
+      case LayerKind::sum:
         return team.each(rows_ * layer.out, kMaskGroup, kNumbersEach,
                          [&](Index begin, Index end) { apply(op, pass, {0, rows_}, {begin, end}, 0); });
       case LayerKind::embedding:
@@ -466,7 +502,7 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
           return ops::activate(layer.activation, x + numbers.begin, node.y + numbers.begin, n, layer.alpha);
         case LayerKind::dropout:
           if (pass.train) {
-            const RandomStream stream{layer.seed, layer.step + pass.step, layer.stream};
+            const RandomStream stream{layer.seed, layer.step + pass.step, layer.stream + (pass.batch.part << 16)};
             ops::drop(stream, layer.ratio, dropout_scale(layer), numbers.begin, n, x + numbers.begin, node.y + numbers.begin,
                       node.keep + numbers.begin / 8);
           } else {
@@ -486,6 +522,10 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
           const Matrix<const T> table{layer.weight.p, layer.vocabulary, layer.dim, layer.dim, 1};
           return ops::copy_rows(table, pass.batch.indices + at, rows.end * layer.in - at, node.y + at * layer.dim, false);
         }
+        case LayerKind::sum:
+          return ops::add_run(led_around(node, pass.batch) + numbers.begin, x + numbers.begin, n, node.y + numbers.begin);
+        case LayerKind::residual:
+          return;
       }
       return;
     case Act::backward: {
@@ -500,6 +540,11 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
         case LayerKind::layernorm:
         case LayerKind::rmsnorm:
           return rows_gradient(node, x, rows, node.wants_dx ? node.dy : dx_of(op.node));
+        case LayerKind::sum:
+          std::memcpy(nodes_[op.node - 1].dy + numbers.begin, dy, static_cast<std::size_t>(n) * sizeof(T));
+          return;
+        case LayerKind::residual:
+          return ops::add_run(node.whole + numbers.begin, dy, n, dy);
         case LayerKind::batchnorm:
         case LayerKind::embedding:
           return;
@@ -673,10 +718,16 @@ void Plan<T>::columns_gradient(const Node& node, Range columns, const Update* up
 template <class T>
 void Plan<T>::update_statistics(const Node& node, Index begin, Index end) const noexcept {
   const Layer<T>& layer = node.layer;
-  ops::update_running(columns(node, nullptr, begin, end), layer.momentum, layer.running_mean, layer.running_var);
+  update_running(node, begin, end);
   if (!layer.average_mean) return;
   blend(layer.running_mean + begin, layer.average_mean + begin, end - begin);
   blend(layer.running_var + begin, layer.average_var + begin, end - begin);
+}
+
+template <class T>
+void Plan<T>::update_running(const Node& node, Index begin, Index end) const noexcept {
+  const Layer<T>& layer = node.layer;
+  ops::update_running(columns(node, nullptr, begin, end), layer.momentum, layer.running_mean, layer.running_var);
 }
 
 template <class T>
@@ -752,10 +803,10 @@ bool Plan<T>::finite_statistics() const noexcept {
   return finite;
 }
 
+// Forward, loss and back; returns the loss.
 template <class T>
-typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept {
-  const double divided = divisor(batch, rule);
-  double factor = 1 / divided;
+double Plan<T>::pass(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor) noexcept {
+  double factor = 1 / divisor;
   const Loss loss = rule.loss.kind;
   if (loss != Loss::softmax)
     factor *= (loss == Loss::squared ? 2.0 : 1.0) / static_cast<double>(loss == Loss::gaussian ? outputs_ / 2 : outputs_);
@@ -765,20 +816,53 @@ typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const
     loss_numbers_[i] = static_cast<T>(rule.loss.numbers[i % rule.loss.numbers.size()]);
   }
   walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr, nullptr, true}, 0, ops_.size());
-  const double value = total_loss(batch, divided);
+  return total_loss(batch, divisor);
+}
+
+template <class T>
+typename Plan<T>::Outcome Plan<T>::step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept {
+  const double value = pass(team, batch, rule, feed, divisor(batch, rule));
   if (rule.stop_at_nonfinite && !(value <= rule.largest_loss)) return {value, false};
   return {value, update(team, batch, rule)};
+}
+
+template <class T>
+typename Plan<T>::Outcome Plan<T>::step_part(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed,
+                                             const Share& share) noexcept {
+  const double value = pass(team, batch, rule, feed, share.divisor);
+  if (rule.stop_at_nonfinite && !(value <= rule.largest_loss && finite_statistics())) return {value, false};
+  gradients(team, batch, nullptr);
+  T* sums = share.sums;
+  each_gradient([&](const Node&, const Parameter<T>&, T* g, Index size) {
+    team.each(size, kMaskGroup, kNumbersEach, [&](Index begin, Index end) {
+      T* const to = (share.last ? g : sums) + begin;
+      if (share.first)
+        std::memcpy(to, g + begin, static_cast<std::size_t>(end - begin) * sizeof(T));
+      else
+        ops::add_run(sums + begin, g + begin, end - begin, to);
+    });
+    sums += size;
+  });
+  if (share.last) return {value, clip_and_update(team, rule, prepare_update(rule))};
+  for (const Node& node : nodes_)
+    if (node.layer.kind == LayerKind::batchnorm) update_running(node, 0, node.layer.out);
+  return {value, true};
+}
+
+template <class T>
+typename Plan<T>::Update Plan<T>::prepare_update(const Rule& rule) noexcept {
+  steps_.assign(1, ops::optimizer_step<T>(rule.update));
+  for (const ops::Factors& factors : rule.factors) steps_.push_back(ops::optimizer_step<T>(ops::with(rule.update, factors)));
+  average_share_ = static_cast<T>(rule.average);
+  average_rest_ = static_cast<T>(1 - rule.average);
+  return {rule.update.kind, steps_.data(), *this};
 }
 
 // The second half of a step, when the gradients of all outputs are there.
 template <class T>
 bool Plan<T>::update(Team& team, const Batch<T>& batch, const Rule& rule) noexcept {
   if (rule.stop_at_nonfinite && !finite_statistics()) return false;
-  steps_.assign(1, ops::optimizer_step<T>(rule.update));
-  for (const ops::Factors& factors : rule.factors) steps_.push_back(ops::optimizer_step<T>(ops::with(rule.update, factors)));
-  average_share_ = static_cast<T>(rule.average);
-  average_rest_ = static_cast<T>(1 - rule.average);
-  const Update update{rule.update.kind, steps_.data(), *this};
+  const Update update = prepare_update(rule);
   gradients(team, batch, clip_ ? nullptr : &update);
   if (clip_ && !clip_and_update(team, rule, update)) return false;
   const Parameter<T>& first = nodes_.front().layer.weight;
@@ -802,7 +886,11 @@ void Plan<T>::update_statistics() noexcept {
 template <class T>
 void Plan<T>::backward(Team& team, const Batch<T>& batch, const T* dout, bool parameters, T* dx) noexcept {
   dx_ = dx;
-  for (std::size_t i = 0; i < first_; ++i) nodes_[i].dy = dx;
+  T* const last = nodes_.front().dy;  // where it would end before the first parameters
+  for (std::size_t i = 0; dx && i < first_; ++i) {
+    if (nodes_[i].dy == last) nodes_[i].dy = dx;
+    if (nodes_[i].whole == last) nodes_[i].whole = dx;
+  }
   walk(team, {batch, {}, true, 0, nullptr, 0, nullptr, dout, parameters}, turn_, dx ? ops_.size() : needed_);
   dx_ = nullptr;
   if (parameters) gradients(team, batch, nullptr);

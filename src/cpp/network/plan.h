@@ -38,6 +38,15 @@ class Plan {
     bool updated;
   };
   Outcome step(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed) noexcept;
+  // A part of a step: its gradients go to `sums`, as many numbers as there are parameters, or with the last of them to the
+  // layers, for one update. The parts before have left the running statistics as they make them. Not for an embedding; prepared
+  // with clip.
+  struct Share {
+    double divisor;  // of all rows
+    T* sums;
+    bool first, last;
+  };
+  Outcome step_part(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, const Share& share) noexcept;
   // The halves. Forward, in training, to contiguous outputs; running statistics are left alone. What it keeps stays until the
   // next.
   void forward(Team& team, const Batch<T>& batch, uint64_t step, const Feed& feed, T* out) noexcept;
@@ -51,7 +60,9 @@ class Plan {
   // The output of the network as it is without training, contiguous.
   void infer(Team& team, const Batch<T>& batch, const Feed& feed, T* out) noexcept;
 
+  void set_ratios(const double* ratios) noexcept;                 // of all layers of dropout, in order
   const T* predictions() const noexcept { return predictions_; }  // of the loss, by the last step
+  Index rows() const noexcept { return rows_; }
   Index outputs() const noexcept { return outputs_; }
   int members() const noexcept { return members_; }  // that it was prepared for
   // The mask of a layer of dropout: bit i of a byte is its i-th element.
@@ -74,6 +85,8 @@ class Plan {
     T *mean, *rstd, *var;
     uint8_t* keep;
     T* values;            // an embedding's gradient: a row for each distinct index
+    std::size_t begin;    // of a sum: the node where its block begins
+    T* whole;             // of the beginning of a block: the gradient with respect to the block's output
     bool forward_fused;   // done by the affine layer before, on parts of its output that are in cache
     bool backward_fused;  // done by the affine layer after
     bool wants_dx;        // some layer before has parameters
@@ -115,6 +128,7 @@ class Plan {
   };
 
   void connect(const std::vector<Layer<T>>& layers);
+  bool shares_gradient(std::size_t node) const noexcept;
   template <class Take>
   void place_activations(Index rows, Take&& take);
   template <class Take>
@@ -126,6 +140,8 @@ class Plan {
   Range rows_of_piece(Index piece, Index shares, Index cuts) const noexcept;
 
   const T* input(const Node& node, const Batch<T>& batch) const noexcept { return node.x ? node.x : batch.x; }
+  // What a sum adds: the input of its block.
+  const T* led_around(const Node& node, const Batch<T>& batch) const noexcept { return input(nodes_[node.begin], batch); }
   const T* saved(const Node& node, const Batch<T>& batch) const noexcept {  // what an activation's backward reads
     return activation_uses_output(node.layer.activation) ? node.y : input(node, batch);
   }
@@ -138,7 +154,7 @@ class Plan {
   double total_loss(const Batch<T>& batch, double divisor) const noexcept;
 
   // The gradient with respect to a node's input.
-  T* dx_of(std::size_t node) const noexcept { return node == first_ ? dx_ : nodes_[node - 1].dy; }
+  T* dx_of(std::size_t node) const noexcept { return node == 0 || (node == first_ && !dx_) ? dx_ : nodes_[node - 1].dy; }
   void walk(Team& team, const Pass& pass, std::size_t begin, std::size_t end) noexcept;
   void apply_together(Team& team, const Op& op, const Pass& pass) noexcept;
   // An op on some rows, by the member of a rank; element-wise ops on the numbers [begin, end) of the layer, of these or of any
@@ -153,6 +169,7 @@ class Plan {
   void plan_gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;
   void columns_gradient(const Node& node, Range columns, const Update* update) const noexcept;
   void update_statistics(const Node& node, Index begin, Index end) const noexcept;
+  void update_running(const Node& node, Index begin, Index end) const noexcept;
   void blend(const T* now, T* average, Index n) const noexcept;
   void update_rows(const Node& node, Index begin, Index end, const Update& update) const noexcept;
   template <class F>
@@ -160,6 +177,8 @@ class Plan {
   bool finite_statistics() const noexcept;
   bool clip_and_update(Team& team, const Rule& rule, const Update& update) noexcept;
   bool update(Team& team, const Batch<T>& batch, const Rule& rule) noexcept;
+  double pass(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor) noexcept;
+  Update prepare_update(const Rule& rule) noexcept;
 
   std::vector<Node> nodes_;
   std::vector<Op> ops_;      // of a step, of both halves, or of infer()

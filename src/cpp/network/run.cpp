@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 
 namespace fastnn::network {
 namespace {
@@ -35,29 +36,59 @@ typename Plan<T>::Feed feed_of(const F& f) {
 }  // namespace
 
 template <class T>
-void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip) {
-  crew_ = prepare_for_now(plan_, layers, rows, Use::step, clip);
+void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, Index part, bool clip) {
+  clip = clip || part < rows;
+  crew_ = prepare_for_now(plan_, layers, part, Use::step, clip);
+  last_ = &plan_;
+  cost_ = plan_.cost() * static_cast<double>(rows / part);
+  if (rows % part == 0) return;
+  rest_.prepare(layers, rows % part, crew_.members, Use::step, clip);
+  cost_ += rest_.cost();
 }
 
 template <class T>
 Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule) {
-  const bool indices = layers.front().kind == LayerKind::embedding;
-  const Index cols = layers.front().in, targets = rule.loss.targets(layers.back().out), rows = steps.rows;
+  const bool indices = layers.front().kind == LayerKind::embedding, parts = steps.part < steps.rows;
+  const Index cols = layers.front().in, targets = rule.loss.targets(layers.back().out), rows = steps.rows, part = steps.part;
   const bool in_place = !data.order && !indices && lies_there<T>(data.x, data.scale);
+  Index parameters = 0, statistics = 0;
+  for (const Layer<T>& layer : layers) {
+    parameters += layer.weight.size + layer.bias.size;
+    if (layer.kind == LayerKind::batchnorm) statistics += 2 * layer.out;
+  }
   arena_.lay_out([&](auto&& take) {
-    take(x_, in_place || indices ? 0 : rows * cols);
-    take(indices_, indices ? rows * cols : 0);
-    take(labels_, data.labels ? rows : 0);
-    take(dense_, data.labels ? 0 : rows * targets);
-    take(weight_, data.weight ? rows : 0);
+    take(x_, in_place || indices ? 0 : part * cols);
+    take(indices_, indices ? part * cols : 0);
+    take(labels_, data.labels ? part : 0);
+    take(dense_, data.labels ? 0 : part * targets);
+    take(weight_, data.weight ? part : 0);
+    take(sums_, parts ? parameters : 0);
+    take(statistics_, parts ? statistics : 0);
   });
   Batch<T> batch{};
-  batch.rows = rows;
-  batch.x = indices ? nullptr : x_;
   batch.indices = indices ? indices_ : nullptr;
   batch.labels = data.labels ? labels_ : nullptr;
   batch.dense = data.labels ? nullptr : dense_;
   batch.weight = data.weight ? weight_ : nullptr;
+  const auto row = [&](Index i) { return data.order ? data.order[i] : i; };
+  // The weight of rows [first, first + n) of the order, which become the batch's.
+  const auto weigh = [&](Index first, Index n) {
+    if (!data.weight) return static_cast<double>(n);
+    double sum = 0;
+    for (Index i = 0; i < n; ++i) sum += weight_[i] = data.weight[row(first + i)];
+    return sum;
+  };
+  // Running statistics, kept and brought back.
+  const auto each_statistic = [&](auto&& f) {
+    T* kept = statistics_;
+    for (const Layer<T>& layer : layers) {
+      if (layer.kind != LayerKind::batchnorm) continue;
+      for (T* now : {layer.running_mean, layer.running_var}) {
+        f(now, kept, static_cast<std::size_t>(layer.out) * sizeof(T));
+        kept += layer.out;
+      }
+    }
+  };
 
   Done done{0, 0, true, 0};
   const auto deadline = Clock::now() + std::chrono::duration<double>(steps.seconds);
@@ -66,31 +97,53 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
   run_team(crew, [&](Team& team) {
     Rule now = rule;
     for (Index s = 0; s < steps.count; ++s) {
-      const Index first = steps.first + s * rows;
-      const auto row = [&](Index i) { return data.order ? data.order[first + i] : first + i; };
-      double weight = 1;
-      if (data.weight) {
-        weight = 0;
-        for (Index i = 0; i < rows; ++i) weight += weight_[i] = data.weight[row(i)];
+      const Index begin = steps.first + s * rows, end = begin + rows;
+      double weight = 0;
+      Index last = begin;  // the last part that weighs anything
+      for (Index first = begin; first < end; first += part) {
+        const double own = weigh(first, std::min(part, end - first));
+        if (own > 0) last = first;
+        weight += own;
       }
       const bool enough = Clock::now() >= deadline;
       if (weight > 0) {
-        if (in_place) batch.x = reinterpret_cast<const T*>(data.x.data + first * data.x.row_bytes);
-        const auto feed = [&](Index begin, Index end) {
-          if (indices)
-            ops::gather_indices(data.x, data.order, first + begin, end - begin, layers.front().vocabulary,
-                                indices_ + begin * cols);
-          else if (!in_place)
-            ops::gather(data.x, data.order, first + begin, end - begin, static_cast<T>(data.scale), x_ + begin * cols);
-          if (!data.labels)
-            return ops::gather(data.dense, data.order, first + begin, end - begin, T(1), dense_ + begin * targets);
-          for (Index i = begin; i < end; ++i) labels_[i] = ops::within(data.labels[row(i)], targets);
-        };
         now.step = rule.step + static_cast<uint64_t>(done.updates);
         now.update.step = rule.update.step + done.updates;
-        if (steps.rates) now.update.lr = steps.rates[done.updates];
-        const typename Plan<T>::Outcome outcome = plan_.step(team, batch, now, feed_of<T>(feed));
+        if (const double* rates = steps.rates_of(done.updates)) {
+          now.update.lr = rates[0];
+          now.update.weight_decay = rates[1];
+          plan_.set_ratios(rates + 2);
+          rest_.set_ratios(rates + 2);
+        }
+        typename Plan<T>::Outcome outcome{0, true};
+        typename Plan<T>::Share share{rule.per_row ? static_cast<double>(rows) : weight, sums_, true, false};
+        if (parts) each_statistic([](const T* from, T* kept, std::size_t bytes) { std::memcpy(kept, from, bytes); });
+        for (Index first = begin; first <= last && outcome.updated; first += part) {
+          batch.rows = std::min(part, end - first);
+          if (parts && weigh(first, batch.rows) == 0) continue;
+          batch.part = static_cast<uint32_t>((first - begin) / part);
+          batch.x = indices ? nullptr : in_place ? reinterpret_cast<const T*>(data.x.data + first * data.x.row_bytes) : x_;
+          const auto feed = [&](Index from, Index to) {
+            if (indices)
+              ops::gather_indices(data.x, data.order, first + from, to - from, layers.front().vocabulary, indices_ + from * cols);
+            else if (!in_place)
+              ops::gather(data.x, data.order, first + from, to - from, static_cast<T>(data.scale), x_ + from * cols);
+            if (!data.labels) return ops::gather(data.dense, data.order, first + from, to - from, T(1), dense_ + from * targets);
+            for (Index i = from; i < to; ++i) labels_[i] = ops::within(data.labels[row(first + i)], targets);
+          };
+          if (!parts) {
+            outcome = plan_.step(team, batch, now, feed_of<T>(feed));
+            break;
+          }
+          Plan<T>& plan = batch.rows == part ? plan_ : rest_;
+          share.last = first == last;
+          const auto passed = plan.step_part(team, batch, now, feed_of<T>(feed), share);
+          outcome = {outcome.loss + passed.loss, passed.updated};
+          share.first = false;
+          last_ = &plan;
+        }
         if (!outcome.updated) {
+          if (parts) each_statistic([](T* to, const T* kept, std::size_t bytes) { std::memcpy(to, kept, bytes); });
           done.finite = false;
           done.loss = outcome.loss;
           return;
@@ -99,7 +152,7 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
       }
       done.steps = s + 1;
       const bool lost = rule.update.lost && *rule.update.lost;
-      if (!team.did(plan_.cost()) || enough || lost) return;
+      if (!team.did(cost_) || enough || lost) return;
     }
   });
   return done;

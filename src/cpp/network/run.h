@@ -16,10 +16,15 @@ struct Data {
 
 struct Steps {
   Index first, rows;  // the first step takes rows [first, first + rows) of the order, and so on
+  Index part;         // of these rows, that are passed together, their gradients added up; no more than there are
   Index count;
-  const double* rates;  // learning rates: one for each update, or null for the rule's own
-  double seconds;       // stops after the step during which so much time is over
-  double* losses;       // room for `count` losses, of the updates done
+  // A row for each update, or null for what rule and layers have: the learning rate, the weight decay, and the ratios of dropout.
+  const double* rates;
+  Index rate_columns;
+  double seconds;  // stops after the step during which so much time is over
+  double* losses;  // room for `count` losses, of the updates done
+
+  const double* rates_of(Index update) const { return rates ? rates + update * rate_columns : nullptr; }
 };
 struct Done {
   Index steps, updates;  // steps are gone through; those whose rows weigh nothing update nothing
@@ -30,19 +35,24 @@ struct Done {
 template <class T>
 class Runner {
  public:
-  // For steps of so many rows. Throws std::bad_alloc.
-  void prepare(const std::vector<Layer<T>>& layers, Index rows, bool clip);
+  // For steps of so many rows, by parts of at most so many. Throws std::bad_alloc.
+  void prepare(const std::vector<Layer<T>>& layers, Index rows, Index part, bool clip);
   // The steps that it is prepared for. Throws std::bad_alloc before anything has changed.
   Done run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule);
-  Plan<T>& plan() noexcept { return plan_; }
+  // What has gone through the last part, and what one thread takes for a step.
+  const Plan<T>& last_plan() const noexcept { return *last_; }
+  double cost() const noexcept { return cost_; }
 
  private:
-  Plan<T> plan_;
+  Plan<T> plan_, rest_;  // of whole parts, and of a smaller last one
+  const Plan<T>* last_ = &plan_;
+  double cost_ = 0;
   Crew crew_{1, 0, false};
   Arena arena_;
   T *x_ = nullptr, *dense_ = nullptr;
   int64_t *indices_ = nullptr, *labels_ = nullptr;
   double* weight_ = nullptr;
+  T *sums_ = nullptr, *statistics_ = nullptr;  // of parts: their gradients; the running statistics before them
 };
 
 // Steps in two halves, with whatever makes the gradient of the outputs in between: what forward keeps stays until the next.
@@ -56,6 +66,8 @@ class Halves {
   void forward(const std::vector<Layer<T>>& layers, const ops::RowSource& x, const int64_t* order, Index first, double scale,
                uint64_t step, T* out);
   void update_statistics() noexcept { plan_.update_statistics(); }
+  // The layers as they are now, of the same shapes.
+  void renew(const std::vector<Layer<T>>& layers) { plan_.prepare(layers, batch_.rows, plan_.members(), Use::halves, clip_); }
   // As Plan's. The layers may have others of the same shapes for gradients.
   void backward(const std::vector<Layer<T>>& layers, const T* dout, bool parameters, T* dx);
   bool finish(const std::vector<Layer<T>>& layers, const T* dout, const Rule& rule);
@@ -64,7 +76,6 @@ class Halves {
 
  private:
   Crew crew_for_half(double nanoseconds) const noexcept;
-  void renew(const std::vector<Layer<T>>& layers) { plan_.prepare(layers, batch_.rows, plan_.members(), Use::halves, clip_); }
 
   Plan<T> plan_;
   Arena arena_;

@@ -20,8 +20,10 @@ struct Parameter {
   bool frozen;       // it stays as it is, and its gradient is nobody's
 };
 
-enum class LayerKind { affine, batchnorm, activation, dropout, embedding, layernorm, rmsnorm };
-constexpr const char* kLayerNames[] = {"affine", "batchnorm", "activation", "dropout", "embedding", "layernorm", "rmsnorm"};
+// A residual block begins where its input is kept, and ends where that is added: with `sum`.
+enum class LayerKind { affine, batchnorm, activation, dropout, embedding, layernorm, rmsnorm, residual, sum };
+constexpr const char* kLayerNames[] = {"affine",    "batchnorm", "activation", "dropout", "embedding",
+                                       "layernorm", "rmsnorm",   "residual",   "sum"};
 constexpr bool normalizes_rows(LayerKind kind) { return kind == LayerKind::layernorm || kind == LayerKind::rmsnorm; }
 
 // Every layer maps rows of `in` numbers to rows of `out`; an embedding's are `in` indices.
@@ -69,6 +71,7 @@ struct Batch {
   const int64_t* labels;
   const T* dense;
   const double* weight;  // one a row, or null
+  uint32_t part;         // its number among those whose gradients are added up
 };
 
 // What a step does beside its network: rates change from step to step.

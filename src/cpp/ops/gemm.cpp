@@ -345,7 +345,7 @@ void compute_pieces(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* own, 
     for (Index i = begin; i < end; ++i) {
       T* c = g.c.data + i * g.c.row_stride;
       kernels<T>().scale(pieces + i * n, T(1), n, c);
-      for (Index piece = 1; piece < count; ++piece) kernels<T>().add(pieces + piece * room + i * n, n, c);
+      for (Index piece = 1; piece < count; ++piece) kernels<T>().add(c, pieces + piece * room + i * n, n, c);
     }
     finish(g, g.c.data + begin * g.c.row_stride, g.c.row_stride, begin, end - begin, 0, n);
   });

@@ -35,6 +35,11 @@ void scale_run(const T* x, T factor, Index n, T* y) noexcept {
 }
 
 template <class T>
+void add_run(const T* x, const T* z, Index n, T* y) noexcept {
+  kernels<T>().add(x, z, n, y);
+}
+
+template <class T>
 void blend_run(const T* x, T share, T rest, Index n, T* y) noexcept {
   kernels<T>().blend(x, share, rest, n, y);
 }
@@ -228,6 +233,7 @@ bool in_range(const RowSource& from, Index count, Index n) noexcept {
   template void drop_gradient(const uint8_t*, T, Index, const T*, T*) noexcept;                                           \
   template void blend_run(const T*, T, T, Index, T*) noexcept;                                                            \
   template void scale_run(const T*, T, Index, T*) noexcept;                                                               \
+  template void add_run(const T*, const T*, Index, T*) noexcept;                                                          \
   template void sum_columns(const T*, Index, Index, Index, T*) noexcept;                                                  \
   template void softmax_rows(const LossRows<T>&) noexcept;                                                                \
   template void sigmoid_rows(const LossRows<T>&) noexcept;                                                                \

@@ -24,6 +24,8 @@ template <class T>
 void blend_run(const T* x, T share, T rest, Index n, T* y) noexcept;
 template <class T>
 void scale_run(const T* x, T factor, Index n, T* y) noexcept;
+template <class T>
+void add_run(const T* x, const T* z, Index n, T* y) noexcept;  // y = x + z, of which y may be either
 
 // Sums of columns of x, whose rows are x_row apart.
 template <class T>

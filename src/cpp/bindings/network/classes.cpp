@@ -16,9 +16,9 @@ const std::vector<const char*> kAccess = {"__getattribute__", "__getattr__", "__
 std::vector<const char*> attributes_of_role(Role role) {
   switch (role) {
     case Role::layer:
-      return {"forward", "backward",     "backward_params", "params", "grads",      "alpha", "momentum",
-              "eps",     "ratio",        "inverted",        "seed",   "seeded",     "step",  "stream",
-              "_kept",   "running_mean", "running_var",     "_saved", "approximate"};
+      return {"forward", "backward",     "backward_params", "params", "grads",       "alpha", "momentum",
+              "eps",     "ratio",        "inverted",        "seed",   "seeded",      "step",  "stream",
+              "_kept",   "running_mean", "running_var",     "_saved", "approximate", "layers"};
     case Role::loss:
       return {"forward", "backward", "y", "label_smoothing", "delta", "quantiles"};
     case Role::optimizer:

@@ -13,18 +13,51 @@ InUse* lock_of(const py::dict& attributes, py::object& locked) {
   return locked && py::isinstance<InUse>(locked) ? locked.cast<InUse*>() : nullptr;
 }
 
+// The layers of a residual block.
+py::handle block_of(const py::dict& attributes) {
+  const py::handle layers = entry_of(attributes, names().layers);
+  if (!PyTuple_CheckExact(layers.ptr())) throw Unsupported{};
+  return layers;
+}
+
 }  // namespace
 
-LayerObject::LayerObject(py::handle layer, std::size_t place)
+LayerObject::LayerObject(py::handle layer, const std::string& prefix, std::size_t place)
     : object(py::reinterpret_borrow<py::object>(layer)),
       type(&class_of(Role::layer, Py_TYPE(layer.ptr()))),
       kind(static_cast<LayerKind>(type->kind)),
-      parameters(static_cast<int>(type->names.size())) {
+      parameters(static_cast<int>(type->names.size())),
+      stream(static_cast<uint32_t>(place)) {
   lock = lock_of(attributes_of(layer), locked);
   for (int i = 0; i < parameters; ++i) {
     names[i] = type->names[static_cast<std::size_t>(i)];
-    entries[i] = interned((std::to_string(place) + "." + std::string(names[i])).c_str());
+    entries[i] = interned((prefix + std::string(names[i])).c_str());
   }
+  if (kind == LayerKind::residual) block = py::reinterpret_borrow<py::object>(block_of(attributes_of(layer)));
+}
+
+namespace {
+
+void add_layers(const py::tuple& layers, const std::string& prefix, std::size_t& place, std::vector<LayerObject>& to) {
+  Index i = 0;
+  for (const py::handle layer : layers) {
+    const std::string name = prefix + std::to_string(i++) + ".";
+    to.emplace_back(layer, name, place++);
+    if (to.back().kind != LayerKind::residual) continue;
+    LayerObject end = to.back();
+    end.kind = LayerKind::sum;
+    add_layers(py::reinterpret_borrow<py::tuple>(end.block), name, place, to);
+    to.push_back(std::move(end));
+  }
+}
+
+}  // namespace
+
+std::vector<LayerObject> layers_of(const py::tuple& layers) {
+  std::vector<LayerObject> all;
+  std::size_t place = 0;
+  add_layers(layers, "", place, all);
+  return all;
 }
 
 void Call::clear() {
@@ -165,6 +198,7 @@ bool look_up(const std::vector<LayerObject>& layers, Call& call) {
     found.attributes = attributes_of(l.object);
     if (replaces(found.attributes, name.forward)) throw Unsupported{};
     if (call.train && replaces(found.attributes, name.backward, name.backward_params)) throw Unsupported{};
+    if (l.block && find(found.attributes, name.layers) != l.block.ptr()) throw Unsupported{};
     if (!l.parameters) continue;
     const py::handle params = entry_of(found.attributes, name.params);
     if (!is_dict(params) || PyDict_GET_SIZE(params.ptr()) != l.parameters) throw Unsupported{};
@@ -179,12 +213,30 @@ bool look_up(const std::vector<LayerObject>& layers, Call& call) {
   return is_f64(first);
 }
 
+void read_ratios(const std::vector<LayerObject>& layers, Call& call, const double* ratios, const uint64_t* step) {
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].kind != LayerKind::dropout) continue;
+    Call::Found& found = call.layers[i];
+    const py::handle ratio = entry_of(found.attributes, names().ratio);
+    if (ratios)
+      found.ratio = *ratios++;
+    else if (PyFloat_CheckExact(ratio.ptr()))
+      found.ratio = PyFloat_AS_DOUBLE(ratio.ptr());
+    else if (PyCallable_Check(ratio.ptr()))
+      found.ratio =
+          layers[i].object.attr("ratio_at")(step ? py::int_(*step) : entry_of(found.attributes, names().step)).cast<double>();
+    else
+      throw Unsupported{};
+  }
+}
+
 template <class T>
 void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector<Layer<T>>& to) {
   const Names& name = names();
   to.resize(layers.size());
   Index features = call.features;
-  bool deep = call.deep;  // until an affine layer makes rows flat
+  bool deep = call.deep;    // until an affine layer makes rows flat
+  std::vector<Index> open;  // blocks: what goes around them
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const LayerObject& from = layers[i];
     const py::object& attributes = call.layers[i].attributes;
@@ -233,11 +285,19 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
           l.activation = Activation::gelu_tanh;
         if (l.activation == Activation::leaky_relu) l.alpha = static_cast<T>(number(attributes, name.alpha));
         break;
+      case LayerKind::residual:
+        if (deep) throw Unsupported{};  // what is added may have another shape than the plan's rows
+        open.push_back(features);
+        break;
+      case LayerKind::sum:
+        if (features != open.back()) throw Unsupported{};
+        open.pop_back();
+        break;
       case LayerKind::dropout:
-        l.ratio = number(attributes, name.ratio);
+        l.ratio = call.layers[i].ratio;
         if (!(l.ratio >= 0 && l.ratio < 1) || features > (Index{1} << 24)) throw Unsupported{};
         l.inverted = truth(attributes, name.inverted);
-        l.stream = static_cast<uint32_t>(i);
+        l.stream = from.stream;
         if (call.train) l.seed = truth(attributes, name.seeded) ? unsigned_number(entry_of(attributes, name.seed)) : call.seed;
         if (call.alone) {
           l.seed = unsigned_number(entry_of(attributes, name.seed));
@@ -303,7 +363,11 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
     rule.lr = PyFloat_AS_DOUBLE(lr.ptr());
   else if (!rates)
     rule.lr = held.attr("rate")().cast<double>();
-  rule.weight_decay = number(call.optimizer, name.weight_decay);
+  const py::handle decay = entry_of(call.optimizer, name.weight_decay);
+  if (PyFloat_CheckExact(decay.ptr()))
+    rule.weight_decay = PyFloat_AS_DOUBLE(decay.ptr());
+  else if (!rates)
+    rule.weight_decay = held.attr("decay")().cast<double>();
   double* const betas[2] = {&rule.beta1, &rule.beta2};
   for (std::size_t b = 0; b < type.names.size(); ++b) *betas[b] = number(call.optimizer, type.names[b]);
   if (squares_gradients(rule.kind)) rule.eps = number(call.optimizer, name.eps);
@@ -333,17 +397,25 @@ void read_groups(Call& call, const std::vector<LayerObject>& layers) {
 
 namespace {
 
+// Adds the attributes of layers as layers_of has them.
+void add_attributes(py::handle layers, std::vector<py::dict>& to) {
+  if (!PyTuple_CheckExact(layers.ptr())) throw Unsupported{};
+  for (const py::handle layer : py::reinterpret_borrow<py::tuple>(layers)) {
+    const bool block = static_cast<LayerKind>(class_of(Role::layer, Py_TYPE(layer.ptr())).kind) == LayerKind::residual;
+    const py::dict attributes = attributes_of(layer);
+    to.push_back(attributes);
+    if (!block) continue;
+    add_attributes(block_of(attributes), to);
+    to.push_back(attributes);
+  }
+}
+
 // The layers of a network that is a copy of the one that is trained.
 void read_average(Call& call, py::handle averaged) {
   if (!only_class(Role::network).has(averaged)) throw Unsupported{};
   const py::dict attributes = attributes_of(averaged);
-  const py::handle layers = entry_of(attributes, names().layers);
-  if (!PyTuple_CheckExact(layers.ptr()) || static_cast<std::size_t>(PyTuple_GET_SIZE(layers.ptr())) != call.layers.size())
-    throw Unsupported{};
-  for (const py::handle layer : py::reinterpret_borrow<py::tuple>(layers)) {
-    class_of(Role::layer, Py_TYPE(layer.ptr()));
-    call.averages.push_back(attributes_of(layer));
-  }
+  add_attributes(entry_of(attributes, names().layers), call.averages);
+  if (call.averages.size() != call.layers.size()) throw Unsupported{};
   call.average_lock = lock_of(attributes, call.averaged);
   if (!call.average_lock) throw Unsupported{};
 }
@@ -379,6 +451,11 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
   if (rule.step >> 63) throw Unsupported{};
   call.seed = unsigned_number(entry_of(attributes, name.seed));
   return rule;
+}
+
+Index read_part(const Call& call) {
+  const py::handle part = find(call.trainer, names().part);
+  return part ? static_cast<Index>(unsigned_number(part)) : 0;
 }
 
 namespace {

@@ -12,9 +12,10 @@ namespace fastnn::bindings {
 using network::Layer;
 using network::LayerKind;
 
-// A layer of a network, and the keys of what belongs to it.
+// A layer of a network, and the keys of what belongs to it. A residual block is there twice, as its beginning and as its end.
 struct LayerObject {
-  LayerObject(py::handle layer, std::size_t place);
+  // `prefix`: what the names of its parameters begin with; `place`: among all layers.
+  LayerObject(py::handle layer, const std::string& prefix, std::size_t place);
 
   py::object object;
   InUse* lock;  // the layer's, kept alive by `locked`; or null
@@ -24,7 +25,12 @@ struct LayerObject {
   py::str names[2];    // of params and grads: weight and bias, gamma and beta, or the table alone
   py::str entries[2];  // of the optimizer's state
   int parameters;
+  uint32_t stream;   // of its masks
+  py::object block;  // of a residual block: its layers
 };
+
+// The layers of a network, with those within residual blocks between their two ends. Throws Unsupported.
+std::vector<LayerObject> layers_of(const py::tuple& layers);
 
 // An array that goes into a dict once the call has succeeded.
 struct NewEntry {
@@ -37,6 +43,7 @@ struct NewEntry {
 struct Call {
   struct Found {
     py::object attributes, grads, parameters[2];
+    double ratio = 0;  // of dropout
   };
   // Whether it trains, so that parameters, gradients and state are written to; whether gradients are kept; whether it is a
   // forward in training by itself, for which layers of dropout have counters of their own.
@@ -89,6 +96,10 @@ struct Order {
 // Finds the arrays of all layers; whether they are of float64.
 bool look_up(const std::vector<LayerObject>& layers, Call& call);
 
+// The ratios of dropout as they are at a step of the trainer, or after as many as each has done; or as they are given. May call
+// schedules.
+void read_ratios(const std::vector<LayerObject>& layers, Call& call, const double* ratios, const uint64_t* step);
+
 // The layers as they are now, for data whose features are known.
 template <class T>
 void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector<Layer<T>>& to);
@@ -96,6 +107,9 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
 // What a trainer does beside its network. `epochs`: it goes through many steps; `rates`: the learning rates are given. May call
 // the optimizer's schedule.
 network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates);
+
+// The rows of a part, where a trainer's steps are made of parts; or 0.
+Index read_part(const Call& call);
 
 // Which parameters have factors of their own, or are frozen, as the optimizer's groups say.
 void read_groups(Call& call, const std::vector<LayerObject>& layers);
@@ -118,6 +132,5 @@ template <class T>
 constexpr ops::Number number_of() {
   return sizeof(T) == 4 ? ops::Number::f32 : ops::Number::f64;
 }
-inline bool has_parameters(LayerKind kind) { return kind != LayerKind::activation && kind != LayerKind::dropout; }
 
 }  // namespace fastnn::bindings

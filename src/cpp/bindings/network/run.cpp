@@ -159,8 +159,8 @@ class PythonLoss {
 
 }  // namespace
 
-CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers) : lock_(lock), type_(only_class(Role::network)) {
-  for (const py::handle layer : layers) layers_.emplace_back(layer, layers_.size());
+CompiledNetwork::CompiledNetwork(InUse& lock, const py::tuple& layers)
+    : lock_(lock), type_(only_class(Role::network)), layers_(layers_of(layers)) {
   try {
     for (; joined_ < layers_.size(); ++joined_)
       if (layers_[joined_].lock) layers_[joined_].lock->join(lock_);
@@ -176,10 +176,24 @@ void CompiledNetwork::part() noexcept {
 }
 
 int CompiledNetwork::traverse(visitproc visit, void* arg) const {
-  for (const LayerObject& l : layers_) Py_VISIT(l.object.ptr());
+  for (const LayerObject& l : layers_) {
+    Py_VISIT(l.object.ptr());
+    Py_VISIT(l.block.ptr());
+  }
   Py_VISIT(pass_.ptr());
   Py_VISIT(pass_x_.ptr());
   return 0;
+}
+
+// What changes from step to step.
+void CompiledNetwork::read_rates(py::handle rates, network::Steps& steps) const {
+  const auto drops =
+      std::count_if(layers_.begin(), layers_.end(), [](const LayerObject& layer) { return layer.kind == LayerKind::dropout; });
+  steps.rate_columns = 2 + static_cast<Index>(drops);
+  const bool fits = is_array(rates) && is_f64(rates) && is_contiguous(rates) && rank(rates) == 2 && extent(rates, 0) > 0 &&
+                    extent(rates, 1) == steps.rate_columns;
+  if (!fits) refuse("rates must have rows of " + std::to_string(steps.rate_columns));
+  steps.rates = data_of<const double>(rates);
 }
 
 struct CompiledNetwork::Request {
@@ -233,6 +247,9 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
   std::optional<Hold> hold_average;
   if (call_.average_lock) hold_average.emplace(*call_.average_lock);
   const bool clip = std::isfinite(rule.clip_norm);
+  network::Steps steps{};
+  if (!request.rates.is_none()) read_rates(request.rates, steps);
+  read_ratios(layers_, call_, steps.rates ? steps.rates + 2 : nullptr, &rule.step);
 
   network::Data data{};
   const Rows rows = read_rows<T>(call_, "x", request.x, single, takes_indices());
@@ -246,7 +263,8 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
     const char* last = data.x.data + (n - 1) * data.x.row_bytes;
     call_.x = {std::min(data.x.data, last), std::max(data.x.data, last) + data.x.cols * static_cast<Index>(sizeof(T))};
   }
-  call_.keep = clip || affine_bytes() <= kKeepBytes;
+  const Index part = single ? 0 : read_part(call_);
+  call_.keep = clip || part || affine_bytes() <= kKeepBytes;
   std::vector<Layer<T>>& layers = typed.layers;
   read_groups(call_, layers_);
   read_layers(layers_, call_, layers);
@@ -260,7 +278,6 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
   data.weight = weights.data;
   if (!request.order.is_none()) data.order = order_.read(request.order, n, request.step == 0);
 
-  network::Steps steps{};
   steps.rows = single ? n : std::min(request.rows, n);
   steps.first = request.step * steps.rows;
   if (steps.first >= n) throw Unsupported{};
@@ -269,11 +286,11 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
     steps.rows = n - steps.first;
     steps.count = 1;
   }
-  if (!request.rates.is_none()) {
-    steps.count = std::min(steps.count, extent(request.rates, 0));
-    steps.rates = vector<const double>("rates", request.rates, extent(request.rates, 0));
-  }
-  if (normalizes(layers) && steps.rows == 1) throw Unsupported{};  // its layer refuses a single row
+  if (steps.rates) steps.count = std::min(steps.count, extent(request.rates, 0));
+  steps.part = part ? std::min(part, steps.rows) : steps.rows;
+  if (steps.part < steps.rows && (call_.own_loss || takes_indices())) throw Unsupported{};
+  // A layer of batch normalization refuses a single row.
+  if (normalizes(layers) && (steps.part == 1 || steps.rows % steps.part == 1)) throw Unsupported{};
   steps.seconds = request.seconds;
   double one = 0;
   if (single) {
@@ -299,12 +316,12 @@ py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request)
       failed = std::current_exception();
     }
   } else {
-    typed.runner.prepare(layers, steps.rows, clip);
-    done = unlocked(typed.runner.plan().cost() * static_cast<double>(steps.count),
+    typed.runner.prepare(layers, steps.rows, steps.part, clip);
+    done = unlocked(typed.runner.cost() * static_cast<double>(steps.count),
                     [&] { return typed.runner.run(layers, data, steps, rule); });
   }
-  const network::Plan<T>& plan = call_.own_loss ? typed.halves.plan() : typed.runner.plan();
-  if (done.updates > 0) write_back(layers_, call_, layers, plan, request.x, rule, done.updates, steps.rows);
+  const network::Plan<T>& plan = call_.own_loss ? typed.halves.plan() : typed.runner.last_plan();
+  if (done.updates > 0) write_back(layers_, call_, layers, plan, request.x, rule, done.updates);
   if (failed) std::rethrow_exception(failed);
   if (steps.first + done.steps * steps.rows >= n) order_.clear();
   if (lost && rule.stop_at_nonfinite) refuse_square(rule.step + static_cast<uint64_t>(done.updates) - 1);
@@ -329,6 +346,7 @@ void CompiledNetwork::run_by_python(Training<T>& typed, const Request& request, 
   const bool whole = request.rows == 0;  // x, t and weight are one batch
   network::Rule now = rule;
   for (Index s = 0; s < steps.count; ++s) {
+    std::size_t drops = 0;
     const Index first = steps.first + s * rows;
     const bool enough = Clock::now() >= deadline;
     bool weighs = !data.weight;
@@ -336,7 +354,13 @@ void CompiledNetwork::run_by_python(Training<T>& typed, const Request& request, 
     if (weighs) {
       now.step = rule.step + static_cast<uint64_t>(done.updates);
       now.update.step = rule.update.step + done.updates;
-      if (steps.rates) now.update.lr = steps.rates[done.updates];
+      if (const double* rates = steps.rates_of(done.updates)) {
+        now.update.lr = rates[0];
+        now.update.weight_decay = rates[1];
+        for (Layer<T>& layer : typed.layers)
+          if (layer.kind == LayerKind::dropout) layer.ratio = rates[2 + drops++];
+        halves.renew(typed.layers);
+      }
       py::object y = new_matrix<T>(rows, outputs);
       unlocked(forward_cost,
                [&] { halves.forward(typed.layers, data.x, data.order, first, data.scale, now.step, data_of<T>(y)); });
@@ -384,6 +408,7 @@ py::object CompiledNetwork::forward_as(Kept<T>& kept, py::handle x, py::handle p
   call.features = rows.from.cols;
   call.deep = takes_indices() || rank(x) > 2;
   std::vector<Layer<T>>& layers = kept.forward;
+  read_ratios(layers_, call, nullptr, nullptr);
   read_layers(layers_, call, layers);
   if (n == 0 || (n == 1 && normalizes(layers))) throw Unsupported{};  // which its layer refuses
   if (takes_indices() && !ops::in_range(rows.from, n, layers.front().vocabulary)) throw Unsupported{};
@@ -435,6 +460,10 @@ py::object CompiledNetwork::backward_as(Kept<T>& kept, py::handle dout, bool par
   Call& call = pass_call_;
   const std::vector<Layer<T>>& before = kept.forward;
   std::vector<Layer<T>>& layers = kept.backward;
+  std::vector<double> ratios;  // the forward's
+  for (const Layer<T>& layer : before)
+    if (layer.kind == LayerKind::dropout) ratios.push_back(layer.ratio);
+  read_ratios(layers_, call, ratios.data(), nullptr);
   call.features = before.front().in;
   read_layers(layers_, call, layers);
   const auto replaced = [](const network::Parameter<T>& a, const network::Parameter<T>& b) {
@@ -496,6 +525,7 @@ py::object CompiledNetwork::infer(py::handle x, double scale) {
 
 template <class T>
 py::object CompiledNetwork::infer_as(Call& call, Inference<T>& typed, py::handle x, double scale) {
+  read_ratios(layers_, call, nullptr, nullptr);
   const bool indices = takes_indices(), few = is_array(x) && rank(x) > 0 && extent(x, 0) <= kConverted;
   const Rows rows = read_rows<T>(call, "x", x, few, indices);
   const ops::RowSource& from = rows.from;

@@ -78,6 +78,7 @@ class CompiledNetwork {
   py::object infer_as(Call& call, Inference<T>& typed, py::handle x, double scale);
 
   void part() noexcept;  // from the layers' locks
+  void read_rates(py::handle rates, network::Steps& steps) const;
   Index affine_bytes() const;
   bool takes_indices() const { return layers_.front().kind == LayerKind::embedding; }
 

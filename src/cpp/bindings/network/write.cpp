@@ -49,7 +49,8 @@ void write_counters(const Call& call, const network::Rule& rule, Index updates) 
 
 template <class T>
 void write_back(const std::vector<LayerObject>& objects, const Call& call, const std::vector<Layer<T>>& layers,
-                const network::Plan<T>& plan, py::handle x, const network::Rule& rule, Index updates, Index rows) {
+                const network::Plan<T>& plan, py::handle x, const network::Rule& rule, Index updates) {
+  const Index rows = plan.rows();
   const Names& name = names();
   for (const auto& [dict, key, array] : call.entries) dict[key] = array;
   write_counters(call, rule, updates);
@@ -59,10 +60,10 @@ void write_back(const std::vector<LayerObject>& objects, const Call& call, const
     const Layer<T>& layer = layers[i];
     if (layer.kind == LayerKind::dropout) {
       found.attributes[name.seed] = py::int_(layer.seed);
-      found.attributes[name.stream] = py::int_(i);
+      found.attributes[name.stream] = py::int_(layer.stream);
       found.attributes[name.step] = py::int_(rule.step + static_cast<uint64_t>(updates));
       write_kept(call, layers, plan, i, x, rows);
-    } else if (layer.kind != LayerKind::embedding && has_parameters(layer.kind) && !call.keep) {
+    } else if (layer.kind != LayerKind::embedding && objects[i].parameters > 0 && !call.keep) {
       PyDict_Clear(found.grads.ptr());
     }
   }
@@ -77,7 +78,7 @@ void write_back(const std::vector<LayerObject>& objects, const Call& call, const
   template void write_embedding(const std::vector<LayerObject>&, const Call&, const std::vector<Layer<T>>&,                     \
                                 const network::Plan<T>&);                                                                       \
   template void write_back(const std::vector<LayerObject>&, const Call&, const std::vector<Layer<T>>&, const network::Plan<T>&, \
-                           py::handle, const network::Rule&, Index, Index);
+                           py::handle, const network::Rule&, Index);
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)
 

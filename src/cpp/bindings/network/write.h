@@ -14,9 +14,9 @@ void write_embedding(const std::vector<LayerObject>& objects, const Call& call, 
                      const network::Plan<T>& plan);
 // The counters of a trainer and its optimizer after `updates` steps by this rule.
 void write_counters(const Call& call, const network::Rule& rule, Index updates);
-// All of it after so many steps of `rows` rows of x.
+// All of it after so many steps on rows of x.
 template <class T>
 void write_back(const std::vector<LayerObject>& objects, const Call& call, const std::vector<Layer<T>>& layers,
-                const network::Plan<T>& plan, py::handle x, const network::Rule& rule, Index updates, Index rows);
+                const network::Plan<T>& plan, py::handle x, const network::Rule& rule, Index updates);
 
 }  // namespace fastnn::bindings
