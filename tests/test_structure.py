@@ -197,6 +197,7 @@ OPTIONAL = {
     "typing_extensions",
     "optuna",
     "torch",
+    *("onnx", "google", "keras", "h5py"),
 }
 FLOORS = {  # an import goes downwards
     **dict.fromkeys(NUMPY_ONLY, 0),

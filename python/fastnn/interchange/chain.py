@@ -35,19 +35,27 @@ class Chain:
 
     `where`, in all methods, is the place for messages: "layer dense (Dense)".
 
+    Parameters
+    ----------
+    shape : tuple or None
+        Of a row of the input; None, whole or in it: not known.
+    default : float32 or float64
+        What is computed in where no parameter says it.
+
     Attributes
     ----------
     layers : list
     dtype : numpy dtype or None
         That of the parameters, by the first of them.
     shape : tuple or None
-        Of a row, as the other library has it; None, whole or in it: not known.
+        Of a row, as the other library has it.
     """
 
-    def __init__(self, shape: tuple[int | None, ...] | None) -> None:
+    def __init__(self, shape: tuple[int | None, ...] | None, default: Any = np.float32) -> None:
         self.layers: list[Any] = []
         self.dtype: np.dtype[Any] | None = None
         self.shape = shape
+        self._default: np.dtype[Any] = np.dtype(default)
         self._probabilities = ""  # what makes logits probabilities, which must be the end
         self._flattened = ""  # what has flattened there and, before an Affine, does nothing here
         self._unflattened: tuple[int | None, ...] | None = None  # the shape before that
@@ -73,8 +81,10 @@ class Chain:
         W = self.parameter(where, W)
         if self.layers or self._flattened or self._scale:
             raise ValueError(f"{where}: must come first: fastnn looks up rows of the data only")
+        if self.shape is None:
+            raise ValueError(f"{where}: must take indices of a known number of dimensions")
         self.layers.append(layers.Embedding(W))
-        self.shape = None if self.shape is None else (*self.shape, W.shape[1])
+        self.shape = (*self.shape, W.shape[1])
 
     def affine(self, where: str, W: Array, b: Array | None = None) -> None:
         """Add an Affine, its bias zeros for None."""
@@ -84,8 +94,10 @@ class Chain:
         self._check_rows(where, n_in)
         b = np.zeros(n_out, W.dtype) if b is None else self.parameter(where, b, (n_out,))
         if self._scale:
-            _, a, c = self._take_scale(n_in)
-            W, b = (a.reshape(-1, 1) * W).astype(W.dtype), (b + c @ W.astype(float)).astype(W.dtype)
+            scaling, a, c = self._take_scale(n_in)
+            with np.errstate(all="ignore"):
+                b = _finite(scaling, b, b + c @ W.astype(float))
+                W = _finite(scaling, W, a.reshape(-1, 1) * W)
         self.layers.append(layers.Affine(W, b))
         self.shape, self._flattened = (n_out,), ""
 
@@ -114,12 +126,13 @@ class Chain:
         """Add y = a x + c."""
         self._check_open(where)
         a, c = np.asarray(a, dtype=float), np.asarray(c, dtype=float)
-        if self._scale:
-            before, a0, c0 = self._scale
-            self._scale = before, a * a0, a * c0 + c
-            return
         self._check_fits(where, a)
         self._check_fits(where, c)
+        if self._scale:
+            before, a0, c0 = self._scale
+            with np.errstate(all="ignore"):
+                self._scale = before, a * a0, a * c0 + c
+            return
         last = self.layers[-1] if self.layers and not self._flattened else None
         if len(self.layers) > self._sealed and isinstance(last, (layers.Affine, *NORMS)):
             shape = (
@@ -127,8 +140,9 @@ class Chain:
             )
             if max(a.ndim, c.ndim) <= 1 and not (c.any() and isinstance(last, layers.RMSNorm)):
                 a, c = np.broadcast_to(a, shape), np.broadcast_to(c, shape)
-                for name, array in last.params.items():
-                    array[...] = array * a + (c if name in ("b", "beta") else 0)
+                with np.errstate(all="ignore"):
+                    for name, p in last.params.items():
+                        p[...] = _finite(where, p, p * a + (c if name in ("b", "beta") else 0))
                 return
         self._scale = where, a, c
 
@@ -161,16 +175,22 @@ class Chain:
         if self._scale is None:
             return
         where, a, c = self._scale
-        shape = self.shape if self.shape is not None else a.shape or c.shape
-        n = math.prod(shape) if shape and None not in shape else 0  # type: ignore[arg-type]
+        a, c = self._each(where, a, c)
+        self.dtype = self.dtype or self._default
+        eps = 1e-5
+        var = np.full(a.size, 1 - eps, self.dtype)
+        with np.errstate(all="ignore"):
+            gamma, beta = (_finite(where, var, v) for v in (a, c))
+        self._scale = None
+        self.layers.append(layers.BatchNorm(gamma, beta, running_var=var, eps=eps))
+
+    def _each(self, where: str, a: Array, c: Array) -> tuple[Array, Array]:
+        """Return constants for each number of a row, which must be of a known shape: ValueError."""
+        known: Any = self.shape if self.shape is not None else a.shape or c.shape
+        n = math.prod(known) if known and None not in known else 0
         if not 0 < n <= LARGEST:
             raise ValueError(f"{where}: must scale rows of a known shape, got {_row(self.shape)}")
-        a, c = (np.broadcast_to(v, shape).reshape(n) for v in (a, c))
-        dtype = self.dtype or _checks.FLOATS[0]
-        eps = 1e-5
-        var = np.full(n, 1 - eps, dtype)
-        self._scale = None
-        self.layers.append(layers.BatchNorm(a.astype(dtype), c.astype(dtype), running_var=var, eps=eps))
+        return np.broadcast_to(a, known).reshape(n), np.broadcast_to(c, known).reshape(n)
 
     def seal(self) -> None:
         """Have all that comes leave as it is what is reached, which goes elsewhere, too."""
@@ -184,12 +204,8 @@ class Chain:
         if shape is not None and len(shape) == 1:
             return
         if self._scale and max(v.ndim for v in self._scale[1:]) > 0:
-            n = math.prod(shape) if shape and None not in shape else 0  # type: ignore[arg-type]
-            if not 0 < n <= LARGEST:
-                raise ValueError(f"{where}: must flatten rows of a known shape, got {_row(shape)}")
-            before, *scale = self._scale
-            a, c = (np.broadcast_to(v, shape).reshape(n) for v in scale)  # type: ignore[arg-type]
-            self._scale = before, a, c
+            before, a, c = self._scale
+            self._scale = before, *self._each(where, a, c)
         self._flattened, self._unflattened = where, shape
         if shape is not None:
             known = None not in shape
@@ -273,6 +289,14 @@ class Chain:
                 f"{self._flattened}: must be followed by weights, with nothing but activations, dropout and "
                 f"batch normalization between, not by {where}: fastnn flattens where an Affine takes x"
             )
+
+
+def _finite(where: str, like: Array, values: Array) -> Array:
+    """Return values in the dtype of an array; ValueError if they are infinite or NaN and it is not."""
+    array: Array = values.astype(like.dtype)
+    if np.isfinite(like).all() and not np.isfinite(array).all():
+        raise ValueError(f"{where}: constants must leave finite numbers of {like.dtype}")
+    return array
 
 
 def _row(shape: tuple[int | None, ...] | None) -> str:

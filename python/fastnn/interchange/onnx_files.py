@@ -66,8 +66,14 @@ def read(path: Any) -> tuple[Any, str | None]:
             raise ValueError(f"{name} is not a file of ONNX, or is truncated: {error}") from None
     if not model.ir_version or not model.graph.node:
         raise ValueError(f"{name} is not a file of ONNX, or is truncated: it holds no graph")
+    if folder is None:
+        for t in model.graph.initializer:
+            if t.data_location == TensorProto.EXTERNAL:
+                raise ValueError(
+                    f"initializer {t.name!r}: has its data in a file of its own: pass the model's path"
+                )
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(model if folder is None else name)  # which looks there for such files, too
     except onnx.checker.ValidationError as error:
         raise ValueError(f"{name} is not valid: {str(error).strip().splitlines()[0]}") from None
     return model, folder

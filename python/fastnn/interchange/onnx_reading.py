@@ -143,8 +143,8 @@ class Reading:
         self.output = _output(graph) if output is None else output
         self.nodes, needed = _needed(graph, self.output)
         self.uses = _uses(self.nodes, self.output)
-        name, self.rows, shape = _input(graph, self.initializers, needed)
-        self.chain = Chain(shape)
+        name, self.rows, shape, default = _input(graph, self.initializers, needed)
+        self.chain = Chain(shape, default)
         self.bases = [Base(0, self.chain.mark)]
         self.values[name] = Expression(name, f"input {name!r}", "", None, (), self.bases[0])
 
@@ -365,8 +365,6 @@ class Reading:
         piece = [e for e in _ordered(end, start) if e is not start]
         constants = [a for e in piece for a in e.args if isinstance(a, np.ndarray)]
         if any(e.op == "ReduceMean" for e in piece):
-            if self.chain.dtype is None and not constants:
-                return None
             shape = self.chain.shape
             n = (shape[-1] if shape else None) or max((a.size for a in constants), default=0)
             dtype = self.chain.dtype or next((a.dtype for a in constants if a.dtype in _checks.FLOATS), None)
@@ -394,7 +392,7 @@ def _opset(model: Any) -> int:
 
 
 def _output(graph: Any) -> str:
-    """Return the name of the output that has the numbers; one of ZipMap, of dicts, has no type of elements."""
+    """Return the name of the output that has the numbers; one of ZipMap has no type of elements."""
     kinds: dict[str, int] = {o.name: o.type.tensor_type.elem_type for o in graph.output}
     wanted = [name for name, kind in kinds.items() if kind in (*FLOATS, TensorProto.UNDEFINED)]
     if len(wanted) != 1:
@@ -433,8 +431,8 @@ def _uses(nodes: list[tuple[int, Any]], output: str) -> dict[str, int]:
 
 def _input(
     graph: Any, initializers: dict[str, Any], needed: set[str]
-) -> tuple[str, int | None, tuple[int | None, ...] | None]:
-    """Return the input's name, number of rows and shape of a row; None: not known."""
+) -> tuple[str, int | None, tuple[int | None, ...] | None, Any]:
+    """Return the input's name, number of rows, shape of a row and dtype; None: not known."""
     inputs = [i for i in graph.input if i.name in needed and i.name not in initializers]
     if len(inputs) != 1:
         names = ", ".join(i.name for i in inputs) or "none"
@@ -445,12 +443,13 @@ def _input(
         raise TypeError(
             f"{where}: must hold float32, float64 or integers, got {onnx_files.dtype_name(kind.elem_type)}"
         )
+    dtype = np.float64 if kind.elem_type == TensorProto.DOUBLE else np.float32
     if not kind.HasField("shape"):
-        return name, None, None
+        return name, None, None, dtype
     dims = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
     if len(dims) < 2:
         raise ValueError(f"{where}: must have a dimension of rows and one of numbers, got shape {dims}")
-    return name, dims[0], tuple(dims[1:])
+    return name, dims[0], tuple(dims[1:]), dtype
 
 
 # Of expressions
@@ -647,11 +646,19 @@ def _gather(r: Reading, where: str, node: Any, attributes: dict[str, Any], input
     x = r.expression(where, inputs[1], "indices")
     if attributes.get("axis", 0) != 0 or W.ndim != 2:
         raise ValueError(f"must look up rows of a table, got axis {attributes.get('axis', 0)} of {W.shape}")
-    if x.function is not None or x.settled is not r.bases[0] or r.bases[-1] is not r.bases[0]:
+    if x.base is not r.bases[0] or r.bases[-1] is not r.bases[0] or not _same(x, len(W)):
         raise ValueError("must come first: fastnn looks up rows of the data only")
     r.indices = False
     r.chain.embedding(f"{where}, data {inputs[0]!r}", W)
     r.become(node)
+
+
+def _same(x: Expression, count: int) -> bool:
+    """Whether an expression returns the indices that it is given, as one does that wraps negative ones."""
+    start, *piece = _ordered(x)
+    indices = np.arange(count)
+    scalars = all(a.size == 1 for e in piece for a in e.args if isinstance(a, np.ndarray))
+    return not piece or (scalars and np.array_equal(_evaluated(start, piece, indices), indices))
 
 
 def _flatten(r: Reading, where: str, node: Any, attributes: dict[str, Any], inputs: list[str]) -> None:
