@@ -33,7 +33,23 @@ def test_a_door_says_what_it_needs(door, arguments, monkeypatch):
         getattr(interchange, door)(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("door", "package", "arguments"),
+    [
+        ("from_onnx", "onnx", ("a.onnx",)),
+        ("to_onnx", "onnx", (None, "a.onnx")),
+        ("from_keras", "h5py", ("a.keras",)),
+        ("to_keras", "keras", (None,)),
+    ],
+)
+def test_the_other_doors_say_what_they_need(door, package, arguments, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"^fastnn\.interchange\.{door} needs the package {package}\b"):
+        getattr(interchange, door)(*arguments)
+
+
 def test_the_doors_are_those_of_the_package():
-    assert set(interchange.__all__) >= {"from_torch", "to_torch", "train_torch"}
+    doors = {f"{way}_{library}" for way in ("from", "to") for library in ("torch", "onnx", "keras")}
+    assert set(interchange.__all__) >= {*doors, "train_torch"}
     for name in interchange.__all__:
         assert getattr(interchange, name).__doc__

@@ -32,6 +32,7 @@ __all__ = ["read"]
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 CONFIG_BYTES = 2**26
+PLACES = ("layer ", "model ", "the model", WEIGHTS)  # begin a message that has its place
 DTYPES = ("float32", "float64")
 SOFTMAX = ("softmax", "log_softmax")
 ACTIVATIONS: dict[str, Callable[[], Any]] = {
@@ -411,7 +412,7 @@ class Reading:
         except (TypeError, ValueError) as error:
             text = str(error)
             error_class = TypeError if isinstance(error, TypeError) else ValueError
-            raise error_class(text if text.startswith(("layer ", WEIGHTS)) else f"{place}: {text}") from None
+            raise error_class(text if text.startswith(PLACES) else f"{place}: {text}") from None
 
     def _check_dtype(self, where: str, policy: Any) -> None:
         """Refuse what computes in anything but float32 or float64, as all others do: TypeError."""
@@ -482,7 +483,7 @@ def _shape(model: Mapping[str, Any]) -> tuple[int | None, ...]:
         if not entries:
             raise ValueError("the model must hold layers")
         if model["class_name"] == "Functional":
-            name = _one("input_layers", model["config"]["input_layers"])
+            name = _one("the model, input_layers", model["config"]["input_layers"])
             entries = [entry for entry in entries if entry["config"]["name"] == name] or entries
         model = entries[0]
     shape = model["config"].get("batch_shape") or (model.get("build_config") or {}).get("input_shape")
@@ -500,9 +501,11 @@ def _network(model: Any, weights: Callable[[Any], Any], logits: bool) -> Any:
             )
         reading = Reading(_shape(model))
         reading.model("the model", model, weights(model["config"]["layers"]))
-    except (KeyError, IndexError, AttributeError) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        if isinstance(error, (TypeError, ValueError)) and str(error).startswith(PLACES):
+            raise
         raise ValueError(
-            f"the model has no configuration of Keras 3: {type(error).__name__} {error}"
+            f"the model has no configuration of Keras 3: {type(error).__name__}: {error}"
         ) from None
     return reading.chain.end(logits)
 
