@@ -22,6 +22,7 @@ NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 COMMAND = re.compile(r"python3? -m ((?:fastnn|bench)\b[^`#&\n]*)")
 EXTRAS = re.compile(r"'\.\[([\w,]+)\]'")
 ELSEWHERE = "postgresql://"  # a server that nobody has here
+PEER = re.compile(r"^(?:import|from) (torch)\b", re.MULTILINE)  # what no extra brings
 
 
 def blocks(page):
@@ -60,6 +61,8 @@ def test_the_pages_are_found():
 @pytest.mark.parametrize("page", [p for p in PAGES if programs(p)], ids=lambda page: page.name)
 def test_the_programs_of_a_page(page, tmp_path, monkeypatch):
     """As a reader types them: one after the other, in a directory of his own."""
+    for peer in {name for _, text, _, _ in programs(page) for name in PEER.findall(text)}:
+        pytest.importorskip(peer, reason=f"the programs of {page.name} need it")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
     printed, shown = {}, blocks(page)

@@ -1128,7 +1128,7 @@ def test_one_changed_line(i, capsys):
 def test_the_additions_of_the_page(capsys):
     model = run_snippet(SNIPPETS[3][0])["model"]
     assert model.score(DIGITS[0][1400:], DIGITS[1][1400:]) > 0.93
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) >= 5
 
 
 def test_without_scikit_learn():

@@ -446,6 +446,19 @@ def test_losses_are_those_of_torch(loss, kind):
     assert_same(m, other, atol=1e-12)
 
 
+def test_weights_of_classes_are_weights_of_rows():
+    """As the error for a loss with weights says."""
+    x, t = digits()
+    weight = torch.tensor([1.0, 5.0, 0.5])
+    m = nn.Linear(6, 3)
+    other = copy.deepcopy(m)
+    optimizer = SGD(m.parameters(), 0.1)
+    steps(m, optimizer, 20, nn.CrossEntropyLoss(weight))
+    options = {"epochs": 2, "batch_size": BATCH, "shuffle": False, "sample_weight": weight[t]}
+    train_torch(other, nn.CrossEntropyLoss(), SGD(other.parameters(), 0.1), x, t, **options)
+    assert_same(m, other)
+
+
 def test_an_embedding_gets_rows_and_is_flattened():
     m = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3))
     x = torch.randint(9, (ROWS, 3))
@@ -723,6 +736,38 @@ def test_options_of_fit_and_seeds():
         results.append(m[0].weight.detach().numpy().copy())
     same = [np.array_equal(a, b) for a, b in pairwise(results)]
     assert same == [True, False, False, True]
+
+
+def test_what_was_learned_is_kept_where_a_callback_ends_the_training():
+    m = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    other = copy.deepcopy(m)
+    optimizer, theirs = Adam(m.parameters()), Adam(other.parameters(), torch.tensor(1e-3))
+    steps(m, optimizer, 10)
+    options = {
+        "epochs": 5,
+        "batch_size": BATCH,
+        "shuffle": False,
+        "callbacks": [lambda trainer, history: True],
+    }
+    train_torch(other, nn.CrossEntropyLoss(), theirs, *digits(), **options)
+    assert_same(m, other)
+    train_torch(other, nn.CrossEntropyLoss(), theirs, *digits(), epochs=0)
+    assert_same(m, other)
+
+
+def test_batches_of_one_row_and_what_is_all_frozen():
+    m = nn.Linear(6, 3)
+    other = copy.deepcopy(m)
+    train_torch(m, nn.CrossEntropyLoss(), SGD(m.parameters(), 0.1), *digits(), epochs=1, batch_size=1)
+    assert not torch.equal(m.weight, other.weight)
+    optimizer = Adam(other.parameters())
+    before = copy.deepcopy(other.requires_grad_(False))
+    train_torch(other, nn.CrossEntropyLoss(), optimizer, *digits(), epochs=1)
+    assert_same(before, other, atol=0)
+    assert not optimizer.state
+    optimizer.param_groups.clear()
+    with pytest.raises(ValueError, match=r"^optimizer \(Adam\): must have a group"):
+        from_torch(other, optimizer)
 
 
 def test_tensors_are_read_where_they_are():

@@ -5,8 +5,8 @@
     fastnn.interchange.train_torch(module, torch.nn.CrossEntropyLoss(), optimizer, x, t, epochs=10)
 
 What is converted means the same after it: where two libraries differ in a convention the numbers are made to
-fit, and what cannot be made to is refused, with its place and the reason. docs/interchange.md has the tables.
-A door imports its library when it is called.
+fit, and what cannot be made to is refused, with its place and the reason. docs/interchange.md and
+docs/onnx-and-keras.md have the tables. A door imports its library when it is called.
 """
 
 from __future__ import annotations
@@ -21,22 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["from_keras", "from_onnx", "from_torch", "to_keras", "to_onnx", "to_torch", "train_torch"]
 
 
-def _needs_torch(door: str) -> None:
+def _needs(package: str, version: tuple[int, int], door: str) -> None:
+    """Raise ImportError, with what to install, unless the package of a door is there and new enough."""
     try:
-        import torch  # noqa: F401
-    except ImportError:
+        found = import_module(package).__version__
+    except ImportError as error:
+        found = f"none ({error})"
+    if not found[0].isdigit() or tuple(map(int, found.split(".")[:2])) < version:
         raise ImportError(
-            f"fastnn.interchange.{door} needs the package torch, 2.4 or newer: pip install torch"
-        ) from None
-
-
-def _needs(door: str, package: str, extra: str) -> None:
-    try:
-        import_module(package)
-    except ImportError:
-        raise ImportError(
-            f"fastnn.interchange.{door} needs the package {package}: pip install fastnn-cpu[{extra}]"
-        ) from None
+            f"fastnn.interchange.{door} needs the package {package}, {version[0]}.{version[1]} or newer, "
+            f"found {found}: pip install {package}"
+        )
 
 
 def from_torch(module: Any, optimizer: Any = None) -> Any:
@@ -64,7 +59,7 @@ def from_torch(module: Any, optimizer: Any = None) -> Any:
     ImportError
         Without torch.
     """
-    _needs_torch("from_torch")
+    _needs("torch", (2, 4), "from_torch")
     from . import torch_modules, torch_optimizers
 
     reading = torch_modules.read(module)
@@ -97,7 +92,7 @@ def to_torch(net: Any, optimizer: Any = None) -> Any:
     ImportError
         Without torch.
     """
-    _needs_torch("to_torch")
+    _needs("torch", (2, 4), "to_torch")
     from . import torch_modules, torch_optimizers
 
     if optimizer is None:
@@ -154,7 +149,7 @@ def train_torch(
     ImportError
         Without torch.
     """
-    _needs_torch("train_torch")
+    _needs("torch", (2, 4), "train_torch")
     from . import torch_training
 
     return torch_training.train(module, loss, optimizer, x, t, clip_norm, seed, nonfinite, options)
@@ -190,7 +185,7 @@ def from_onnx(path: Any, *, output: str | None = None, logits: bool = False) -> 
     ImportError
         Without onnx.
     """
-    _needs("from_onnx", "onnx", "onnx")
+    _needs("onnx", (1, 16), "from_onnx")
     from .. import _checks
     from . import onnx_reading
 
@@ -241,7 +236,7 @@ def to_onnx(
     UserWarning
         For GELU() in float64, which the graph has, but onnxruntime cannot run.
     """
-    _needs("to_onnx", "onnx", "onnx")
+    _needs("onnx", (1, 16), "to_onnx")
     from . import onnx_writing
 
     onnx_writing.write(net, path, scale, probabilities, labels, dtype)
@@ -276,7 +271,7 @@ def from_keras(model: Any, *, logits: bool = False) -> Any:
         Without h5py, for a file.
     """
     if isinstance(model, (str, os.PathLike)) or hasattr(model, "read"):
-        _needs("from_keras", "h5py", "keras")
+        _needs("h5py", (3, 8), "from_keras")
     from .. import _checks
     from . import keras_reading
 
@@ -303,14 +298,7 @@ def to_keras(net: Any) -> Any:
     ImportError
         Without Keras 3, or what computes for it.
     """
-    try:
-        import keras
-    except ImportError as error:
-        raise ImportError(
-            f"fastnn.interchange.to_keras needs the package keras, 3 or newer, and its backend: {error}"
-        ) from None
-    if not hasattr(keras, "version") or int(keras.version().split(".")[0]) < 3:
-        raise ImportError("fastnn.interchange.to_keras needs the package keras, 3 or newer")
+    _needs("keras", (3, 0), "to_keras")
     from . import keras_writing
 
     return keras_writing.write(net)

@@ -93,6 +93,8 @@ def read(optimizer: Any, sources: Mapping[str, Source], net: Any) -> Any:
         raise ValueError(f"{what}: has hooks, which nobody would call")
     rule = RULES[type(optimizer)]
     made = [_made(f"{what}, group {i}", rule, group) for i, group in enumerate(optimizer.param_groups)]
+    if not made:
+        raise ValueError(f"{what}: must have a group of parameters")
     for i, other in enumerate(made):
         if other[:2] != made[0][:2]:
             raise ValueError(

@@ -42,7 +42,7 @@ FUNCTIONS: dict[Any, Callable[[], Any]] = {
     functional.smooth_l1_loss: losses.Huber,
 }
 INSTEAD = {
-    "weight": "give fit weights of the rows, sample_weight=weight[t]",
+    "CrossEntropyLoss.weight": "train with sample_weight=weight[t], which is the same",
     "PoissonNLLLoss": "fastnn.Poisson() has its gradient, and a loss that is larger by t log t - t",
     "GaussianNLLLoss": "fastnn.GaussianNLL() takes means and logarithms of variances, beside each other",
     "NLLLoss": "leave LogSoftmax out and take CrossEntropyLoss",
@@ -80,7 +80,8 @@ def train(
     before = reading.net.state_dict()
     history = trainer.fit(x, t, **options)
     if trainer.steps:
-        sizes = [b.stop - b.start for b in trainer._batches(len(x), options["batch_size"])]
+        rows = x.shape[0] if hasattr(x, "shape") else len(x)
+        sizes = [b.stop - b.start for b in trainer._batches(rows, options["batch_size"])]
         _correct_variances(reading, before, np.fromiter(islice(cycle(sizes), trainer.steps), float))
         _write_back(reading, ours, optimizer, trainer.steps)
     return history
@@ -116,7 +117,7 @@ def _loss(loss: Any) -> Any:
         for option, value in wanted.items():
             given = getattr(loss, option, value)
             if given is not value and not (value is not None and given == value):
-                hint = f": {INSTEAD[option]}" if option in INSTEAD else ""
+                hint = f": {INSTEAD[f'{name}.{option}']}" if f"{name}.{option}" in INSTEAD else ""
                 raise ValueError(f"loss ({name}): {option} must be {value}, got {_checks.shown(given)}{hint}")
         if getattr(loss, "ignore_index", -1) >= 0:
             raise ValueError(f"loss ({name}): ignore_index must be < 0, got {loss.ignore_index}")
@@ -151,12 +152,11 @@ def _correct_variances(reading: Reading, before: dict[str, Array], sizes: Array)
     A step's variance differs by N / (N - 1), and counts (1 - m) m^(steps after it); what was there before
     stays. Where all steps had the same N that is exact; else variances are taken for independent of N.
     """
-    factors = sizes / (sizes - 1)
     for i, layer in enumerate(reading.net.layers):
         if hasattr(layer, "running_var") and layer.momentum < 1:
             shares = layer.momentum ** np.arange(len(sizes) - 1, -1, -1.0)
             old = layer.momentum ** len(sizes) * before[f"{i}.running_var"]
-            factor = layer.running_var.dtype.type(shares @ factors / shares.sum())
+            factor = layer.running_var.dtype.type(shares @ (sizes / (sizes - 1)) / shares.sum())
             layer.running_var[...] = old + factor * (layer.running_var - old)
 
 
@@ -168,7 +168,7 @@ def _write_back(reading: Reading, ours: Any, theirs: Any, steps: int) -> None:
             source.fill(state[name])
     torch_optimizers.write_state(ours, theirs, reading.sources)
     for part in reading.module.modules():
-        if isinstance(part, nn.BatchNorm1d):
+        if isinstance(part, nn.BatchNorm1d) and part.num_batches_tracked is not None:
             part.num_batches_tracked += steps
     if hasattr(theirs.step, "_wrapped_by_lr_sched"):  # a scheduler, which would warn of steps that it missed
         theirs._opt_called = True
