@@ -357,6 +357,10 @@ def test_weights_that_are_not_there(make, match):
 
 
 def test_claimed_sizes_are_refused():
+    bare = entry("LayerNormalization", axis=[-1], center=False, scale=False)
+    with pytest.raises(ValueError, match=r"^layer layernormalization .* without weights of their own"):
+        from_keras(stored(sequential(start(2**40), bare), {}))
+
     def change(file):
         for i, shape in enumerate(((2**20, 2**20), (2**20,))):
             del file[f"layers/dense/vars/{i}"]

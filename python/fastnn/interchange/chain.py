@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chain", "Mark"]
 
-LARGEST = 2**24  # numbers in a row that are scaled each by its own before they are flattened
+CLAIMED = 2**22  # numbers that are made because of a shape that a file only claims
 NORMS = (layers.BatchNorm, layers.LayerNorm, layers.RMSNorm)
 
 
@@ -59,6 +59,7 @@ class Chain:
         self._probabilities = ""  # what makes logits probabilities, which must be the end
         self._flattened = ""  # what has flattened there and, before an Affine, does nothing here
         self._unflattened: tuple[int | None, ...] | None = None  # the shape before that
+        self._claimed = 0
         self._sealed = 0  # layers that stay as they are, since what they return goes elsewhere, too
         self._scale: tuple[str, Array, Array] | None = None  # where, a, c: for the next layer
 
@@ -74,6 +75,12 @@ class Chain:
             raise ValueError(f"{where}: must hold numbers, got shape {array.shape}")
         self.dtype = array.dtype
         return np.array(array, order="C")
+
+    def claim(self, where: str, n: int) -> None:
+        """Refuse to make n numbers for a shape that has none in the file, beyond a bound: ValueError."""
+        self._claimed += n
+        if self._claimed > CLAIMED:
+            raise ValueError(f"{where}: must not take rows of {n} numbers without weights of their own")
 
     def embedding(self, where: str, W: Array) -> None:
         """Add an Embedding."""
@@ -187,9 +194,10 @@ class Chain:
     def _each(self, where: str, a: Array, c: Array) -> tuple[Array, Array]:
         """Return constants for each number of a row, which must be of a known shape: ValueError."""
         known: Any = self.shape if self.shape is not None else a.shape or c.shape
-        n = math.prod(known) if known and None not in known else 0
-        if not 0 < n <= LARGEST:
+        if not known or None in known:
             raise ValueError(f"{where}: must scale rows of a known shape, got {_row(self.shape)}")
+        n = math.prod(known)
+        self.claim(where, n)
         return np.broadcast_to(a, known).reshape(n), np.broadcast_to(c, known).reshape(n)
 
     def seal(self) -> None:

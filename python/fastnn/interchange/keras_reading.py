@@ -246,6 +246,8 @@ def _norm_arrays(chain: Chain, layer: Layer, statistics: int) -> list[Array]:
     given = [
         chain.parameter(layer.where, get(shape), shape) for get in layer.weights(scale + center + statistics)
     ]
+    if not given:
+        chain.claim(layer.where, shape[0])
     dtype = given[0].dtype if given else chain.dtype or np.dtype(np.float32)
     gamma = given.pop(0) if scale else np.ones(shape, dtype)
     beta = given.pop(0) if center else np.zeros(shape, dtype)

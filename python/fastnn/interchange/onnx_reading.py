@@ -31,6 +31,7 @@ __all__ = ["read"]
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 OLDEST = 7  # opset; those before have another broadcasting
 SMALL = 64  # elements of what shapes are computed with
+FOLDED, SPARE = 4, 2**22  # numbers that are made of constants: so many for each that was read, and these
 LONGEST = 200  # nodes of an expression
 PIECE = 16  # points in a row at which it could be cut, of what is one layer
 BATCH, UNKNOWN = "batch", "unknown"  # dimensions in a computed shape
@@ -139,6 +140,7 @@ class Reading:
         if graph.sparse_initializer:
             raise ValueError("the graph must have no sparse initializers")
         self.values: dict[str, Any] = {}
+        self.spare = SPARE
         self.indices = False  # whether the input has been made one of integers
         self.output = _output(graph) if output is None else output
         self.nodes, needed = _needed(graph, self.output)
@@ -173,7 +175,8 @@ class Reading:
             if name not in self.initializers:
                 raise ValueError(f"{where}: takes {name!r}, which nothing before it computes")
             place = f"initializer {name!r}"
-            self.values[name] = onnx_files.tensor(place, self.initializers[name], self.folder)
+            array = onnx_files.tensor(place, self.initializers[name], self.folder)
+            self.values[name], self.spare = array, self.spare + FOLDED * array.size
         return self.values[name]
 
     def constant(self, where: str, name: str, what: str) -> Any:
@@ -228,12 +231,7 @@ class Reading:
         if not arguments or any(a is None for a in arguments):
             raise ValueError(f"{where}: must take something that is computed from the input")
         x, *rest = arguments
-        if op == "Cast":
-            to = attributes["to"]
-            if x.dtype.kind == "O" or to not in onnx_files.FIELDS:
-                return x
-            return x.astype(onnx_files.FIELDS[to][0])
-        if op in ("Identity", "Dropout"):
+        if op in ("Identity", "Dropout") or (op == "Cast" and x.dtype.kind == "O"):
             return x
         if op == "Transpose":
             return x.transpose(attributes.get("perm"))
@@ -246,18 +244,26 @@ class Reading:
             return np.asarray(x[rest[0]])
         if op == "Concat" and sum(a.size for a in arguments) <= SMALL:
             return np.concatenate([np.atleast_1d(a) for a in arguments])
-        if op == "ConstantOfShape" and x.size <= 4 and np.prod(x.astype(float)) <= 2**16:
+        if op == "Cast" and attributes["to"] in onnx_files.FIELDS:
+            self._spend(x.size)
+            return x.astype(onnx_files.FIELDS[attributes["to"]][0])
+        if op == "ConstantOfShape" and x.ndim == 1:
             value = attributes.get("value")
             fill = np.zeros(1, "<f4") if value is None else onnx_files.tensor(where, value, self.folder)
-            return np.full(tuple(int(n) for n in x), fill.reshape(-1)[0])
+            shape = [int(n) for n in x]
+            self._spend(prod(shape))
+            return np.full(shape, fill.reshape(-1)[0])
         if op in ELEMENTWISE:
-            if np.prod([float(n) for n in np.broadcast_shapes(*(a.shape for a in arguments))]) > max(
-                a.size for a in arguments
-            ):
-                raise ValueError(f"{where}: constants must not make larger ones")
+            self._spend(prod(np.broadcast_shapes(*(a.shape for a in arguments))))
             with np.errstate(all="ignore"):
                 return np.asarray(_function(where, op, attributes)(*arguments))
         raise ValueError(f"{where}: must take something that is computed from the input")
+
+    def _spend(self, count: int) -> None:
+        """Refuse to make numbers of constants by far more than were read: ValueError."""
+        self.spare -= count
+        if self.spare < 0:
+            raise ValueError("must not make so many numbers of constants")
 
     def _constant(self, where: str, attributes: dict[str, Any]) -> Array:
         (name, value), *others = attributes.items() or [("", None)]
@@ -370,6 +376,7 @@ class Reading:
             dtype = self.chain.dtype or next((a.dtype for a in constants if a.dtype in _checks.FLOATS), None)
             if dtype is None or not all(a.size in (1, n) for a in constants):
                 return None
+            self.chain.claim(end.where, n)
             return functions.normalization(lambda x: _evaluated(start, piece, x), n, dtype)
         if any(a.size != 1 for a in constants):
             return None
