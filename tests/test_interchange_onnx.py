@@ -174,6 +174,12 @@ class Own(fastnn.ReLU):
     [
         (None, {}, TypeError, "^net must be a Sequential"),
         (fastnn.Sequential([Own()]), {}, TypeError, r"^layers\[0\] must be a layer of fastnn"),
+        (
+            fastnn.Sequential([fastnn.LayerNorm.create(4), fastnn.Affine.create(12, 3)]),  # of (N, 3, 4)
+            {},
+            ValueError,
+            r"^layers\[1\] must take rows of 4 numbers, .* got one for 12",
+        ),
         (fastnn.mlp([2, 1]), {"scale": "2"}, TypeError, "^scale must be a number"),
         (fastnn.mlp([2, 1]), {"probabilities": "soft"}, ValueError, "^probabilities must be one of"),
         (fastnn.mlp([2, 1]), {"probabilities": "softmax", "labels": [0, 1]}, ValueError, "'sigmoid'"),

@@ -1,7 +1,7 @@
 """Models of Keras 3 as networks, and files of them, for which Keras need not be there.
 
-A file, .keras, is an archive with the configurations of the layers in JSON and their weights in HDF5. The
-weights are found by the name that each group there has, or by its class and number where it has none.
+A file, .keras, is an archive with the configurations of the layers in JSON and their weights in HDF5, in
+groups that have the names of the layers' classes, numbered in the order of the layers, whatever their names.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import zipfile
+import zlib
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import prod
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-CONFIG_BYTES = 2**26
+CONFIG_BYTES, CHUNK_BYTES = 2**26, 2**20
+DAMAGED = (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)  # what zipfile and h5py raise
 PLACES = ("layer ", "model ", "the model", WEIGHTS)  # begin a message that has its place
 DTYPES = ("float32", "float64")
+MODULES = re.compile(r"keras(\.src)?\.layers(\.|$)")
+ADD = re.compile(r"keras(\.src)?\.(layers(\.|$)|ops\.numpy$)")  # of x + y, too
 SOFTMAX = ("softmax", "log_softmax")
 ACTIVATIONS: dict[str, Callable[[], Any]] = {
     "relu": layers.ReLU,
@@ -93,41 +97,24 @@ class Stored:
 
     def __init__(self, group: Any, entries: Sequence[Mapping[str, Any]], size: int) -> None:
         self._size = size
-        inner = _child(group, "layers", "Group")
-        named: dict[str, Any] = {}
-        for key in inner:
-            child = _child(inner, key, "Group")
-            own = _child(child, "vars", "Group") if "vars" in child else child
-            name = own.attrs.get("name")
-            if isinstance(name, str):
-                named[name] = child
-        self._groups: dict[str, Any] = {}
+        self._group = _child(group, "layers", "Group")
+        self._keys: dict[str, str] = {}
         counts: dict[str, int] = {}
         for entry in entries:
-            kind, name = _snake_case(entry["class_name"]), entry["config"]["name"]
+            kind = _snake_case(entry["class_name"])
             i = counts[kind] = counts.get(kind, -1) + 1
-            key = f"{kind}_{i}" if i else kind
-            if name in named:
-                self._groups[name] = named[name]
-            elif not named and key in inner:
-                self._groups[name] = _child(inner, key, "Group")
+            self._keys[entry["config"]["name"]] = f"{kind}_{i}" if i else kind
 
     def arrays(self, where: str, name: str, count: int) -> list[Callable[[tuple[int, ...]], Array]]:
         """Return, for each weight of a layer, what takes its shape and returns it."""
-        group = self._group(where, name)
-        own = _child(group, "vars", "Group") if "vars" in group else {}
+        own = _child(_child(self._group, self._keys[name], "Group"), "vars", "Group")
         _check_count(where, len(own), count)
         datasets = [_child(own, str(i), "Dataset") for i in range(count)]
         return [partial(self._array, f"{where}, vars/{i}", data) for i, data in enumerate(datasets)]
 
     def inner(self, where: str, name: str, entries: Sequence[Mapping[str, Any]]) -> Stored:
         """Return those of a model in the model."""
-        return Stored(self._group(where, name), entries, self._size)
-
-    def _group(self, where: str, name: str) -> Any:
-        if name not in self._groups:
-            raise ValueError(f"{where}: must have weights in {WEIGHTS}, got none: is the model built?")
-        return self._groups[name]
+        return Stored(_child(self._group, self._keys[name], "Group"), entries, self._size)
 
     def _array(self, where: str, dataset: Any, shape: tuple[int, ...]) -> Array:
         dtype = dataset.dtype
@@ -143,8 +130,7 @@ class Stored:
                 f"{where}: must hold {wanted} bytes, not compressed, got {dataset.id.get_storage_size()} in "
                 f"{WEIGHTS} of {self._size}"
             )
-        with _reading(where, "the array"):
-            array: Array = dataset[()]
+        array: Array = dataset[()]
         return array
 
 
@@ -152,9 +138,11 @@ def _child(group: Any, name: str, kind: str) -> Any:
     """Return a group or a dataset in a group; ValueError for what is not there, or only points elsewhere."""
     import h5py
 
-    where = f"{WEIGHTS}, {group.name}/{name}" if hasattr(group, "name") else f"{WEIGHTS}, {name}"
-    if name not in group or not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{where}: must be there, and no link")
+    where = f"{WEIGHTS}, {group.name}/{name}"
+    if name not in group:
+        raise ValueError(f"{where}: must be there: is the model built?")
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{where}: must be no link")
     child = group[name]
     if not isinstance(child, getattr(h5py, kind)):
         raise ValueError(f"{where}: must be a {kind.lower()}")
@@ -376,7 +364,7 @@ class Reading:
         last = start
         for name in order[1:]:
             place, given = _place(by_name[name]), inputs[name]
-            if by_name[name]["class_name"] == "Add" and _of_keras(by_name[name]) and len(given) == 2:
+            if by_name[name]["class_name"] == "Add" and _of_keras(by_name[name], ADD) and len(given) == 2:
                 around, inner = given if given[1] == last else given[::-1]
                 if inner != last or around == last:
                     raise ValueError(f"{place}: must add to x what layers make of it")
@@ -420,15 +408,16 @@ class Reading:
         """Refuse what computes in anything but float32 or float64, as all others do: TypeError."""
         name = policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
         if name not in DTYPES:
-            raise TypeError(f"{where}: must compute in float32 or float64, got {_checks.shown(name)}")
+            found = _checks.shown(name or policy)
+            raise TypeError(f"{where}: must compute in float32 or float64, got {found}")
         if self._dtype and name != self._dtype:
             raise TypeError(f"{where}: must compute in {self._dtype} as the others do, got {name}")
         self._dtype = name
 
 
-def _of_keras(entry: Mapping[str, Any]) -> bool:
+def _of_keras(entry: Mapping[str, Any], modules: re.Pattern[str] = MODULES) -> bool:
     """Whether an entry is of a class of Keras' own."""
-    return bool(re.match(r"keras(\.src)?\.layers(\.|$)", str(entry.get("module"))))
+    return bool(modules.match(str(entry.get("module"))))
 
 
 def _place(entry: Mapping[str, Any]) -> str:
@@ -451,6 +440,8 @@ def _inbound(entry: Mapping[str, Any]) -> list[str]:
         raise ValueError(f"{_place(entry)}: must be called once, got {len(nodes)} calls")
     if not nodes:
         return []
+    if any(value not in (None, False) for value in nodes[0].get("kwargs", {}).values()):
+        raise ValueError(f"{_place(entry)}: must be called with its input alone, got {nodes[0]['kwargs']}")
     args = nodes[0]["args"]
     while len(args) == 1 and isinstance(args[0], list):
         args = args[0]
@@ -543,19 +534,22 @@ def _read_file(path: Any, logits: bool) -> Any:
             if len(text) > CONFIG_BYTES:
                 raise OSError(f"it has more than {CONFIG_BYTES} bytes")
             config = json.loads(text)
+        with _reading(name, WEIGHTS), archive.open(WEIGHTS) as file:
+            while file.read(CHUNK_BYTES):  # at the end its checksum is looked at
+                pass
         inflated = 1 if entries[WEIGHTS].compress_type == zipfile.ZIP_STORED else DEFLATED_AT_MOST
         size = inflated * source.seek(0, os.SEEK_END)
-        with _reading(name, WEIGHTS):
-            file = archive.open(WEIGHTS)
-            stored = h5py.File(file, "r")
-        with file, stored:
-            return _network(config, lambda entries: Stored(stored, entries, size), logits)
+        try:
+            with archive.open(WEIGHTS) as file, h5py.File(file, "r") as stored:
+                return _network(config, lambda entries: Stored(stored, entries, size), logits)
+        except DAMAGED as error:
+            raise ValueError(f"{name}: {WEIGHTS} is damaged: {error}") from None
 
 
 @contextmanager
 def _reading(path: str, part: str) -> Iterator[None]:
-    """Make a ValueError of what damaged bytes make zipfile, JSON and HDF5 raise."""
+    """Make a ValueError of what damaged bytes make zipfile and JSON raise."""
     try:
         yield
-    except (OSError, RuntimeError, RecursionError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, ValueError) as error:
         raise ValueError(f"{path}: {part} is damaged: {error}") from None
