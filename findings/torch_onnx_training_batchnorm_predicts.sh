@@ -29,5 +29,6 @@ for name, y in outputs.items():
     kept[name] = y[y != 0]
     print(f"{name}: dropped {(y == 0).float().mean():.2f}, kept of mean {kept[name].mean():.2f}, deviation {kept[name].std():.2f}")
 if kept["the file"].std() < 9 or kept["the module"].std() > 2.1:
-    raise SystemExit("changed: the two agree")
+    print("changed: the two agree")
+    raise SystemExit(1)
 PYTHON

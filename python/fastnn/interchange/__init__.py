@@ -271,7 +271,7 @@ def from_keras(model: Any, *, logits: bool = False) -> Any:
         Without h5py, for a file.
     """
     if isinstance(model, (str, os.PathLike)) or hasattr(model, "read"):
-        _needs("h5py", (3, 8), "from_keras")
+        _needs("h5py", (3, 10), "from_keras")
     from .. import _checks
     from . import keras_reading
 

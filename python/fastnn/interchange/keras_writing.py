@@ -38,6 +38,8 @@ class Writing:
 
     def layer(self, kind: str, *arguments: Any, arrays: Any = None, **options: Any) -> None:
         """Add a layer of Keras; `arrays` is what its weights are to be."""
+        if not hasattr(keras.layers, kind):
+            raise ValueError(f"Keras {keras.__version__} has no {kind}: it needs a newer one")
         layer = getattr(keras.layers, kind)(*arguments, dtype=self.dtype, **options)
         self.items.append(layer)
         if arrays is not None:
