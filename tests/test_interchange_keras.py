@@ -191,6 +191,20 @@ def test_activations(activation, layer):
     assert repr(net.layers[1:]) == repr(() if layer is None else (layer,))
 
 
+def test_rescaled_rows_that_go_elsewhere_too():
+    model = functional(
+        entry("InputLayer", "start", batch_shape=[None, 6], inputs=[]),
+        dense("a", inputs=["start"]),
+        entry("Rescaling", scale=3.0, offset=1.0, inputs=["a"]),
+        dense("b", inputs=["rescaling"]),
+        entry("Add", inputs=["a", "b"]),
+        outputs="add",
+    )
+    net = from_keras(stored(model, {"a": [W, B], "b": [V, B]}))
+    a = X @ W + B
+    close(net.predict(X), a + (3 * a + 1) @ V + B)
+
+
 def test_a_sigmoid_stays_unless_logits_are_wanted():
     file = stored(sequential(start(6), dense(activation="sigmoid")), {"dense": [W, B]})
     assert names(from_keras(file)) == ["Affine", "Sigmoid"]
@@ -296,6 +310,14 @@ def test_rows_that_do_not_fit(shape, entries, match):
         ),
         ([dense("a", inputs=["start"]), entry("Add", inputs=["a", "a"])], "add", "must add to x"),
         (
+            [
+                *(dense("a", inputs=["start"]), entry("Add", "s", inputs=["start", "a"])),
+                *(dense("b", inputs=["s"]), entry("Add", inputs=["a", "b"])),
+            ],
+            "add",
+            "must add to x what layers make of it",
+        ),
+        (
             [entry("Dropout", "d", rate=0.5, inputs=["start"], kwargs={"training": True})],
             "d",
             r"^layer d \(Dropout\): must be called with its input alone, got \{'training': True\}",
@@ -380,7 +402,9 @@ def test_damaged_files(tmp_path):
     with zipfile.ZipFile(io.BytesIO(good)) as z:
         config, weights = z.read("config.json"), z.read("model.weights.h5")
     path = tmp_path / "a.keras"
+    place = good.index(W.tobytes())
     for content, match in (
+        (good[:place] + b"\x00" + good[place + 1 :], "model.weights.h5 is damaged: Bad CRC"),
         (b"", "is not a .keras file"),
         (b"\x89HDF\r\n\x1a\n", "is not a .keras file"),
         (good[: len(good) // 2], "is not a .keras file"),

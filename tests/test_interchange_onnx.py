@@ -95,6 +95,28 @@ def test_a_network_of_float64(name):
         np.testing.assert_allclose(y, net.predict(x), rtol=1e-6, atol=1e-6)
 
 
+def rows_of_an_embedding():
+    """Return networks that are flat inside of ONNX and Keras, and not at last."""
+    start = [fastnn.Embedding.create(30, 4, seed=0, init=0.5), fastnn.BatchNorm.create(12)]
+    end = [fastnn.LayerNorm.create(4), fastnn.Affine.create(12, 5, seed=1)]
+    start[1].running_mean[...] = np.arange(12) / 12
+    block = fastnn.Residual([fastnn.BatchNorm.create(12, eps=1.0), fastnn.Tanh()])
+    return [[*start, fastnn.ReLU()], [*start, *end], [start[0], block, fastnn.ReLU()], [start[0]]]
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_rows_of_an_embedding_stay(i):
+    net = fastnn.Sequential(rows_of_an_embedding()[i])
+    content, x = written(net), rows(net)
+    close(run(content, x)[0], net.predict(x))
+    try:
+        back = from_onnx(io.BytesIO(content))
+    except ValueError as error:  # it is flat there, and is not refused for anything else
+        assert "Flatten" in str(error)  # noqa: PT017
+    else:
+        close(back.predict(x), net.predict(x))
+
+
 def test_the_layers_come_back():
     layers = [
         fastnn.BatchNorm.create(12, momentum=0.7, eps=1e-3),
@@ -371,6 +393,17 @@ def test_normalizations_by_what_they_compute(name, eps):
     assert net.layers[1].eps == pytest.approx(eps, rel=1e-5)
 
 
+def test_a_sum_after_an_rms_norm_goes_into_the_next_weights():
+    constants = [("two", np.array(2.0)), ("eps", np.array(1e-5)), ("g", B + 3), ("one", np.array(1.0))]
+    nodes = [
+        *NORMS["RMSNorm"][:-1],
+        ("Mul", "n g", "k1", {}),
+        ("Add", "k1 B", "k2", {}),
+        ("Mul", "k2 one", "k", {}),
+    ]
+    assert names(agree(made(linear(*nodes), constants, opset=17))) == ["Affine", "RMSNorm", "Affine"]
+
+
 def test_normalizations_as_nodes():
     constants = [("g", B + 3), ("mean", B), ("var", B * B)]
     nodes = [
@@ -400,6 +433,12 @@ def test_constants_without_weights_beside_them_become_a_batch_norm():
     assert names(net) == ["BatchNorm", "Tanh", "BatchNorm"]
     net = agree(made(nodes, [("g", RNG.normal(size=4)), ("c", RNG.normal(size=4))], F8))
     assert net.dtype == np.float64
+
+
+def test_pixels_that_are_bytes():
+    nodes = [("Cast", "x", "h", {"to": F4}), ("Div", "h d", "g", {}), ("MatMul", "g W", "y", {})]
+    model = made(nodes, [("d", np.array(255.0))], input_kind=TensorProto.UINT8)
+    assert names(agree(model, RNG.integers(0, 256, (9, 4)).astype(np.uint8))) == ["Affine"]
 
 
 def test_an_input_scale_of_channels_before_a_flatten():
@@ -476,11 +515,16 @@ def test_residuals(name):
         [("Gemm", "h V", "a", {}), ("Concat", "h a", "y", {"axis": 1})],
         [("Tanh", "h", "t", {}), ("Gemm", "h V", "a", {}), ("Add", "t a", "y", {})],
         [("Gemm", "x W", "a", {}), ("Add", "h a", "y", {})],
+        [("MatMul", "h V1", "a", {}), ("Add", "h a", "y", {})],
+        [  # a, which is in the first Residual
+            *[("Gemm", "h V", "a", {}), ("Add", "h a", "b", {}), ("Gemm", "b V B", "c", {})],
+            ("Add", "a c", "y", {}),
+        ],
     ],
 )
 def test_other_branches_are_refused(nodes):
     with pytest.raises(ValueError, match=r"^node 'n\d' \(\w+\): "):
-        from_onnx(made([("Gemm", "x W B", "h", {}), *nodes]))
+        from_onnx(made([("Gemm", "x W B", "h", {}), *nodes], [("V1", V[:, :1])]))
 
 
 @pytest.mark.parametrize(
@@ -580,6 +624,29 @@ def test_a_pair_of_probabilities_is_of_one_logit():
         ([("Add", "x B", "h", {}), ("Gemm", "h V", "y", {})], {"shape": ("N", 1)}, "constants must fit rows"),
         ([("Add", "x deep", "h", {}), ("Gemm", "h W", "y", {})], {}, "must not have more dimensions"),
         ([("Div", "x none", "h", {}), ("Gemm", "h W", "y", {})], {}, "must leave finite numbers"),
+        (
+            [("Flatten", "x", "f", {}), ("Gemm", "f U", "h", {}), ("Add", "f h", "y", {})],
+            {"shape": ("N", 2, 2)},
+            r"must add what no node 'n0' \(Flatten\) has flattened",
+        ),
+        (
+            [("Add", "x i1", "h", {}), ("Gather", "W h", "e", {}), ("Flatten", "e", "y", {})],
+            {"input_kind": I8},
+            "must come first",
+        ),
+        (
+            [("Cast", "x", "i", {"to": I8}), ("Cast", "i", "h", {"to": F4}), ("Flatten", "h", "y", {})],
+            {},
+            "must not compute with indices",
+        ),
+        (
+            [
+                *[("Gemm", "x W", "z", {}), ("Sigmoid", "z", "p", {}), ("Sub", "o p", "q", {})],
+                ("Concat", "q p", "y", {"axis": 1}),
+            ],
+            {},
+            r"^node 'n3' \(Concat\): fastnn has no layer",
+        ),
         ([("Gemm", "x half", "y", {})], {}, r"^initializer 'half': must be float32 or float64, got float16"),
         ([("Relu", "x", "y", {})], {"opset": 6}, "^the opset must be 7 or newer, got 6"),
         ([("Gemm", "x W", "y", {})], {"out": ("y", "x")}, "^output must name one of the graph's, y, x"),
@@ -591,7 +658,7 @@ def test_what_cannot_be_read(nodes, options, match):
     constants = [
         *[("w", RNG.normal(size=(2, 4, 1))), ("r", np.array(0.5)), ("on", np.array(True)), ("g", np.ones(4))],
         *[("two", np.array([-1, 2])), ("column", np.ones((4, 1))), ("deep", np.ones((1, 1, 1)))],
-        ("none", np.array(0.0)),
+        *[("none", np.array(0.0)), ("o", np.array(1.0)), ("i1", np.array(1)), ("U", np.ones((4, 4)))],
     ]
     model = made(nodes, constants, **options)
     model.graph.initializer.append(numpy_helper.from_array(W.astype(np.float16), "half"))
@@ -714,6 +781,21 @@ def test_weights_in_a_file_of_their_own(tmp_path):
     np.testing.assert_array_equal(from_onnx(external(tmp_path, length=None)).params["0.W"], W.astype("f4"))
     with open(path, "rb") as file, pytest.raises(ValueError, match="pass the model's path"):
         from_onnx(file)
+
+
+@pytest.mark.parametrize("location", ["../data", "/etc/hostname", "../inner/../data", "link"])
+def test_no_file_elsewhere_is_read(location, tmp_path):
+    """Whatever onnx itself lets pass."""
+    from fastnn.interchange import onnx_files
+
+    (tmp_path / "data").write_bytes(bytes(100))
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    os.symlink(tmp_path / "data", inner / "link")
+    tensor = TensorProto(dims=[2], data_type=F4, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    with pytest.raises(ValueError, match=r"^W: must have its data in the folder of the model"):
+        onnx_files.tensor("W", tensor, str(inner))
 
 
 @pytest.mark.parametrize(

@@ -366,7 +366,7 @@ class Reading:
             place, given = _place(by_name[name]), inputs[name]
             if by_name[name]["class_name"] == "Add" and _of_keras(by_name[name], ADD) and len(given) == 2:
                 around, inner = given if given[1] == last else given[::-1]
-                if inner != last or around == last:
+                if inner != last or around == last or around not in marks:
                     raise ValueError(f"{place}: must add to x what layers make of it")
                 self.chain.add_around(place, marks[around])
                 self._forget(marks, marks[around].position)

@@ -141,12 +141,13 @@ class Reading:
             raise ValueError("the graph must have no sparse initializers")
         self.values: dict[str, Any] = {}
         self.spare = SPARE
-        self.indices = False  # whether the input has been made one of integers
+        self.indices = False  # whether the input, of floats, has been made one of integers
         self.output = _output(graph) if output is None else output
         self.nodes, needed = _needed(graph, self.output)
         self.uses = _uses(self.nodes, self.output)
-        name, self.rows, shape, default = _input(graph, self.initializers, needed)
-        self.chain = Chain(shape, default)
+        name, self.rows, shape, elements = _input(graph, self.initializers, needed)
+        self.floats = elements in FLOATS
+        self.chain = Chain(shape, np.float64 if elements == TensorProto.DOUBLE else np.float32)
         self.bases = [Base(0, self.chain.mark)]
         self.values[name] = Expression(name, f"input {name!r}", "", None, (), self.bases[0])
 
@@ -318,6 +319,8 @@ class Reading:
 
     def settle(self, where: str, expression: Expression) -> None:
         """Have the chain end with what an expression computes."""
+        if self.indices:
+            raise ValueError(f"{where}: must not compute with indices")
         current = self.bases[-1]
         if expression.settled is not None:
             if expression.settled is not current:
@@ -325,8 +328,6 @@ class Reading:
             return
         if expression.base is not current:
             raise ValueError(f"{where}: takes {expression.name!r}, from where other layers went on")
-        if self.indices:
-            raise ValueError(f"{expression.where}: must not compute with indices")
         ordered = _ordered(expression)
         cuts = _cuts(ordered)
         edges: dict[int, int] = {}
@@ -438,8 +439,8 @@ def _uses(nodes: list[tuple[int, Any]], output: str) -> dict[str, int]:
 
 def _input(
     graph: Any, initializers: dict[str, Any], needed: set[str]
-) -> tuple[str, int | None, tuple[int | None, ...] | None, Any]:
-    """Return the input's name, number of rows, shape of a row and dtype; None: not known."""
+) -> tuple[str, int | None, tuple[int | None, ...] | None, int]:
+    """Return the input's name, number of rows, shape of a row, and type; None: not known."""
     inputs = [i for i in graph.input if i.name in needed and i.name not in initializers]
     if len(inputs) != 1:
         names = ", ".join(i.name for i in inputs) or "none"
@@ -450,13 +451,12 @@ def _input(
         raise TypeError(
             f"{where}: must hold float32, float64 or integers, got {onnx_files.dtype_name(kind.elem_type)}"
         )
-    dtype = np.float64 if kind.elem_type == TensorProto.DOUBLE else np.float32
     if not kind.HasField("shape"):
-        return name, None, None, dtype
+        return name, None, None, kind.elem_type
     dims = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
     if len(dims) < 2:
         raise ValueError(f"{where}: must have a dimension of rows and one of numbers, got shape {dims}")
-    return name, dims[0], tuple(dims[1:]), dtype
+    return name, dims[0], tuple(dims[1:]), kind.elem_type
 
 
 # Of expressions
@@ -589,8 +589,6 @@ def _matmul(r: Reading, where: str, node: Any, attributes: dict[str, Any], input
 
 
 def _check_weights(r: Reading, W: Any, where: str, name: str) -> None:
-    if r.indices:
-        raise ValueError("must not compute with indices")
     if W.dtype not in _checks.FLOATS:
         raise TypeError(f"{where}, {name!r}: must be float32 or float64, got {W.dtype}")
 
@@ -734,7 +732,7 @@ def _cast(r: Reading, where: str, node: Any, attributes: dict[str, Any], inputs:
     x = r.expression(where, inputs[0], "input")
     to = attributes["to"]
     if to in (TensorProto.INT32, TensorProto.INT64) and x.settled is r.bases[0] and len(r.bases) == 1:
-        r.indices = True
+        r.indices = r.floats
     elif to not in FLOATS:
         raise ValueError(f"must be to float32 or float64, got {onnx_files.dtype_name(to)}")
     r.values[node.output[0]] = x
