@@ -26,8 +26,8 @@ CANDIDATES = ("ReLU", "Sigmoid", "Tanh", "SELU", "GELU", "SiLU", "Softplus", "Mi
 
 
 def shortest(value: float) -> float:
-    """Return the number of the fewest digits that a float32 has been rounded from."""
-    return float(str(np.float32(value)))
+    """Return the number of the fewest digits that a float32 has been rounded from; others as they are."""
+    return float(str(np.float32(value))) if float(np.float32(value)) == value else value
 
 
 @cache
@@ -92,7 +92,7 @@ def normalization(function: Callable[[Array], Array], n: int, dtype: Any) -> Any
         if not 0 < eps < np.inf:
             return None
         gamma, beta = (np.asarray(v.reshape(n), dtype) for v in (gamma, beta))
-        eps = shortest(eps)
+        eps = shortest(float(np.float32(eps)))
         try:
             own = layers.LayerNorm(gamma, beta, eps=eps) if centred else layers.RMSNorm(gamma, eps=eps)
         except ValueError:
