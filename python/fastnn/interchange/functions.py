@@ -27,7 +27,9 @@ CANDIDATES = ("ReLU", "Sigmoid", "Tanh", "SELU", "GELU", "SiLU", "Softplus", "Mi
 
 def shortest(value: float) -> float:
     """Return the number of the fewest digits that a float32 has been rounded from; others as they are."""
-    return float(str(np.float32(value))) if float(np.float32(value)) == value else value
+    with np.errstate(over="ignore"):
+        rounded = np.float32(value)
+    return float(str(rounded)) if float(rounded) == value else value
 
 
 @cache
