@@ -609,6 +609,9 @@ TABLE = [
             ("Adam", {"beta2": 1.0}),
             ("Adam", {"beta2": -0.5}),
             ("AdamW", {"eps": 0.0}),
+            ("Muon", {"momentum": 1.1}),
+            ("Muon", {"adamw_factor": -1}),
+            ("Muon", {"beta1": 1.0}),
         )
     ),
     ("params list", lambda w: w.adam.update([1], {}), TypeError, "params must be a dict"),

@@ -614,7 +614,7 @@ def test_nan_is_not_a_number(module, where):
     assert optimizer.step == 0
 
 
-@pytest.mark.parametrize("kind", ["AdaGrad", "RMSProp", "Adam", "AdamW"])
+@pytest.mark.parametrize("kind", ["AdaGrad", "RMSProp", "Adam", "AdamW", "Muon"])
 @BOTH
 @pytest.mark.parametrize("eps", [1e-50, 1e-40, 5e-324])
 def test_an_eps_that_is_nothing_in_single_precision(module, kind, eps):
@@ -703,7 +703,8 @@ def test_no_object_crashes_the_process(seed, threads):
 
 
 def squaring(module, **options):
-    return [getattr(module, kind)(0.01, **options) for kind in ("AdaGrad", "RMSProp", "Adam", "AdamW")]
+    kinds = ("AdaGrad", "RMSProp", "Adam", "AdamW")
+    return [*(getattr(module, kind)(0.01, **options) for kind in kinds), module.Muon(1.0, **options)]
 
 
 @BOTH
@@ -738,7 +739,7 @@ OVERFLOWS = {
 
 
 @BOTH
-@pytest.mark.parametrize("kind", ["AdaGrad", "RMSProp", "Adam", "AdamW"])
+@pytest.mark.parametrize("kind", ["AdaGrad", "RMSProp", "Adam", "AdamW", "Muon"])
 @pytest.mark.parametrize("way", ["step", "fit", "step by layers"])
 @pytest.mark.parametrize("case", OVERFLOWS)
 @pytest.mark.parametrize("clip_norm", [None, 1e30])

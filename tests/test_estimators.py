@@ -434,6 +434,7 @@ def test_momentum_by_its_name(solver):
     "params",
     [
         {"solver": "adamw", "alpha": 0.01},
+        {"solver": "muon", "alpha": 0.01, "hidden_layer_sizes": (64, 32)},
         {"solver": "adagrad", "learning_rate_init": 0.02},
         {"solver": "rmsprop", "beta_2": 0.9},
         {"activation": "leaky_relu"},

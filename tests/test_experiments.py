@@ -33,6 +33,7 @@ from fastnn.experiments import (
     narrowing_search,
     optimizer_losses,
     optimizer_paths,
+    ppo,
     style,
     weight_decay,
 )
@@ -51,10 +52,13 @@ TINY = {
     "learning_rate_decay": TRAINED | {"seeds": 2},
     "narrowing_search": TRAINED | {"rounds": 2, "trials": 6},
     "embedding": {"vocabularies": (10, 40), "tokens": 8, "dim": 3, "repeats": 2},
+    "ppo": {"steps": 640, "seeds": 2, "settings": ppo.Settings(n_steps=64), "peer": False},
 }
 
 
 def run_tiny(name, lib=fastnn, **more):
+    if name == "ppo":
+        pytest.importorskip("gymnasium")
     return experiments.EXPERIMENTS[name].run(lib, **TINY[name], **more)
 
 
@@ -105,7 +109,9 @@ def test_axes_are_labelled(name):
             assert ax.get_ylabel() or ax.get_title("left"), "the title of a panel may say what it shows"
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("optimizer_paths", "embedding")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("optimizer_paths", "embedding", "ppo")]
+)
 def test_native_and_reference_agree(name):
     """In float64 rounding is all that can differ between trainings from the same seed."""
     native, reference = (numbers(run_tiny(name, lib, dtype=np.float64)) for lib in (fastnn, fastnn.reference))
@@ -309,15 +315,15 @@ def test_labels_of_lines_do_not_touch():
 
 @pytest.fixture
 def small(monkeypatch):
-    """Make every experiment of the command tiny, and return the calls, (name, library)."""
+    """Make every experiment of the command tiny, and return the calls, (name, library, options)."""
     calls = []
 
     def tiny(name):
         real = experiments.EXPERIMENTS[name]
 
-        def run(lib):
-            calls.append((name, lib))
-            return real.run(lib, **TINY[name])
+        def run(lib, **options):
+            calls.append((name, lib, *options.items()))
+            return real.run(lib, **TINY[name], **options)
 
         return SimpleNamespace(run=run, finding=real.finding, draw=real.draw, __doc__=real.__doc__)
 
@@ -327,6 +333,7 @@ def small(monkeypatch):
 
 
 def test_all_by_default(tmp_path, capsys, small):
+    pytest.importorskip("gymnasium")
     folder = tmp_path / "new" / "pictures"
     assert command_line.main(["experiments", "--out", str(folder)]) == 0
     assert small == [(name, fastnn) for name in NAMES]
@@ -341,6 +348,31 @@ def test_named_ones_by_reference(tmp_path, capsys, small):
     assert re.fullmatch(
         r".*batch_norm\.png +\d+\.\d s  BatchNorm.+\n.*dropout\.png.+\n", capsys.readouterr().out
     )
+
+
+def test_all_that_can_run(tmp_path, capsys, monkeypatch, small):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    assert command.main(["--out", str(tmp_path)]) == 0
+    able = {"optimizer_paths", "activation_histograms", "embedding"}
+    assert {path.stem for path in tmp_path.iterdir()} == able
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if " is left out: " in line} == set(NAMES) - able
+    assert "ppo is left out: the environments need gymnasium: pip install 'fastnn-cpu[rl]'" in lines
+
+
+def test_another_environment(tmp_path, capsys, small):
+    pytest.importorskip("gymnasium")
+    arguments = ["ppo", "optimizer_paths", "--environment", "Acrobot-v1", "--out", str(tmp_path)]
+    assert command.main(arguments) == 0
+    assert small == [("ppo", fastnn, ("environment", "Acrobot-v1")), ("optimizer_paths", fastnn)]
+    assert "ppo.png" in capsys.readouterr().out
+
+
+def test_an_environment_that_is_not_there(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "'CartPole-v99'" in failure(capsys, "ppo", "--environment", "CartPole-v99", "--out", tmp_path)
 
 
 def test_a_process(tmp_path):

@@ -281,12 +281,15 @@ def test_loss(kind, data):
 def optimizer_options(data, kind):
     rates = {
         "momentum": [0.0, 0.9, 1.0],
+        "adamw_factor": [0.0, 0.015, 1.0],
         "decay_rate": [0.5, 0.99],
         "beta1": [0.0, 0.9],
         "beta2": [0.0, 0.999],
     }
-    choices = rates | {"eps": [1e-8, 1e-2], "weight_decay": [0.0, 0.1]}
-    options = {name: data.draw(st.sampled_from(choices[name])) for name in getattr(ref, kind).options}
+    choices = rates | {"eps": [1e-8, 1e-2], "weight_decay": [0.0, 0.1], "nesterov": [True, False]}
+    choices |= {"ns_steps": [1, 2, 5], "matrices": [None]}
+    names = (*getattr(ref, kind).options, *getattr(ref, kind).choices)
+    options = {name: data.draw(st.sampled_from(choices[name])) for name in names}
     return options | {"lr": data.draw(st.sampled_from([0.0, 0.01, 1.0]))}
 
 
@@ -300,7 +303,9 @@ def test_optimizer(kind, data):
         data.draw(st.sampled_from(FLOATS)),
     )
     shapes = data.draw(
-        st.dictionaries(st.sampled_from("abcd"), st.lists(SIZES, max_size=3).map(tuple), min_size=1)
+        st.dictionaries(
+            st.sampled_from(["a", "b", "0.W", "1.W"]), st.lists(SIZES, max_size=3).map(tuple), min_size=1
+        )
     )
     ways = ["plain", "fortran", "reversed", "every second"]
     params = {
@@ -869,8 +874,9 @@ DOORS = {
     "Checkpoint": _constructor(lambda m: m.callbacks.Checkpoint, path="a.npz", every=2, best_only=False),
 }
 for kind in KINDS:
-    names = getattr(ref, kind).options
-    DOORS[kind] = _constructor(lambda m, kind=kind: getattr(m, kind), lr=0.1, **dict.fromkeys(names, 0.5))
+    options = dict.fromkeys(getattr(ref, kind).options, 0.5)
+    options |= {"nesterov": True, "ns_steps": 2, "matrices": None} if kind == "Muon" else {}
+    DOORS[kind] = _constructor(lambda m, kind=kind: getattr(m, kind), lr=0.1, **options)
     DOORS[f"{kind}.update"] = _update(kind)
 for kind in LOSSES:
     DOORS[f"{kind}.forward"], DOORS[f"{kind}.backward"] = _loss(kind)

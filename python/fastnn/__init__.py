@@ -9,6 +9,7 @@ learn from.
 """
 
 import importlib as _importlib
+import os as _os
 from typing import Any as _Any
 
 from . import _load as _load  # comes first
@@ -44,7 +45,8 @@ from .losses import (
     SoftmaxCrossEntropy,
 )
 from .network import Sequential, mlp
-from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
+from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Muon, Nesterov, RMSProp
+from .population import Population
 from .runtime import get_num_threads, matmul, set_num_threads, show_config, threads
 from .sparse import RowSparse
 from .trainer import History, Trainer
@@ -74,8 +76,10 @@ __all__ = [
     "MeanSquaredError",
     "Mish",
     "Momentum",
+    "Muon",
     "Nesterov",
     "Poisson",
+    "Population",
     "Quantile",
     "RMSNorm",
     "RMSProp",
@@ -93,6 +97,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "data",
+    "get_include",
     "get_num_threads",
     "init",
     "matmul",
@@ -104,6 +109,11 @@ __all__ = [
     "show_config",
     "threads",
 ]
+
+
+def get_include() -> str:
+    """Return the folder of `fastnn.h`, the C interface, for a compiler's include path. See docs/c.md."""
+    return _os.path.join(_os.path.dirname(__file__), "include")
 
 
 def __getattr__(name: str) -> _Any:

@@ -57,6 +57,13 @@ class CompiledNetwork:
         returns how many of them there are, the steps gone through, and the loss of the step that was refused,
         or None: Python has to do it.
         """
+    @staticmethod
+    def train_together(calls: list[tuple[CompiledNetwork, tuple[Any, ...]]], seconds: float) -> list[Any]:
+        """Do what `train`, or `step`, of several networks would, given the arguments of each, side by side.
+
+        Each is one thread's; those not begun in so many seconds have done no step. Returns the result of
+        each, or the exception that it has raised.
+        """
     def forward(self, x: Any, one_pass: Any) -> Any:
         """Return the outputs in training and keep what `backward` needs, or NotImplemented."""
     def backward(self, dout: Any, parameters: bool, input: bool) -> Any:
@@ -100,6 +107,8 @@ def batchnorm_backward(
 ) -> Array: ...
 
 LAYERS: dict[str, int]
+_C_API: object  # a capsule of the table that include/fastnn.h describes
+C_FUNCTIONS: dict[str, object]  # its functions, in capsules named by their signatures as Cython writes them
 ACTIVATIONS: dict[str, int]
 
 def rownorm_forward(
@@ -141,6 +150,9 @@ def kernel_loss(
     loss: int, x: Array, t: Array, numbers: Array, weight: Any
 ) -> tuple[float, Array, Array, Array | None, float]: ...
 def scaled_rows(slope: Array, weight: Array | None, scale: float) -> Array: ...
+
+OPTIMIZERS: dict[str, int]
+
 def update(
     lock: InUse,
     kind: int,
@@ -156,10 +168,13 @@ def update(
     step: int,
     clip_norm: float,
     factors: dict[str, tuple[float, float] | None],
+    muon: tuple[frozenset[str], float, float, bool, int],
 ) -> float:
     """Update; return the norm of the gradients if one is to be kept, if not 0.
 
-    `factors` are those of rate and decay, of the parameters that have any; None: frozen.
+    `factors` are those of rate and decay, of the parameters that have any; None: frozen. `muon`, which others
+    do not look at: the names of those that Muon updates as a whole, its momentum, the factor of the rate of
+    the others, whether it looks ahead, and its iterations.
     """
 
 def blend(targets: list[Array], sources: list[Array], share: float) -> bool:

@@ -318,7 +318,7 @@ class Mish(_Activation, reference.Mish):
 @documented
 class Residual(reference.Residual):
     @staticmethod
-    def classes() -> Mapping[str, Any]:
+    def _classes() -> Mapping[str, Any]:
         return LAYERS
 
     def copy(self) -> Self:

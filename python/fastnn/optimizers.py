@@ -16,7 +16,18 @@ from .reference import optimizers as reference
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CLASSES", "SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "RMSProp", "from_config"]
+__all__ = [
+    "CLASSES",
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "Momentum",
+    "Muon",
+    "Nesterov",
+    "RMSProp",
+    "from_config",
+]
 
 
 class _Native(InUse, reference.Optimizer):
@@ -50,11 +61,16 @@ class _Native(InUse, reference.Optimizer):
                 self.step,
                 limit,
                 self._factors(params),
+                self._muon(params),
             )
         except Exception:
             self.step -= 1
             raise
         return None if clip_norm is None else norm
+
+    def _muon(self, params: Any) -> tuple[frozenset[str], float, float, bool, int]:
+        """Return what `_core.update` takes of Muon."""
+        return frozenset(), 0.0, 0.0, False, 0
 
     def _factors(self, params: Any) -> dict[str, tuple[float, float] | None]:
         """Return the factors of rate and decay of the parameters that have any; None: frozen."""
@@ -66,46 +82,56 @@ class _Native(InUse, reference.Optimizer):
 
 @documented
 class SGD(_Native, reference.SGD):
-    _kind = 0
+    _kind = _core.OPTIMIZERS["sgd"]
 
 
 @documented
 class Momentum(_Native, reference.Momentum):
-    _kind = 1
+    _kind = _core.OPTIMIZERS["momentum"]
     _betas = ("momentum",)
 
 
 @documented
 class Nesterov(_Native, reference.Nesterov):
-    _kind = 2
+    _kind = _core.OPTIMIZERS["nesterov"]
     _betas = ("momentum",)
 
 
 @documented
 class AdaGrad(_Native, reference.AdaGrad):
-    _kind = 3
+    _kind = _core.OPTIMIZERS["adagrad"]
 
 
 @documented
 class RMSProp(_Native, reference.RMSProp):
-    _kind = 4
+    _kind = _core.OPTIMIZERS["rmsprop"]
     _betas = ("decay_rate",)
 
 
 @documented
 class Adam(_Native, reference.Adam):
-    _kind = 5
+    _kind = _core.OPTIMIZERS["adam"]
     _betas = ("beta1", "beta2")
 
 
 @documented
 class AdamW(_Native, reference.AdamW):
-    _kind = 6
+    _kind = _core.OPTIMIZERS["adamw"]
     _betas = ("beta1", "beta2")
 
 
+@documented
+class Muon(_Native, reference.Muon):
+    _kind = _core.OPTIMIZERS["muon"]
+    _betas = ("beta1", "beta2")
+
+    def _muon(self, params: Any) -> tuple[frozenset[str], float, float, bool, int]:
+        names = self._matrices(params) if isinstance(params, dict) else frozenset()
+        return names, self.momentum, self.adamw_factor, self.nesterov, self.ns_steps
+
+
 CLASSES: dict[str, type[Any]] = {
-    c.__name__: c for c in (SGD, Momentum, Nesterov, AdaGrad, RMSProp, Adam, AdamW)
+    c.__name__: c for c in (SGD, Momentum, Nesterov, AdaGrad, RMSProp, Adam, AdamW, Muon)
 }
 
 

@@ -18,12 +18,25 @@ from .reference.trainer import History
 from .sparse import RowSparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["History", "Trainer"]
 
 SLICE_SECONDS = 0.05  # between looks at callbacks, the progress bar and Ctrl-C
 RATES = 256
+
+
+class Slice:
+    """Some steps of an epoch, to be done by themselves or beside those of other trainers."""
+
+    __slots__ = ("arguments", "compiled")
+
+    def __init__(self, compiled: _core.CompiledNetwork, arguments: tuple[Any, ...]) -> None:
+        self.compiled, self.arguments = compiled, arguments
+
+    def __call__(self) -> Any:
+        """Do the steps; return what `CompiledNetwork.train` does."""
+        return self.compiled.train(*self.arguments)
 
 
 @documented
@@ -74,18 +87,30 @@ class Trainer(reference.Trainer):
 
     def _run_epoch(
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
-    ) -> Iterator[Sequence[float]]:
+    ) -> Iterator[Any]:
         compiled = getattr(self.net, "_compiled", None)
-        batch_size = min(batch_size, len(x))
-        joined = 2 * self._joins(len(x), batch_size)  # the last batch, a row larger, is a step of its own
-        steps, step = -(-len(x) // batch_size) - joined, 0
+        size = len(x) if order is None else len(order)
+        batch_size = min(batch_size, size)
+        joined = 2 * self._joins(size, batch_size)  # the last batch, a row larger, is a step of its own
+        steps, step = -(-size // batch_size) - joined, 0
         room = np.empty(steps)
         while compiled is not None and step < steps:
             rates, losses = self._rates(steps - step), room[: steps - step]
             self._lately = self.steps, losses
-            result = compiled.train(
-                self, x, t, sample_weight, order, step, batch_size, scale, rates, SLICE_SECONDS, losses
+            arguments = (
+                self,
+                x,
+                t,
+                sample_weight,
+                order,
+                step,
+                batch_size,
+                scale,
+                rates,
+                SLICE_SECONDS,
+                losses,
             )
+            result = yield Slice(compiled, arguments)
             if result is None:
                 break
             updates, done, bad_loss = result
@@ -99,7 +124,7 @@ class Trainer(reference.Trainer):
                     reference.name_row(error, x, t, batch if order is None else order[batch])
                     raise
         if step < steps + joined:
-            rest = np.arange(len(x)) if order is None else order
+            rest = np.arange(size) if order is None else order
             yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)
 
     def _order(self, n: int) -> Any:
@@ -112,8 +137,8 @@ class Trainer(reference.Trainer):
         cannot be had the steps before it come first.
         """
         optimizer, dropouts = self.optimizer, [layer for _, layer in self._dropouts]
-        changing = ("lr", optimizer), ("weight_decay", optimizer), *(("ratio", layer) for layer in dropouts)
-        if not any(callable(getattr(o, name, None)) for name, o in changing):
+        rates = [getattr(optimizer, name, None) for name in ("lr", "weight_decay")]
+        if not any(map(callable, rates)) and not any(callable(layer.ratio) for layer in dropouts):
             return None
         done, rates = optimizer.step, []
         for i in range(min(steps, RATES)):

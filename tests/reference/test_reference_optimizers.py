@@ -11,7 +11,7 @@ from fastnn import reference as ref
 from fastnn.reference import optimizers
 from fastnn.schedules import CosineDecay, StepDecay, WarmUp
 
-KINDS = [ref.SGD, ref.Momentum, ref.Nesterov, ref.AdaGrad, ref.RMSProp, ref.Adam, ref.AdamW]
+KINDS = [ref.SGD, ref.Momentum, ref.Nesterov, ref.AdaGrad, ref.RMSProp, ref.Adam, ref.AdamW, ref.Muon]
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,7 @@ CASES = {
     "RMSProp": (lambda **k: ref.RMSProp(0.2, 0.7, eps=0.1, **k), rmsprop),
     "Adam": (lambda **k: ref.Adam(0.2, 0.6, 0.7, eps=0.1, **k), adam),
     "AdamW": (lambda **k: ref.AdamW(0.2, 0.6, 0.7, eps=0.1, **{"weight_decay": 0.0} | k), adam),
+    "Muon": (lambda **k: ref.Muon(0.4, adamw_factor=0.5, beta1=0.6, beta2=0.7, eps=0.1, **k), adam),
 }
 
 
@@ -80,7 +81,7 @@ def test_steps_by_hand(name, dtype, decay):
         np.testing.assert_array_equal(grad, np.array(g, dtype))
         for i in range(3):
             slope = g[i]
-            if name == "AdamW":
+            if name in ("AdamW", "Muon"):
                 expected[i] -= 0.2 * decay * expected[i]
             else:
                 slope += decay * expected[i]
@@ -254,7 +255,7 @@ def test_state_names():
     assert ref.SGD.slots == ()
     assert ref.Momentum.slots == ref.Nesterov.slots == ("v",)
     assert ref.AdaGrad.slots == ref.RMSProp.slots == ("h",)
-    assert ref.Adam.slots == ref.AdamW.slots == ("m", "v")
+    assert ref.Adam.slots == ref.AdamW.slots == ref.Muon.slots == ("m", "v")
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ NAMES = [
     "RMSProp",
     "Adam",
     "AdamW",
+    "Muon",
     "Sequential",
     "mlp",
     "Joint",

@@ -23,7 +23,7 @@ from ..network import Sequential
 from ..reference.network import ACTIVATIONS
 from .compat import validate_data, validate_weights
 from .course import Course, Judge, ShuffledTrainer
-from .solvers import SOLVERS, Solver
+from .solvers import DECOUPLED, SOLVERS, Solver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,18 +47,19 @@ PARAMETERS = """\
         Of the hidden layers: scikit-learn's "identity", "logistic", "tanh" or "relu", or "leaky_relu",
         "sigmoid" (which is "logistic"), "gelu" or "silu".
     solver : str
-        scikit-learn's "sgd" (with its momentum) or "adam", or "momentum", "nesterov", "adagrad", "rmsprop" or
-        "adamw".
+        scikit-learn's "sgd" (with its momentum) or "adam", or "momentum", "nesterov", "adagrad", "rmsprop",
+        "adamw" or "muon", which is "adamw" but for the weights of all layers before the last.
     alpha : float >= 0
         The penalty alpha / 2 * |W|^2, over the number of rows of a batch, or the sum of their weights. It
         differs from scikit-learn's in that it shrinks the intercepts (and BatchNorm's gamma and beta), too,
-        and in that the last batch of an epoch, if it is smaller, has that of the others. For "adamw" it is
-        the decoupled decay: each step takes learning rate * alpha of a weight from it.
+        and in that the last batch of an epoch, if it is smaller, has that of the others. For "adamw" and
+        "muon" it is the decoupled decay: each step takes learning rate * alpha of a weight from it.
     batch_size : int >= 1 or "auto"
         "auto": 200, or all rows if they are fewer.
     learning_rate : "constant", "invscaling" or "adaptive"
         As in scikit-learn, for the solvers "sgd", "momentum" and "nesterov".
     learning_rate_init : float > 0
+        Of "muon" that of what goes as by "adamw"; the rate of the other weights is 20 times that.
     power_t : float >= 0
         The exponent of "invscaling".
     max_iter : int >= 1
@@ -71,17 +72,17 @@ PARAMETERS = """\
     warm_start : bool
         Whether `fit` goes on from the parameters that are there.
     momentum : float in [0, 1]
-        Of "sgd", "momentum" and "nesterov".
+        Of "sgd", "momentum", "nesterov" and "muon".
     nesterovs_momentum : bool
-        Whether that of "sgd" is Nesterov's.
+        Whether that of "sgd" or "muon" is Nesterov's.
     early_stopping : bool
         Whether the score on validation data ends the training, and the best epoch's parameters come back.
     validation_fraction : float in (0, 1)
         The share of the rows that early_stopping sets aside, unless `fit` is given validation data.
     beta_1, beta_2 : float in [0, 1)
-        Of "adam" and "adamw"; beta_2 is the decay of "rmsprop", too.
+        Of "adam", "adamw" and "muon"; beta_2 is the decay of "rmsprop", too.
     epsilon : float > 0
-        Of "adam", "adamw", "adagrad" and "rmsprop".
+        Of "adam", "adamw", "muon", "adagrad" and "rmsprop".
     n_iter_no_change : int >= 1 or inf
         More epochs in a row without improvement end the training.
     max_fun : int
@@ -543,7 +544,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         elif self.best_loss_ is None:
             self.best_loss_ = math.inf
         own = [copy.deepcopy(c) if isinstance(c, CALLBACKS) else c for c in callbacks]
-        penalty = 0.0 if self.solver == "adamw" else self.alpha / (2 * mean_weight)
+        penalty = 0.0 if self.solver in DECOUPLED else self.alpha / (2 * mean_weight)
         course = Course(self, self._solver, of_loss, len(X), batch_size, penalty, judge)
         self._trainer.begin(len(X), random)
         targets = self._targets(t)

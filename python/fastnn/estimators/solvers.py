@@ -15,7 +15,9 @@ from .. import optimizers
 __all__ = ["SOLVERS", "Solver"]
 
 LINEAR = ("sgd", "momentum", "nesterov")
-SOLVERS = (*LINEAR, "adam", "adamw", "adagrad", "rmsprop")
+DECOUPLED = ("adamw", "muon")  # whose penalty is no part of the gradient
+SOLVERS = (*LINEAR, "adam", "adagrad", "rmsprop", *DECOUPLED)
+MUON = 20.0  # times the rate of the others is that of the matrices that Muon takes as a whole
 LEAST_RATE = 1e-6  # an adaptive rate is divided no further
 
 
@@ -30,19 +32,26 @@ class Solver:
     """
 
     def __init__(self, model: Any, share: float) -> None:
-        self.linear = model.solver in LINEAR
+        self.linear, self.decoupled = model.solver in LINEAR, model.solver in DECOUPLED
         self.rate = float(model.learning_rate_init)
         self.share = share
+        self.factor = share if self.linear else MUON if model.solver == "muon" else 1.0
         self.beta_2 = model.beta_2
         self.epsilon = model.epsilon / share
         self.optimizer = self._made(model)
-        self.corrects_epsilon = model.solver in ("adam", "adamw")
+        self.corrects_epsilon = model.solver in ("adam", *DECOUPLED)
         self.set_rate(self.rate)
 
     def _made(self, model: Any) -> Any:
         if model.solver in ("adam", "adamw"):
             make = optimizers.Adam if model.solver == "adam" else optimizers.AdamW
             return make(self.rate, float(model.beta_1), float(model.beta_2), eps=self.epsilon)
+        if model.solver == "muon":
+            betas = {"beta1": float(model.beta_1), "beta2": float(model.beta_2), "eps": self.epsilon}
+            ahead = bool(model.nesterovs_momentum)
+            return optimizers.Muon(
+                self.rate, float(model.momentum), nesterov=ahead, adamw_factor=1 / MUON, **betas
+            )
         if model.solver == "adagrad":
             return optimizers.AdaGrad(self.rate, eps=self.epsilon)
         if model.solver == "rmsprop":
@@ -55,12 +64,11 @@ class Solver:
     def set_rate(self, rate: float) -> None:
         """Set the learning rate, as scikit-learn counts it."""
         self.rate = rate
-        self.optimizer.lr = rate * self.share if self.linear else rate
+        self.optimizer.lr = rate * self.factor
 
     def set_penalty(self, alpha: float, batch_weight: float) -> None:
         """Set the penalty: alpha over the sum of a batch's weights, times a parameter, in its gradient."""
-        decoupled = isinstance(self.optimizer, optimizers.AdamW)
-        self.optimizer.weight_decay = float(alpha) if decoupled else alpha / (batch_weight * self.share)
+        self.optimizer.weight_decay = float(alpha) if self.decoupled else alpha / (batch_weight * self.share)
 
     def begin_epoch(self, steps: int) -> None:
         """Adjust Adam's epsilon for the epoch of so many steps that comes.

@@ -7,7 +7,7 @@
     batch_norm.draw(results).savefig("batch_norm.png")
 
 `python -m fastnn experiments` runs them from the command line. The pictures need matplotlib, the digits
-scikit-learn; the extra fastnn-cpu[demo] brings both.
+scikit-learn; the extra fastnn-cpu[demo] brings both. `ppo` needs gymnasium, of the extra fastnn-cpu[rl].
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from . import (
     narrowing_search,
     optimizer_losses,
     optimizer_paths,
+    ppo,
     weight_decay,
 )
 
@@ -42,5 +43,6 @@ EXPERIMENTS: dict[str, ModuleType] = {
         learning_rate_decay,
         narrowing_search,
         embedding,
+        ppo,
     )
 }

@@ -17,19 +17,26 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the experiments that are named, by default all; return the exit status."""
+    """Run the experiments that are named, by default all that can run; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m fastnn experiments",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run experiments with neural networks, print what each has found and draw it.",
         epilog=f"experiments:\n{listing()}",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="one of those below; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="one of those below; default: all that can run"
+    )
     parser.add_argument(
         "--out",
         default="fastnn-experiments",
         metavar="FOLDER",
         help="where the pictures go, NAME.png; made if need be; default: %(default)s",
+    )
+    parser.add_argument(
+        "--environment",
+        metavar="ID",
+        help="of ppo: one of gymnasium's with discrete actions; default: CartPole-v1",
     )
     parser.add_argument("--reference", action="store_true", help="run in NumPy, with fastnn.reference")
     parser.add_argument("--list", action="store_true", help="show the experiments and run none")
@@ -40,13 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     lib = fastnn.reference if args.reference else fastnn
     try:
         names = known(args.names)
+        options = {"ppo": {"environment": args.environment}} if args.environment else {}
         style.require()
         folder = Path(args.out)
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             experiment = EXPERIMENTS[name]
             start = perf_counter()
-            results = experiment.run(lib)
+            try:
+                results = experiment.run(lib, **options.get(name, {}))
+            except ImportError as error:
+                if args.names:
+                    raise
+                print(f"{name} is left out: {error}", flush=True)
+                continue
             seconds = perf_counter() - start
             style.save(experiment.draw(results), folder / f"{name}.png")
             print(f"{folder / name}.png  {seconds:.1f} s  {experiment.finding(results)}", flush=True)

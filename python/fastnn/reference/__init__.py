@@ -67,7 +67,8 @@ from .losses import (
     SoftmaxCrossEntropy,
 )
 from .network import Sequential, mlp
-from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSProp
+from .optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Muon, Nesterov, RMSProp
+from .population import Population
 from .runtime import get_num_threads, matmul, set_num_threads, show_config, threads
 from .trainer import Trainer
 
@@ -93,8 +94,10 @@ __all__ = [
     "MeanSquaredError",
     "Mish",
     "Momentum",
+    "Muon",
     "Nesterov",
     "Poisson",
+    "Population",
     "Quantile",
     "RMSNorm",
     "RMSProp",

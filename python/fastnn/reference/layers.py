@@ -972,7 +972,7 @@ class Residual(Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Return a block of the form that `config` describes, of fastnn's own layers."""
-        return cls.of_classes(config, cls.classes())
+        return cls.of_classes(config, cls._classes())
 
     @classmethod
     def of_classes(cls, config: Mapping[str, Any], classes: Mapping[str, Any]) -> Self:
@@ -980,7 +980,7 @@ class Residual(Layer):
         return cls(made(layer, classes) for layer in config["layers"])
 
     @staticmethod
-    def classes() -> Mapping[str, Any]:
+    def _classes() -> Mapping[str, Any]:
         """Return the classes of layers by name that a block can be made of."""
         return LAYERS
 

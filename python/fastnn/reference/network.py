@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     from .._checks import Array
     from ..checkpoint import Path
 
-__all__ = ["ACTIVATIONS", "RUNNING", "Sequential", "dropouts", "input_scale", "mlp", "passes_kept", "scaled"]
+__all__ = [
+    "ACTIVATIONS",
+    "RUNNING",
+    "Sequential",
+    "dropouts",
+    "dropouts_among",
+    "input_scale",
+    "layers_of",
+    "mlp",
+    "passes_kept",
+    "scaled",
+]
 
 RUNNING = ("running_mean", "running_var")
 ACTIVATIONS = {name: layer.__name__ for name, layer in _layers.ACTIVATIONS.items()}
@@ -499,9 +510,19 @@ def dropouts(layers: Iterable[Any]) -> list[tuple[int, Any]]:
 
     Layers count in their order, those within a `Residual` after it.
     """
+    return dropouts_among([layer for _, layer in _layers.each_layer(layers)])
+
+
+def dropouts_among(every: Iterable[Any]) -> list[tuple[int, Any]]:
+    """Return the same of all layers, those within blocks among them."""
     names = ("seed", "stream", "step")
-    every = enumerate(layer for _, layer in _layers.each_layer(layers))
-    return [(i, layer) for i, layer in every if all(hasattr(layer, name) for name in names)]
+    return [(i, layer) for i, layer in enumerate(every) if all(hasattr(layer, name) for name in names)]
+
+
+def layers_of(net: Any) -> list[Any]:
+    """Return all layers of a network, those within a `Residual` after it."""
+    every: list[Any] | None = getattr(net, "_every", None)
+    return [layer for _, layer in _layers.each_layer(getattr(net, "layers", ()))] if every is None else every
 
 
 def _without_grads(layer: Any) -> Any:

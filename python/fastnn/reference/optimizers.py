@@ -2,13 +2,15 @@
 
 In the formulas p is a parameter, g its gradient, lr the learning rate and t the number of the update, 1 for
 the first. Weight decay adds weight_decay * p to the gradient (the slope of the penalty weight_decay / 2 *
-|p|^2) of every entry given, but in AdamW, where it is decoupled from the gradient.
+|p|^2) of every entry given, but in AdamW and Muon, where it is decoupled from the gradient.
 """
 
 from __future__ import annotations
 
 import math
-from functools import wraps
+from fnmatch import fnmatchcase
+from functools import lru_cache, wraps
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
 import numpy as np
@@ -32,6 +34,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Momentum",
+    "Muon",
     "Nesterov",
     "Optimizer",
     "RMSProp",
@@ -75,8 +78,10 @@ class Optimizer:
     """
 
     options: ClassVar[tuple[str, ...]] = ("weight_decay",)
+    choices: ClassVar[tuple[str, ...]] = ()  # options that are no numbers, or whole ones
     slots: ClassVar[tuple[str, ...]] = ()
     squares = False  # whether it remembers squares of gradients
+    partial = False  # whether some parameters have the first slot alone
 
     def __init__(self, lr: Rate, weight_decay: Rate, groups: Iterable[Group]) -> None:
         self.lr, self.weight_decay = lr, weight_decay
@@ -123,11 +128,11 @@ class Optimizer:
         lr, weight_decay = self.rate(), self.decay()
         entries = self._entries(params, grads)
         norm = None if clip_norm is None else clipped([g for _, _, g, _ in entries], clip_norm)
-        groups = self._groups(params)
+        groups, matrices = self._groups(params), self._matrices(params)
         # An overflow gives inf, as in any kernel, and never an exception half-way.
         with np.errstate(all="ignore"):
             for name, p, g, state in entries:
-                for slot, memory in zip(self.slots, state, strict=True):
+                for slot, memory in zip(self.slots, state, strict=False):
                     self.state[slot][name] = memory
                 group = groups.get(name, PLAIN)
                 rate, decay = lr * group.lr, weight_decay * group.decay
@@ -138,6 +143,8 @@ class Optimizer:
                     p[rows] = p_rows
                     for memory, changed in zip(state, state_rows, strict=True):
                         memory[rows] = changed
+                elif name in matrices:
+                    self._step_matrix(p, g, state, rate, decay)
                 else:
                     memories = [np.atleast_1d(m) for m in state]
                     self._step_finite(np.atleast_1d(p), np.atleast_1d(g), memories, rate, decay)
@@ -170,13 +177,14 @@ class Optimizer:
             raise ValueError(
                 f"params and grads must have the same names: {odd!r} is in {here}, not in {there}"
             )
-        entries = []
+        entries, matrices = [], self._matrices(params)
         for name, param in params.items():
             if name in frozen:
                 continue
             p = _parameter(f"params[{name!r}]", param)
             g = _gradient(f"grads[{name!r}]", grads[name], p)
-            state = [self.state[slot].get(name) for slot in self.slots]
+            whole = name in matrices and not isinstance(g, RowSparse)
+            state = [self.state[slot].get(name) for slot in (self.slots[:1] if whole else self.slots)]
             for memory in state:
                 if memory is not None and (memory.shape != p.shape or memory.dtype != p.dtype):
                     was = _checks.shown(memory)
@@ -197,6 +205,14 @@ class Optimizer:
         if self._assigned is None or self._assigned[0] != key:
             self._assigned = key, assigned(self.groups, params)
         return self._assigned[1]
+
+    def _matrices(self, params: Mapping[str, Any]) -> frozenset[str]:
+        """Return the names of those that are updated as a whole, unless their gradients are row-sparse."""
+        return frozenset()
+
+    def _step_matrix(self, p: Array, g: Array, state: list[Array], lr: float, decay: float) -> None:
+        """Update one of these and its state, which is the first slot's alone, in place."""
+        raise NotImplementedError
 
     def _step_finite(self, p: Array, g: Array, state: list[Array], lr: float, decay: float) -> None:
         """Update one parameter and its state in place, but where the square of its gradient is infinite."""
@@ -244,8 +260,9 @@ class Optimizer:
                 state[slot][name] = np.array(_checks.parameter(what, memory, np.ndim(memory)))
         first = state[self.slots[0]] if self.slots else {}
         for slot in self.slots[1:]:
+            names = first.keys() & state[slot].keys() if self.partial else first
             if {n: (m.shape, m.dtype) for n, m in state[slot].items()} != {
-                n: (m.shape, m.dtype) for n, m in first.items()
+                n: (first[n].shape, first[n].dtype) for n in names
             }:
                 raise ValueError(
                     f"d['state'][{slot!r}] must have the names, shapes and dtypes of {self.slots[0]!r}"
@@ -253,17 +270,18 @@ class Optimizer:
         self.step, self.state = step, state
 
     def config(self) -> dict[str, Any]:
-        """Return {"optimizer": class, "lr": number or schedule's dict, option: number, ...}, fit for JSON.
+        """Return {"optimizer": class, "lr": number or schedule's dict, option: value, ...}, fit for JSON.
 
         Raises TypeError if `lr` or `weight_decay` is a plain function.
         """
         options = {name: schedules.rate_to_json(getattr(self, name), name) for name in ("lr", *self.options)}
+        choices = {name: getattr(self, name) for name in self.choices}
         groups = {"groups": [group.config() for group in self.groups]} if self.groups else {}
-        return {"optimizer": type(self).__name__} | options | groups
+        return {"optimizer": type(self).__name__} | options | choices | groups
 
     def __repr__(self) -> str:
         """Return the class, its learning rate and its options."""
-        names = ("lr", *self.options, *(["groups"] if self.groups else []))
+        names = ("lr", *self.options, *self.choices, *(["groups"] if self.groups else []))
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__name__}({options})"
 
@@ -481,7 +499,7 @@ class Adam(Optimizer):
         Rates and decays of parameters' own, and frozen ones, by name.
     """
 
-    options = ("beta1", "beta2", "eps", "weight_decay")
+    options: ClassVar[tuple[str, ...]] = ("beta1", "beta2", "eps", "weight_decay")
     slots = ("m", "v")
     squares = True
 
@@ -537,8 +555,146 @@ class AdamW(Adam):
         self._apply(p, g, state, lr)
 
 
+class Muon(AdamW):
+    """Muon (Jordan et al. 2024) for the matrices within a network, AdamW for the rest.
+
+        m <- momentum m + (1 - momentum) g        u = momentum m + (1 - momentum) g with nesterov, else m
+        X <- u / (|u| + 1e-7), then ns_steps times X <- 3.4445 X - 4.7750 (X X') X + 2.0315 (X X')^2 X
+        W <- W - lr weight_decay W - lr sqrt(max(1, n_out / n_in)) X
+
+    The iteration, a quintic one after Newton and Schulz, takes the singular values of u, but for those next
+    to nothing, to between 0.7 and 1.2 or so, and leaves its singular vectors as they are. The root, for W of
+    shape (n_in, n_out), is that of https://github.com/KellerJordan/Muon, max(1, rows / cols)^0.5 of matrices
+    (n_out, n_in). A matrix the squares of whose u add up to infinity in its dtype, or to no number, stays as
+    it is, with its momentum.
+
+    Muon's are the parameters of two dimensions whose names end in "W", but for the last of each network: the
+    weights of all `Affine` layers but the last. (A network is what has the same name before the number of its
+    layer, as in "actor.0.W"; a layer by itself is its own last.) AdamW's are all others, embeddings among
+    them, whose gradients are row-sparse; its learning rate is adamw_factor times lr, so that a schedule
+    drives both.
+
+    Parameters
+    ----------
+    lr : float >= 0 or schedule
+        Of Muon's matrices.
+    momentum : float in [0, 1]
+    nesterov : bool
+    ns_steps : int in [1, 100]
+    weight_decay : float >= 0 or schedule
+        Decoupled, in both.
+    adamw_factor : float >= 0
+        With the default rate AdamW's is 3e-4.
+    beta1, beta2 : float in [0, 1)
+        AdamW's.
+    eps : float > 0
+        AdamW's.
+    matrices : list of str or None
+        Patterns, as of a `Group`, of the names of Muon's parameters instead: ["*.W"] takes the last layer in,
+        ["[1-9]*.W"] leaves the first one out. Those that fit and have no two dimensions stay AdamW's.
+    groups : iterable of Group
+        Rates and decays of parameters' own, and frozen ones, by name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these; from the first update, if no parameter of two dimensions fits a
+        pattern.
+    """
+
+    options = ("momentum", "adamw_factor", "beta1", "beta2", "eps", "weight_decay")
+    choices = ("nesterov", "ns_steps", "matrices")
+    partial = True
+
+    @_with_lr
+    def __init__(
+        self,
+        lr: Rate = 0.02,
+        momentum: float = 0.95,
+        *,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        weight_decay: Rate = 0.0,
+        adamw_factor: float = 0.015,
+        beta1: float = 0.9,
+        beta2: float = 0.95,
+        eps: float = 1e-8,
+        matrices: Iterable[str] | None = None,
+        groups: Iterable[Group] = (),
+    ) -> None:
+        super().__init__(lr, beta1, beta2, eps=eps, weight_decay=weight_decay, groups=groups)
+        self.momentum = _checks.real_number("momentum", momentum, 0, 1)
+        self.nesterov = _checks.flag("nesterov", nesterov)
+        self.ns_steps = _checks.integer("ns_steps", ns_steps, 1, 100)
+        self.adamw_factor = _checks.real_number("adamw_factor", adamw_factor, 0)
+        self.matrices = None if matrices is None else _patterns("matrices", matrices)
+
+    def _matrices(self, params: Mapping[str, Any]) -> frozenset[str]:
+        names = tuple(name for name, p in params.items() if np.ndim(p) == 2)
+        return within(names) if self.matrices is None else fitting(tuple(self.matrices), names)
+
+    def _step(self, p: Array, g: Array, state: list[Array], lr: float, decay: float) -> None:
+        super()._step(p, g, state, self.adamw_factor * lr, decay)
+
+    def _step_matrix(self, p: Array, g: Array, state: list[Array], lr: float, decay: float) -> None:
+        (m,) = state
+        new = self.momentum * m + (1 - self.momentum) * g
+        u = self.momentum * new + (1 - self.momentum) * g if self.nesterov else new
+        if not sum_of_squares([u]) <= np.finfo(p.dtype).max:
+            return
+        m[...] = new
+        p -= lr * decay * p
+        if p.size:
+            p -= lr * math.sqrt(max(1, p.shape[1] / p.shape[0])) * orthogonalized(u, self.ns_steps)
+
+
+def orthogonalized(u: Array, steps: int) -> Array:
+    """Return a matrix of the same singular vectors as `u`, its singular values near one (see `Muon`)."""
+    x = u if u.shape[0] >= u.shape[1] else u.T
+    x = x / (math.sqrt(sum_of_squares([u])) + 1e-7)
+    for _ in range(steps):
+        gram = x.T @ x
+        x = x @ (3.4445 * np.eye(len(gram), dtype=u.dtype) - 4.7750 * gram + 2.0315 * (gram @ gram))
+    return x if u.shape[0] >= u.shape[1] else x.T
+
+
+@lru_cache(256)
+def within(names: tuple[str, ...]) -> frozenset[str]:
+    """Return those of the names of matrices that are W's, but the last of each network."""
+    found, last = [], {}
+    for name in names:
+        *place, own = str(name).split(".")
+        if own == "W":
+            found.append(name)
+            last[tuple(takewhile(lambda part: not part.isdigit(), place))] = name
+    return frozenset(found) - frozenset(last.values())
+
+
+@lru_cache(256)
+def fitting(patterns: tuple[str, ...], names: tuple[str, ...]) -> frozenset[str]:
+    """Return those of the names of matrices that fit a pattern; ValueError if one fits none."""
+    found: set[str] = set()
+    for pattern in patterns:
+        fit = [name for name in names if fnmatchcase(str(name), pattern)]
+        if not fit:
+            shown = ", ".join(map(str, names)) or "none"
+            raise ValueError(
+                f"matrices: the pattern {pattern!r} must fit a parameter of two dimensions, got {shown}"
+            )
+        found.update(fit)
+    return frozenset(found)
+
+
+def _patterns(what: str, given: Any) -> tuple[str, ...]:
+    """Return patterns as a tuple; TypeError if they are none."""
+    patterns = tuple(given) if isinstance(given, (list, tuple)) else ()
+    if not patterns or not all(isinstance(p, str) and p for p in patterns):
+        raise TypeError(f"{what} must be a list of texts, or None, got {_checks.shown(given)}")
+    return patterns
+
+
 CLASSES: dict[str, type[Any]] = {
-    c.__name__: c for c in (SGD, Momentum, Nesterov, AdaGrad, RMSProp, Adam, AdamW)
+    c.__name__: c for c in (SGD, Momentum, Nesterov, AdaGrad, RMSProp, Adam, AdamW, Muon)
 }
 
 

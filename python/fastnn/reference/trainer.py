@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import math
-from itertools import islice
+from collections.abc import Generator
+from contextlib import nullcontext
+from itertools import islice, repeat
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,8 +24,17 @@ from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
-from .layers import each_layer
-from .network import AVERAGE, OPTIMIZER, RUNNING, Sequential, dropouts, input_scale, passes_kept, scaled
+from .network import (
+    AVERAGE,
+    OPTIMIZER,
+    RUNNING,
+    Sequential,
+    dropouts_among,
+    input_scale,
+    layers_of,
+    passes_kept,
+    scaled,
+)
 from .optimizers import l2_norm, sum_of_squares
 
 if TYPE_CHECKING:
@@ -34,7 +45,10 @@ if TYPE_CHECKING:
     from .._checks import Array
     from ..checkpoint import Path
 
-__all__ = ["History", "Trainer"]
+__all__ = ["History", "Trainer", "Work", "done"]
+
+R = TypeVar("R")
+Work: TypeAlias = Generator["Callable[[], Any]", Any, R]
 
 LABEL_ROWS = 65536  # of targets looked at together
 OF_A_FIT = ("_per_row", "_part", "_serving", "_lately")  # attributes that a trainer has within it
@@ -139,13 +153,12 @@ class Trainer:
     @property
     def _dropouts(self) -> list[tuple[int, Any]]:
         """The places and layers of dropout, of the network as it is now."""
-        return dropouts(getattr(self.net, "layers", ()))
+        return dropouts_among(layers_of(self.net))
 
     @property
     def _running(self) -> list[tuple[Any, str]]:
         """The layers and names of running statistics."""
-        layers = each_layer(getattr(self.net, "layers", ()))
-        return [(layer, name) for _, layer in layers for name in RUNNING if hasattr(layer, name)]
+        return [(layer, name) for layer in layers_of(self.net) for name in RUNNING if hasattr(layer, name)]
 
     # One step
 
@@ -418,8 +431,37 @@ class Trainer:
         ImportError
             For progress=True without tqdm.
         """
-        with Interrupts() as interrupts:  # also while the arguments are looked at
+        arguments = (x, t, epochs, batch_size, shuffle, validation, callbacks, progress, sample_weight)
+        return done(self._fitting(*arguments, class_weight, scale, weight_mean, resume, accumulate))
+
+    def _fitting(
+        self,
+        x: Any,
+        t: Any,
+        epochs: int = 10,
+        batch_size: int = 128,
+        shuffle: bool = True,
+        validation: tuple[Any, ...] | None = None,
+        callbacks: Iterable[Callable[[Any, History], Any]] = (),
+        progress: bool | None = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        scale: float = 1.0,
+        weight_mean: str | float = "batch",
+        resume: bool = True,
+        accumulate: int = 1,
+        rows: Array | None = None,
+        interrupts: Interrupts | None = None,
+    ) -> Work[History]:
+        """Yield what `fit` has to have done, and is sent its results; return the history.
+
+        `rows`: numbers of the rows that are the data set, each as often as it is named; None: all, once.
+        `interrupts`: what looks at Ctrl-C, if it is not this training's own.
+        """
+        looked_at = Interrupts() if interrupts is None else nullcontext(interrupts)
+        with looked_at as interrupts:  # also while the arguments are looked at
             x, t, sample_weight = _data_set("", x, t, sample_weight)
+            size = len(x) if rows is None else len(rows)
             epochs = _checks.integer("epochs", epochs, 0)
             batch_size = _checks.integer("batch_size", batch_size, 1)
             shuffle = _checks.flag("shuffle", shuffle)
@@ -441,16 +483,17 @@ class Trainer:
             else:
                 _checks.choice("weight_mean", weight_mean, ("batch", "data"))
             if class_weight is not None:
-                sample_weight = self._weigh_classes(class_weight, t, sample_weight, y)
+                sample_weight = self._weigh_classes(class_weight, t, sample_weight, y, rows)
                 weight_mean = "data" if weight_mean == "batch" else weight_mean
             per_row = sample_weight is not None and weight_mean != "batch"
             if per_row:
-                sample_weight = _over_mean(sample_weight, weight_mean)
+                sample_weight = _over_mean(sample_weight, weight_mean, rows)
             history = History(self._recorded(validation))
             resume = _checks.flag("resume", resume)
             accumulate = _checks.integer("accumulate", accumulate, 1)
-            part, batch_size = batch_size, min(batch_size * accumulate, max(len(x), 1))
-            steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
+            part, batch_size = batch_size, min(batch_size * accumulate, max(size, 1))
+            steps = -(-size // batch_size) - self._joins(size, batch_size)
+            yield nothing  # until here nothing has changed
             own = entered(callbacks, history)
             bar, begun = None, self.steps
             outer = {name: value for name, value in self.__dict__.items() if name in OF_A_FIT}
@@ -468,9 +511,11 @@ class Trainer:
                     begun = self.steps
                     stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
                     while history.epochs < epochs and not stop:
-                        order = self._order(len(x)) if shuffle else None
+                        order = self._order(size) if shuffle else None
+                        if rows is not None:
+                            order = rows if order is None else rows[order]
                         batches = x, t, sample_weight, order, batch_size, scale
-                        stop, whole = self._fit_epoch(batches, callbacks, history, bar, interrupts)
+                        stop, whole = yield from self._fit_epoch(batches, callbacks, history, bar, interrupts)
                         if not whole or interrupts.noted:
                             break
                         if validation is not None:
@@ -530,16 +575,26 @@ class Trainer:
         history: History,
         bar: Any,
         interrupts: Interrupts,
-    ) -> tuple[bool, bool]:
+    ) -> Work[tuple[bool, bool]]:
         """Do the steps of an epoch; return whether a callback says to stop and whether all were done."""
         x, _, sample_weight, order, batch_size, _ = batches
+        size = len(x) if order is None else len(order)
         begun, first, stop = perf_counter(), history.steps, False
-        shares = self._shares(len(x), sample_weight, order, batch_size)
-        for losses in self._run_epoch(*batches):
+        shares = self._shares(size, sample_weight, order, batch_size)
+        steps, result = self._run_epoch(*batches), None
+        while True:
+            try:
+                losses = steps.send(result) if isinstance(steps, Generator) else next(steps)
+            except StopIteration:
+                break
+            if callable(losses):
+                result = yield losses
+                continue
+            result = None
             history.extend(loss=losses)
             history.weigh(islice(shares, len(losses)))
             if bar is not None and losses:
-                samples = min((history.steps - first) * batch_size, len(x))
+                samples = min((history.steps - first) * batch_size, size)
                 loss = history.mean_loss(history.steps - len(losses))
                 _show(bar, len(losses), loss, samples / (perf_counter() - begun))
             stop = _call(callbacks, "on_slice", self, history, interrupts)
@@ -547,7 +602,7 @@ class Trainer:
                 break
         seconds = perf_counter() - begun
         if stop or interrupts.noted:
-            planned = sum(1 for _ in self._shares(len(x), sample_weight, order, batch_size))
+            planned = sum(1 for _ in self._shares(size, sample_weight, order, batch_size))
             if history.steps - first < planned:
                 return stop, False
         self.epochs += 1
@@ -569,7 +624,9 @@ class Trainer:
             raise type(error)(f"{prefix}{error}") from None
         return y
 
-    def _weigh_classes(self, class_weight: Any, t: Array, sample_weight: Array | None, y: Array) -> Array:
+    def _weigh_classes(
+        self, class_weight: Any, t: Array, sample_weight: Array | None, y: Array, rows: Array | None
+    ) -> Array:
         """Return the weights of the rows times those of their classes, as many as there are outputs y."""
         if not hasattr(self.loss, "labels"):
             raise ValueError(
@@ -580,7 +637,8 @@ class Trainer:
         except ValueError as error:
             raise ValueError(f"class_weight: {error}") from None
         labels = np.concatenate(parts).astype(np.int64, copy=False)
-        weights = _class_weights(class_weight, labels, 2 if y.size == 1 else y.shape[1])[labels]
+        counted = labels if rows is None else labels[rows]
+        weights = _class_weights(class_weight, counted, 2 if y.size == 1 else y.shape[1])[labels]
         if sample_weight is not None:
             weights *= sample_weight
         return _checks.sample_weights("class_weight, times sample_weight,", weights, len(t))[0]
@@ -616,10 +674,11 @@ class Trainer:
         order: Array | None,
         batch_size: int,
         scale: float,
-    ) -> Iterator[Sequence[float]]:
+    ) -> Iterator[Any]:
         """Do the steps of one epoch; yield the losses of the steps done since the last yield.
 
-        At a yield callbacks may use the trainer, change the optimizer's lr or end the training.
+        A generator may yield functions, too, and is sent what they return. At a yield of losses callbacks may
+        use the trainer, change the optimizer's lr or end the training.
         """
         n = len(x) if order is None else len(order)
         for batch in self._batches(n, batch_size):
@@ -665,12 +724,16 @@ class Trainer:
         self, n: int, sample_weight: Array | None, order: Array | None, batch_size: int
     ) -> Iterator[float]:
         """Yield what each step of an epoch counts in its loss: rows, or the sum of their weights."""
-        unit = 1.0 if sample_weight is None else sample_weight.max() or 1.0  # so that sums are finite
+        if sample_weight is None:
+            joined = self._joins(n, batch_size)
+            yield from repeat(float(batch_size), n // batch_size - joined)
+            if n % batch_size:
+                yield float(n % batch_size + joined * batch_size)
+            return
+        unit = sample_weight.max() or 1.0  # so that sums are finite
         for batch in self._batches(n, batch_size):
             rows = float(batch.stop - batch.start)
-            if sample_weight is None:
-                yield rows
-            elif weight := float((sample_weight[batch if order is None else order[batch]] / unit).sum()):
+            if weight := float((sample_weight[batch if order is None else order[batch]] / unit).sum()):
                 yield rows if self._per_row else weight
 
     def _inputs(self, x: Array, rows: Array | slice, scale: float) -> Array:
@@ -833,6 +896,25 @@ class Trainer:
         )
 
 
+def done(work: Work[R]) -> R:
+    """Do what is yielded, one after the other, and send back what it returns or raises; return the result."""
+    try:
+        task = next(work)
+        while True:
+            try:
+                result = task()
+            except BaseException as error:
+                task = work.throw(error)
+            else:
+                task = work.send(result)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
 def name_row(error: FloatingPointError, x: Array, t: Array, rows: Array | slice) -> None:
     """Add to the error of a step on these rows which of them, the first one, has NaN or infinity."""
     for name, a in (("x", x), ("t", t)):
@@ -951,11 +1033,14 @@ def _call(
     return any(map(_ends, results))
 
 
-def _over_mean(weights: Array, mean: str | float) -> Array:
-    """Return weights over their mean, or over a number; ValueError if that cannot be."""
+def _over_mean(weights: Array, mean: str | float, rows: Array | None) -> Array:
+    """Return weights over their mean, of these rows, or over a number; ValueError if that cannot be."""
     if isinstance(mean, str):
-        weights = weights / weights.max()  # whose sum is finite
-        return np.asarray(weights / weights.mean())
+        own = weights if rows is None else weights[rows]
+        if not own.any():
+            raise ValueError("sample_weight must not be 0 for all rows of a data set")
+        weights = weights / own.max()  # whose sum is finite
+        return np.asarray(weights / (weights if rows is None else weights[rows]).mean())
     with np.errstate(over="ignore", under="ignore"):
         return _checks.sample_weights("sample_weight over weight_mean", weights / mean, len(weights))[0]
 

@@ -187,6 +187,7 @@ py::dict numbered(const char* const (&names)[N]) {
 void bind_runtime(py::module_& m);
 void bind_affine(py::module_& m);
 void bind_batchnorm(py::module_& m);
+void bind_c_api(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_embedding(py::module_& m);
 void bind_in_use(py::module_& m);

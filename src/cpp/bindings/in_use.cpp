@@ -1,6 +1,7 @@
 #include "bindings/in_use.h"
 
 #include <pybind11/pybind11.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <memory>
@@ -18,28 +19,44 @@ namespace {
 
 }  // namespace
 
+class InUse::Alone {
+ public:
+  explicit Alone(const InUse& lock) noexcept : flag_(lock.guarded_) {
+    while (flag_.exchange(true, std::memory_order_acquire)) sched_yield();
+  }
+  ~Alone() { flag_.store(false, std::memory_order_release); }
+  Alone(const Alone&) = delete;
+  Alone& operator=(const Alone&) = delete;
+
+ private:
+  std::atomic<bool>& flag_;
+};
+
+InUse::Holder InUse::this_thread() noexcept { return PyThread_get_thread_ident(); }
+
 // Raises while another thread writes.
-void InUse::check(unsigned long self) {
+void InUse::check(Holder self) {
   if (const int generation = fork_generation(); generation != generation_) {
     const auto other = [&](const Reader& reader) { return reader.thread != self; };
     readers_.erase(std::remove_if(readers_.begin(), readers_.end(), other), readers_.end());
+    reading_.store(!readers_.empty(), std::memory_order_relaxed);
     if (owner_ != self) depth_ = 0;
     generation_ = generation;
   }
   if (depth_ > 0 && owner_ != self) refuse_thread();
 }
 
-void InUse::enter() {
-  const unsigned long self = PyThread_get_thread_ident();
+void InUse::enter(Holder self) {
+  const Alone alone(*this);
   check(self);
   for (const Reader& reader : readers_)
     if (reader.thread != self) refuse_thread();
   owner_ = self;
-  ++depth_;
+  depth_.store(depth_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
-void InUse::enter_reading() {
-  const unsigned long self = PyThread_get_thread_ident();
+void InUse::enter_reading(Holder self) {
+  const Alone alone(*this);
   check(self);
   for (Reader& reader : readers_)
     if (reader.thread == self) {
@@ -47,18 +64,22 @@ void InUse::enter_reading() {
       return;
     }
   readers_.push_back({self, 1});
+  reading_.store(true, std::memory_order_relaxed);
 }
 
-void InUse::leave_reading() noexcept {
-  const unsigned long self = PyThread_get_thread_ident();
+void InUse::leave_reading(Holder self) noexcept {
+  const Alone alone(*this);
   const auto own = std::find_if(readers_.begin(), readers_.end(), [&](const Reader& reader) { return reader.thread == self; });
-  if (own != readers_.end() && --own->depth == 0) readers_.erase(own);
+  if (own == readers_.end() || --own->depth > 0) return;
+  readers_.erase(own);
+  reading_.store(!readers_.empty(), std::memory_order_relaxed);
 }
 
 void InUse::join(InUse& network) {
-  const unsigned long self = PyThread_get_thread_ident();
+  const Holder self = this_thread();
   for (InUse* other : networks_) {
     if (other == &network) continue;
+    const Alone alone(*other);
     other->check(self);
     for (const Reader& reader : other->readers_)
       if (reader.thread != self) refuse_thread();
@@ -80,10 +101,10 @@ void InUse::find_shared() noexcept {
 void bind_in_use(py::module_& m) {
   py::class_<InUse>(m, "InUse")
       .def(py::init<>())
-      .def("__enter__", &InUse::enter)
+      .def("__enter__", [](InUse& lock) { lock.enter(); })
       .def("__exit__", [](InUse& lock, const py::args&) { lock.leave(); })
-      .def("enter_reading", &InUse::enter_reading)
-      .def("leave_reading", &InUse::leave_reading)
+      .def("enter_reading", [](InUse& lock) { lock.enter_reading(); })
+      .def("leave_reading", [](InUse& lock) { lock.leave_reading(); })
       .def(py::pickle([](const InUse&) { return py::tuple(); }, [](const py::tuple&) { return std::make_unique<InUse>(); }));
 }
 

@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, m) {
   bind_in_use(m);
   bind_affine(m);
   bind_batchnorm(m);
+  bind_c_api(m);
   bind_elementwise(m);
   bind_embedding(m);
   bind_losses(m);

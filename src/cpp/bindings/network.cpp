@@ -32,6 +32,7 @@ void bind_network(py::module_& m) {
       .def("step", &CompiledNetwork::step)
       .def("train", py::overload_cast<Handle, Handle, Handle, Handle, Handle, Index, Index, double, Handle, double, Handle>(
                         &CompiledNetwork::train))
+      .def_static("train_together", &CompiledNetwork::train_together)
       .def("forward", &CompiledNetwork::forward)
       .def("backward", &CompiledNetwork::backward)
       .def("infer", &CompiledNetwork::infer);

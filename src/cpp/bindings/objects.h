@@ -22,6 +22,12 @@ inline py::handle entry_of(py::handle dict, py::handle key) {
   if (!value) throw Unsupported{};
   return value;
 }
+// Of a set.
+inline bool contains(py::handle set, py::handle key) {
+  const int found = PySet_Contains(set.ptr(), key.ptr());
+  if (found < 0) throw py::error_already_set();
+  return found > 0;
+}
 inline bool is_dict(py::handle value) { return value && PyDict_CheckExact(value.ptr()); }
 
 // An object's own attributes, the live dict.
@@ -52,7 +58,9 @@ struct Names {
           checked = interned("checked"), in_use = interned("_in_use"), approximate = interned("approximate"),
           label_smoothing = interned("label_smoothing"), delta = interned("delta"), quantiles = interned("quantiles"),
           groups = interned("groups"), factors = interned("_factors"), average = interned("average"),
-          averaged = interned("averaged"), layers = interned("layers"), part = interned("_part");
+          averaged = interned("averaged"), layers = interned("layers"), matrices = interned("_matrices"),
+          nesterov = interned("nesterov"), ns_steps = interned("ns_steps"), adamw_factor = interned("adamw_factor"),
+          part = interned("_part");
 };
 const Names& names();
 

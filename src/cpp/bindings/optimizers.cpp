@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -48,12 +49,19 @@ class Extents {
   bool overlap_ = false;
 };
 
+// Those that Muon updates as a whole, by so many iterations.
+struct Matrices {
+  py::object names;  // a frozenset
+  int iterations = 0;
+  bool has(py::handle key) const { return iterations > 0 && contains(names, key); }
+};
+
 // What one call works on. Owns a reference to every array it uses, since the dicts may change once the GIL is released.
 class Pending {
  public:
-  Pending(const Extents& extents, const py::dict& params, const py::dict& factors, int state_count, const py::object& s1,
-          const py::object& s2)
-      : extents_(extents), params_(params), factors_(factors), state_count_(state_count), states_{s1, s2} {}
+  Pending(const Extents& extents, const py::dict& params, const py::dict& factors, const Matrices& matrices, int state_count,
+          const py::object& s1, const py::object& s2)
+      : extents_(extents), params_(params), factors_(factors), matrices_(matrices), state_count_(state_count), states_{s1, s2} {}
 
   void reserve(std::size_t entries) {
     f32_.reserve(entries);
@@ -70,9 +78,12 @@ class Pending {
       refuse_type(entry("params", key) + " must be a float32 or float64 array or a float, got " + describe(param));
   }
 
+  // Takes the memory that run() needs: it may throw std::bad_alloc, while nothing has changed.
+  void make_room() { room_ = ops::room_for(f32_, f64_); }
+
   // The norm of the gradients, which are scaled to the limit where theirs is larger.
   double clip(double limit) {
-    const double norm = unlocked(cost(cost::kMove), [&] { return ops::gradient_norm(f32_, f64_); });
+    const double norm = unlocked(cost(), [&] { return ops::gradient_norm(f32_, f64_); });
     if (!std::isfinite(norm)) {
       const std::string text = py::str(py::float_(norm));
       PyErr_SetString(PyExc_FloatingPointError, ("the norm of the gradients is " + text + ": nothing has changed").c_str());
@@ -81,7 +92,7 @@ class Pending {
     if (norm > limit) {
       for (const py::object& g : gradients_)
         if (!is_writeable(g)) refuse("grads must be writeable with clip_norm, got a read-only " + describe(g));
-      unlocked(cost(cost::kMove), [&] { ops::scale_gradients(limit / norm, f32_, f64_); });
+      unlocked(cost(), [&] { ops::scale_gradients(limit / norm, f32_, f64_); });
       for (const auto& [target, copy] : converted_) copy_into(target, copy);
     }
     return norm;
@@ -89,7 +100,7 @@ class Pending {
 
   void run(const ops::UpdateRule& rule) {
     for (const auto& [dict, key, array] : new_states_) dict[key] = array;
-    unlocked(cost(cost::kUpdate), [&] { ops::update(rule, f32_, f64_); });
+    unlocked(room_.crew.nanoseconds, [&] { ops::update(rule, f32_, f64_, room_); });
     for (const auto& [target, copy] : write_back_) copy_into(target, copy);
     for (const auto& [key, number] : numbers_) params_[key] = py::float_(*data_of<double>(number));
   }
@@ -112,11 +123,12 @@ class Pending {
     return {py::float_(pair[py::int_(0)]), py::float_(pair[py::int_(1)])};
   }
 
-  double cost(double each) const {
+  // Of a pass over all gradients, in nanoseconds.
+  double cost() const {
     Index n = 0;
     for (const auto& u : f32_) n += u.size;
     for (const auto& u : f64_) n += 2 * u.size;
-    return cost::elements<float>(n, each);
+    return cost::elements<float>(n, cost::kMove);
   }
 
   // A gradient as it is used, and as it was given: of another type it is not scaled with it.
@@ -146,8 +158,8 @@ class Pending {
   }
 
   template <class T>
-  T* state(int which, py::handle key, py::handle like) {
-    if (which >= state_count_) return nullptr;
+  T* state(int which, py::handle key, py::handle like, int count) {
+    if (which >= count) return nullptr;
     const py::handle dict = states_[which];
     const py::handle array = find(dict, key);
     if (!array) {
@@ -177,9 +189,14 @@ class Pending {
       const bool inside = data_of<T>(real) != u.p && extents_.meet(extent_of(real));
       u.g = inside ? own<T>(copied(real)) : gradient<T>(std::move(real), grad);
       u.size = size_of(param);
+      if (rank(param) == 2 && matrices_.has(key)) {
+        u.iterations = matrices_.iterations;
+        u.dim = extent(param, 1);
+      }
     }
-    u.s1 = state<T>(0, key, param);
-    u.s2 = state<T>(1, key, param);
+    const int states = u.iterations ? 1 : state_count_;
+    u.s1 = state<T>(0, key, param, states);
+    u.s2 = state<T>(1, key, param, states);
     u.factors = factors_of(key);
     updates.push_back(u);
   }
@@ -232,8 +249,8 @@ class Pending {
     u.p = own<double>(p);
     u.g = own<double>(g);
     u.size = 1;
-    u.s1 = state<double>(0, key, p);
-    u.s2 = state<double>(1, key, p);
+    u.s1 = state<double>(0, key, p, state_count_);
+    u.s2 = state<double>(1, key, p, state_count_);
     u.factors = factors_of(key);
     f64_.push_back(u);
     numbers_.push_back({py::reinterpret_borrow<py::object>(key), p});
@@ -241,6 +258,8 @@ class Pending {
 
   const Extents& extents_;
   py::dict params_, factors_;
+  const Matrices& matrices_;
+  ops::UpdateRoom room_{};
   int state_count_;
   py::object states_[2];
   std::vector<ops::Update<float>> f32_;
@@ -271,7 +290,7 @@ int64_t count_of(const py::int_& step) {
 
 double update(InUse& lock, int kind, py::handle params, py::handle grads, py::handle state, const py::tuple& slots, double lr,
               double weight_decay, double beta1, double beta2, double eps, const py::int_& step, double clip_norm,
-              const py::dict& factors) {
+              const py::dict& factors, const std::tuple<py::frozenset, double, double, bool, int>& muon) {
   const Hold hold(lock);
   if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
   if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
@@ -286,13 +305,22 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
   const int states = states_of(static_cast<Optimizer>(kind));
   if (slots.size() != static_cast<std::size_t>(states)) refuse("there must be as many slots as the optimizer has states");
   const py::object s1 = memory_of(state, slots, 0), s2 = memory_of(state, slots, 1);
-  const ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, count_of(step)};
+  ops::UpdateRule rule{static_cast<Optimizer>(kind), lr, weight_decay, beta1, beta2, eps, count_of(step)};
+  Matrices matrices;
+  if (rule.kind == Optimizer::muon) {
+    const auto& [names, momentum, others, nesterov, iterations] = muon;
+    if (iterations < 1 || iterations > ops::kMostIterations)
+      refuse("ns_steps must be an integer in [1, " + std::to_string(ops::kMostIterations) + "], got " +
+             std::to_string(iterations));
+    rule.muon = {momentum, others, nesterov};
+    matrices = {names, iterations};
+  }
   const Extents extents(p);
   const auto is_frozen = [&](py::handle key) {
     const py::handle of = find(factors, key);
     return of && of.is_none();
   };
-  Pending all(extents, own_params, factors, states, s1, s2);
+  Pending all(extents, own_params, factors, matrices, states, s1, s2);
   all.reserve(p.size());
   for (const auto& [key, param] : p) {
     if (is_frozen(key)) continue;
@@ -300,6 +328,7 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
     if (!grad) refuse(entry("params", key) + " has no gradient: grads must have the same keys");
     all.add(key, param, grad);
   }
+  all.make_room();
   const double norm = clip_norm > 0 ? all.clip(clip_norm) : 0;
   if (!extents.overlap()) {
     all.run(rule);
@@ -308,8 +337,9 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
   // One array under two names, or views of one another: they are updated in turn, each from what the last has left.
   for (const auto& [key, param] : p) {
     if (is_frozen(key)) continue;
-    Pending one(extents, own_params, factors, states, s1, s2);
+    Pending one(extents, own_params, factors, matrices, states, s1, s2);
     one.add(key, param, find(g, key));
+    one.make_room();
     one.run(rule);
   }
   return norm;
@@ -341,6 +371,7 @@ bool blend(const py::list& targets, const py::list& sources, double share) {
 }  // namespace
 
 void bind_optimizers(py::module_& m) {
+  m.attr("OPTIMIZERS") = numbered(kOptimizerNames);
   m.def("update", &update);
   m.def("blend", &blend);
 }

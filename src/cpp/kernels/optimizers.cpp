@@ -135,6 +135,7 @@ void fill_optimizers(Kernels<T>& table) {
   fill<Optimizer::rmsprop, RmsProp>(table);
   fill<Optimizer::adam, Adam>(table);
   fill<Optimizer::adamw, AdamW>(table);
+  fill<Optimizer::muon, AdamW>(table);  // of all but the matrices, see ops/muon.h
 }
 template void fill_optimizers(Kernels<float>&);
 template void fill_optimizers(Kernels<double>&);

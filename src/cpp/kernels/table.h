@@ -74,10 +74,12 @@ struct RandomStream {
   uint32_t stream;
 };
 
-enum class Optimizer { sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw };
-constexpr int kOptimizers = 7;
-constexpr int states_of(Optimizer o) { return o == Optimizer::sgd ? 0 : o == Optimizer::adam || o == Optimizer::adamw ? 2 : 1; }
+enum class Optimizer { sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, muon };
+constexpr const char* kOptimizerNames[] = {"sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "muon"};
+constexpr int kOptimizers = sizeof kOptimizerNames / sizeof *kOptimizerNames;
+constexpr int states_of(Optimizer o) { return o == Optimizer::sgd ? 0 : o >= Optimizer::adam ? 2 : 1; }
 constexpr bool squares_gradients(Optimizer o) { return o >= Optimizer::adagrad; }
+
 // Rows of normalization by rows, contiguous; mean and rstd are one a row, and without `mean` rows are not centred.
 template <class T>
 struct RowNorm {

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "ops/cost.h"
+#include "ops/muon.h"
 
 namespace fastnn::network {
 namespace {
@@ -32,7 +33,8 @@ T dropout_scale(const Layer<T>& layer) {
 template <class T>
 bool same_shape(const Layer<T>& a, const Layer<T>& b) {
   return a.kind == b.kind && a.in == b.in && a.out == b.out && a.activation == b.activation &&
-         a.keeps_gradients == b.keeps_gradients && a.weight.frozen == b.weight.frozen && a.bias.frozen == b.bias.frozen;
+         a.weight.iterations == b.weight.iterations && a.keeps_gradients == b.keeps_gradients &&
+         a.weight.frozen == b.weight.frozen && a.bias.frozen == b.bias.frozen;
 }
 
 // f(first number of the part's run, run length) for each run of a part that is contiguous both in C and in rows of `width`
@@ -263,7 +265,7 @@ template <class T>
 template <class Take>
 void Plan<T>::place_products(Index rows, Take&& take) {
   by_rows_ = members_ == 1 || rows >= kRowsEach * members_;
-  Index norms = 0;
+  Index norms = 0, matrix = 0;
   for (Node& node : nodes_) {
     const Layer<T>& layer = node.layer;
     norms += (layer.weight.size + layer.bias.size + rows * layer.out) / ops::kNormPiece + 3;
@@ -293,7 +295,13 @@ void Plan<T>::place_products(Index rows, Take&& take) {
     take(node.shared_dx, scratch(g, node.for_dx, pieces));
     g = weight_gradient(node, nullptr, rows);
     take(node.shared_dw, scratch(g, node.for_dw, false));
+    if (layer.weight.iterations) {
+      const ops::GemmScratch size = ops::muon_scratch<T>(layer.in, layer.out);
+      own_size_ = std::max(own_size_, size.own);
+      matrix = std::max(matrix, size.shared);
+    }
   }
+  take(matrix_, matrix);
   if (clip_) take(norms_, norms);
 }
 
@@ -307,7 +315,10 @@ double Plan<T>::estimate(Index rows, bool backward) const {
     if (layer.kind == LayerKind::affine) {
       const double product = cost::gemm<T>(rows, layer.out, layer.in);
       cost += std::max(product * (backward ? 2 + node.wants_dx : 1), cost::elements<T>(layer.weight.size, cost::kWeight));
-      if (backward) cost += cost::elements<T>(layer.weight.size, cost::kUpdate);
+      if (backward && layer.weight.iterations)
+        cost += ops::muon_cost<T>(layer.in, layer.out, layer.weight.iterations);
+      else if (backward)
+        cost += cost::elements<T>(layer.weight.size, cost::kUpdate);
     } else if (layer.kind == LayerKind::dropout) {
       cost += cost::elements<T>(numbers, train_ ? cost::kRandom : cost::kMove);
     } else {
@@ -630,8 +641,8 @@ void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* up
     const Layer<T>& layer = node.layer;
     if (layer.kind == LayerKind::affine && !layer.weight.frozen) {
       ops::Gemm<T> g = weight_gradient(node, input(node, batch), rows_);
-      node.update = update;
-      if (update) {
+      node.update = layer.weight.iterations ? nullptr : update;
+      if (node.update) {
         g.context = &node;
         // (Fetching the weights and the optimizer's state while the tile of their gradient is computed changed nothing.)
         g.finish = [](const void* context, const ops::GemmPart<T>& part) {
@@ -786,7 +797,7 @@ bool Plan<T>::clip_and_update(Team& team, const Rule& rule, const Update& update
       if (factor != T(1)) ops::scale_run(g + begin * each, factor, (end - begin) * each, g + begin * each);
       if (rows)
         update_rows(node, begin, end, update);
-      else
+      else if (!to.iterations)
         update.run(to, begin, end - begin, g + begin);
     });
   });
@@ -843,7 +854,11 @@ typename Plan<T>::Outcome Plan<T>::step_part(Team& team, const Batch<T>& batch, 
     });
     sums += size;
   });
-  if (share.last) return {value, clip_and_update(team, rule, prepare_update(rule))};
+  if (share.last) {
+    if (!clip_and_update(team, rule, prepare_update(rule))) return {value, false};
+    update_matrices(team, rule);
+    return {value, true};
+  }
   for (const Node& node : nodes_)
     if (node.layer.kind == LayerKind::batchnorm) update_running(node, 0, node.layer.out);
   return {value, true};
@@ -858,6 +873,21 @@ typename Plan<T>::Update Plan<T>::prepare_update(const Rule& rule) noexcept {
   return {rule.update.kind, steps_.data(), *this};
 }
 
+// Those that are updated as a whole, when their gradients are there.
+template <class T>
+void Plan<T>::update_matrices(Team& team, const Rule& rule) noexcept {
+  for (const Node& node : nodes_) {
+    const Parameter<T>& w = node.layer.weight;
+    if (!w.iterations) continue;
+    const ops::Factors factors = w.factors ? rule.factors[w.factors - 1] : ops::Factors{};
+    ops::muon_update(team, ops::with(rule.update, factors), {w.p, w.g, w.s1, node.layer.in, node.layer.out, w.iterations},
+                     matrix_, own_, own_size_);
+    if (w.average)
+      team.each(w.size, kMaskGroup, kNumbersEach,
+                [&](Index begin, Index end) { blend(w.p + begin, w.average + begin, end - begin); });
+  }
+}
+
 // The second half of a step, when the gradients of all outputs are there.
 template <class T>
 bool Plan<T>::update(Team& team, const Batch<T>& batch, const Rule& rule) noexcept {
@@ -865,6 +895,7 @@ bool Plan<T>::update(Team& team, const Batch<T>& batch, const Rule& rule) noexce
   const Update update = prepare_update(rule);
   gradients(team, batch, clip_ ? nullptr : &update);
   if (clip_ && !clip_and_update(team, rule, update)) return false;
+  update_matrices(team, rule);
   const Parameter<T>& first = nodes_.front().layer.weight;
   if (nodes_.front().layer.kind == LayerKind::embedding && first.average)  // of all rows, as all come nearer to what they are
     team.each(first.size, kMaskGroup, kNumbersEach,

@@ -179,6 +179,7 @@ class Plan {
   bool update(Team& team, const Batch<T>& batch, const Rule& rule) noexcept;
   double pass(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor) noexcept;
   Update prepare_update(const Rule& rule) noexcept;
+  void update_matrices(Team& team, const Rule& rule) noexcept;
 
   std::vector<Node> nodes_;
   std::vector<Op> ops_;      // of a step, of both halves, or of infer()
@@ -196,7 +197,8 @@ class Plan {
   int row_phases_ = 1;
   double cost_ = 0, forward_cost_ = 0;
   Index own_size_ = 0, grain_ = 1;
-  T *own_ = nullptr, *predictions_ = nullptr, *factors_ = nullptr;
+  T *own_ = nullptr, *matrix_ = nullptr;  // scratch: of each member, and of a matrix that is updated as a whole
+  T *predictions_ = nullptr, *factors_ = nullptr;
   double *losses_ = nullptr, *norms_ = nullptr;
   std::vector<T> loss_numbers_;
   T average_share_ = 0, average_rest_ = 0;  // of the new and of the old in averages

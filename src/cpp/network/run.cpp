@@ -36,9 +36,14 @@ typename Plan<T>::Feed feed_of(const F& f) {
 }  // namespace
 
 template <class T>
-void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, Index part, bool clip) {
+void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, Index part, bool clip, bool alone) {
   clip = clip || part < rows;
-  crew_ = prepare_for_now(plan_, layers, part, Use::step, clip);
+  if (alone) {
+    plan_.prepare(layers, part, 1, Use::step, clip);
+    crew_ = {1, plan_.cost(), false};
+  } else {
+    crew_ = prepare_for_now(plan_, layers, part, Use::step, clip);
+  }
   last_ = &plan_;
   cost_ = plan_.cost() * static_cast<double>(rows / part);
   if (rows % part == 0) return;

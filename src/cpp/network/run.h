@@ -35,8 +35,8 @@ struct Done {
 template <class T>
 class Runner {
  public:
-  // For steps of so many rows, by parts of at most so many. Throws std::bad_alloc.
-  void prepare(const std::vector<Layer<T>>& layers, Index rows, Index part, bool clip);
+  // For steps of so many rows, by parts of at most so many; `alone`: by the calling thread. Throws std::bad_alloc.
+  void prepare(const std::vector<Layer<T>>& layers, Index rows, Index part, bool clip, bool alone = false);
   // The steps that it is prepared for. Throws std::bad_alloc before anything has changed.
   Done run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule);
   // What has gone through the last part, and what one thread takes for a step.

@@ -18,6 +18,7 @@ struct Parameter {
   T* average;        // of itself, over the steps; or null
   uint32_t factors;  // which of the rule's are its own, from 1 on; 0: none
   bool frozen;       // it stays as it is, and its gradient is nobody's
+  int iterations;    // of Muon, which updates an affine layer's weight as a whole; 0: by parts. Its gradient is kept
 };
 
 // A residual block begins where its input is kept, and ends where that is added: with `sum`.

@@ -413,6 +413,45 @@ void block_by_block(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* share
   });
 }
 
+// What is below the diagonal of a square matrix, from above it.
+template <class T>
+void mirror(Team& team, const Matrix<T>& c) noexcept {
+  const Index lanes = kernels<T>().lanes;
+  team.each(c.rows, lanes, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; i += lanes) {
+      const Matrix<const T> above{c.data + i, i, std::min(lanes, c.rows - i), c.row_stride, 1};
+      kernels<T>().transpose(above, c.data + i * c.row_stride, c.row_stride);
+    }
+  });
+}
+
+// A few rows, from the vector of columns on that holds their diagonal.
+constexpr Index kTriangleRows = 16;
+template <class T>
+void triangle(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* packed, T* own, Index own_size) noexcept {
+  const Index n = g.c.rows, lanes = kernels<T>().lanes, panels = (n + kTriangleRows - 1) / kTriangleRows;
+  each_block(g, plan, [&](const BlockOfB& at) {
+    const T* b = g.b.data + at.p * g.b.row_stride + at.j * g.b.col_stride;
+    const Index panel = packed_panel(at.depth, lanes);
+    if (plan.pack_b)
+      team.each(at.width, lanes, 4 * lanes, [&](Index begin, Index end) {
+        const Matrix<const T> columns{b + begin * g.b.col_stride, at.depth, end - begin, g.b.row_stride, g.b.col_stride};
+        kernels<T>().pack_columns(columns, packed + begin / lanes * panel, panel);
+      });
+    team.phase(panels, [&](Member& member) {
+      T* packed_a = own + own_size * member.rank();
+      for (Index i; (i = member.next()) >= 0;) {
+        const Index row = i * kTriangleRows, row_end = std::min(row + kTriangleRows, n), col = std::max(at.j, row / lanes * lanes);
+        if (col >= at.j + at.width) continue;
+        const T* b_part = plan.pack_b ? packed + (col - at.j) / lanes * panel : nullptr;
+        block_part(part_of(g, row, row_end, col, at.j + at.width), plan, {0, at.j + at.width - col, at.p, at.depth}, b_part,
+                   packed_a, static_cast<T*>(nullptr));
+      }
+    });
+  });
+  mirror(team, g.c);
+}
+
 // Whether it pays to pack a B of contiguous rows.
 template <class T>
 bool packs_rows(const Gemm<T>& g, Index depth) {
@@ -453,7 +492,7 @@ GemmPlan plan_gemm(const Gemm<T>& given, bool alone) noexcept {
     if (plan.pack_b) plan.width = std::min(plan.width, round_up<T>(kDepth * kWidthBytes / size / std::max<Index>(k, 1)));
   }
   const bool far = std::min(plan.depth, k) * plan.width * size >= cached(kShared), tall = g.c.rows >= kSharedRows;
-  plan.share_b = !alone && plan.pack_b && plan.form == GemmForm::tiles && !pieces && tall && far;
+  plan.share_b = !alone && plan.pack_b && plan.form == GemmForm::tiles && !pieces && ((tall && far) || given.symmetric);
   return plan;
 }
 
@@ -519,6 +558,8 @@ void gemm_piece(const Gemm<T>& given, const GemmPlan& plan, const GemmCut& cut, 
 template <class T>
 void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T* own, Index own_size) noexcept {
   if (given.c.rows == 0 || given.c.cols == 0) return;
+  if (given.symmetric && plan.form == GemmForm::tiles && !plan.by_rows && pieces_of(given, plan) == 1)
+    return triangle(team, given, plan, scratch, own, own_size);
   const GemmCut cut = cut_gemm(given, plan, team.size());
   if (is_one_phase(given, plan, cut))
     return team.phase(cut.pieces(), [&](Member& member) {

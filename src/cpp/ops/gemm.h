@@ -21,6 +21,9 @@ struct Gemm {
   const void* context = nullptr;
   bool by_batch = false;   // the bits of a row may depend on how many rows there are
   bool transient = false;  // nobody but `finish` wants C: c.data is null
+  // C is its own transpose: what is below the diagonal is copied from above it, which halves the work. `finish`, which must keep
+  // that so, sees what is on or right of the diagonal, and some of the rest. Not for gemm_rows and gemm_piece.
+  bool symmetric = false;
   Index row = 0, col = 0;  // of c(0, 0), where this is part of a larger product
 };
 

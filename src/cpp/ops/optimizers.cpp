@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/team.h"
+#include "core/scratch.h"
 #include "dispatch/dispatch.h"
 #include "ops/cost.h"
 #include "ops/elementwise.h"
+#include "ops/muon.h"
 
 namespace fastnn::ops {
 namespace {
@@ -18,7 +19,8 @@ constexpr Index kGrain = 1024;
 template <class T>
 OptimizerStep<T> optimizer_step(const UpdateRule& r) noexcept {
   OptimizerStep<T> s{};
-  s.lr = static_cast<T>(r.lr);
+  const double lr = r.kind == Optimizer::muon ? r.lr * r.muon.others : r.lr;
+  s.lr = static_cast<T>(lr);
   s.weight_decay = static_cast<T>(r.weight_decay);
   s.beta1 = static_cast<T>(r.beta1);
   s.beta2 = static_cast<T>(r.beta2);
@@ -26,9 +28,9 @@ OptimizerStep<T> optimizer_step(const UpdateRule& r) noexcept {
   s.rest2 = static_cast<T>(1 - r.beta2);
   s.eps = static_cast<T>(r.eps);
   s.lost = r.lost;
-  if (r.kind == Optimizer::adam || r.kind == Optimizer::adamw) {
+  if (r.kind >= Optimizer::adam) {
     const double t = static_cast<double>(r.step);
-    s.step1 = static_cast<T>(r.lr / (1 - std::pow(r.beta1, t)));
+    s.step1 = static_cast<T>(lr / (1 - std::pow(r.beta1, t)));
     s.rsqrt2 = static_cast<T>(1 / std::sqrt(1 - std::pow(r.beta2, t)));
   }
   return s;
@@ -43,10 +45,15 @@ template OptimizerStep<double> optimizer_step(const UpdateRule&) noexcept;
 
 namespace {
 
+// Those that are updated one by one.
+template <class T>
+Index elements_of(const Update<T>& u) {
+  return u.iterations ? 0 : u.size;
+}
 template <class T>
 Index total_size(const std::vector<Update<T>>& updates) {
   Index n = 0;
-  for (const Update<T>& u : updates) n += u.size;
+  for (const Update<T>& u : updates) n += elements_of(u);
   return n;
 }
 
@@ -60,7 +67,7 @@ void update_range(const UpdateRule& rule, const std::vector<Update<T>>& updates,
     kernel(step, n, g, u.p + at, u.s1 ? u.s1 + at : nullptr, u.s2 ? u.s2 + at : nullptr);
   };
   for (const Update<T>& u : updates) {
-    const Index first = std::max<Index>(begin, 0), last = std::min(end, u.size);
+    const Index size = elements_of(u), first = std::max<Index>(begin, 0), last = std::min(end, size);
     if (first < last) {
       step = u.factors.none() ? common : optimizer_step<T>(with(rule, u.factors));
       if (!u.rows)
@@ -72,18 +79,55 @@ void update_range(const UpdateRule& rule, const std::vector<Update<T>>& updates,
           i += n;
         }
     }
-    begin -= u.size;
-    end -= u.size;
+    begin -= size;
+    end -= size;
   }
+}
+
+// The matrices, one after the other by the whole team.
+template <class T>
+GemmScratch matrices_scratch(const std::vector<Update<T>>& updates) {
+  GemmScratch most{};
+  for (const Update<T>& u : updates)
+    if (u.iterations && u.size) {
+      const GemmScratch size = muon_scratch<T>(u.size / u.dim, u.dim);
+      most = {std::max(most.shared, size.shared), std::max(most.own, size.own)};
+    }
+  return most;
+}
+template <class T>
+void update_matrices(Team& team, const UpdateRule& rule, const std::vector<Update<T>>& updates, void* scratch) {
+  const GemmScratch size = matrices_scratch(updates);
+  T* const shared = static_cast<T*>(scratch);
+  for (const Update<T>& u : updates)
+    if (u.iterations && u.size)
+      muon_update(team, with(rule, u.factors), MuonMatrix<T>{u.p, u.g, u.s1, u.size / u.dim, u.dim, u.iterations}, shared,
+                  shared + size.shared, size.own);
+}
+template <class T>
+double cost_of(const std::vector<Update<T>>& updates) {
+  double cost = cost::elements<T>(total_size(updates), cost::kUpdate);
+  for (const Update<T>& u : updates)
+    if (u.iterations && u.size) cost += muon_cost<T>(u.size / u.dim, u.dim, u.iterations);
+  return cost;
 }
 
 }  // namespace
 
-void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64) {
-  const Index n32 = total_size(f32), n64 = total_size(f64);
-  run_team(crew_for(cost::elements<float>(n32, cost::kUpdate) + cost::elements<double>(n64, cost::kUpdate)), [&](Team& team) {
-    team.each(n32, kGrain, [&](Index begin, Index end) { update_range(rule, f32, begin, end); });
-    team.each(n64, kGrain, [&](Index begin, Index end) { update_range(rule, f64, begin, end); });
+UpdateRoom room_for(const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64) {
+  const Crew crew = crew_for(cost_of(f32) + cost_of(f64));
+  const std::size_t bytes32 = matrices_scratch(f32).of_team(crew.members) * sizeof(float),
+                    bytes64 = matrices_scratch(f64).of_team(crew.members) * sizeof(double), bytes = std::max(bytes32, bytes64);
+  return {crew, bytes ? scratch_bytes(bytes) : nullptr};
+}
+
+void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64,
+            const UpdateRoom& room) {
+  run_team(room.crew, [&](Team& team) {
+    team.each(total_size(f32), kGrain, [&](Index begin, Index end) { update_range(rule, f32, begin, end); });
+    team.each(total_size(f64), kGrain, [&](Index begin, Index end) { update_range(rule, f64, begin, end); });
+    update_matrices(team, rule, f32, room.scratch);
+    update_matrices(team, rule, f64, room.scratch);
   });
 }
 

@@ -2,15 +2,24 @@
 // The update of any number of parameter arrays in one call.
 #include <vector>
 
+#include "core/team.h"
 #include "kernels/table.h"
 
 namespace fastnn::ops {
+
+// Muon's, of the matrices that it updates as a whole. The rate of the others is its rate times `others`.
+struct MuonRule {
+  double momentum, others;
+  bool nesterov;
+};
+constexpr int kMostIterations = 100;
 
 struct UpdateRule {
   Optimizer kind;
   double lr, weight_decay, beta1, beta2, eps;
   int64_t step;          // 1 for the first update: Adam's t
   bool* lost = nullptr;  // set where an element is left as it was, since its gradient's square is infinite; or null
+  MuonRule muon{};
 };
 
 // Of the rate and of weight decay, for one parameter.
@@ -31,6 +40,7 @@ struct Update {
   const int64_t* rows;  // null for a dense gradient
   Index dim;
   Factors factors;
+  int iterations;  // of Muon, which updates a matrix of rows of `dim` numbers as a whole; 0: element by element
 };
 
 // The numbers of a rule as the kernels take them.
@@ -51,6 +61,13 @@ struct Pair {
 template <class T>
 void blend(const std::vector<Pair<T>>& pairs, double share);
 
-void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64);
+// What an update needs beside its arrays, in memory that the thread keeps for its next call. Throws std::bad_alloc.
+struct UpdateRoom {
+  Crew crew;
+  void* scratch;
+};
+UpdateRoom room_for(const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64);
+void update(const UpdateRule& rule, const std::vector<Update<float>>& f32, const std::vector<Update<double>>& f64,
+            const UpdateRoom& room);
 
 }  // namespace fastnn::ops

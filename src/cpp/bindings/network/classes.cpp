@@ -22,8 +22,8 @@ std::vector<const char*> attributes_of_role(Role role) {
     case Role::loss:
       return {"forward", "backward", "y", "label_smoothing", "delta", "quantiles"};
     case Role::optimizer:
-      return {"update",   "rate",       "lr",    "weight_decay", "state",  "step",    "eps",
-              "momentum", "decay_rate", "beta1", "beta2",        "groups", "_factors"};
+      return {"update", "rate",  "lr",     "weight_decay", "state",     "step",     "eps",      "momentum",    "decay_rate",
+              "beta1",  "beta2", "groups", "_factors",     "_matrices", "nesterov", "ns_steps", "adamw_factor"};
     case Role::network:
       return {"forward", "backward", "backward_params", "params", "grads", "layers"};
     case Role::trainer:

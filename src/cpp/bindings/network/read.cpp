@@ -63,12 +63,12 @@ std::vector<LayerObject> layers_of(const py::tuple& layers) {
 void Call::clear() {
   train = keep = alone = own_loss = deep = false;
   for (Found& layer : layers) layer = Found{};
-  trainer = optimizer = loss = optimizer_object = factors = py::object();
+  trainer = optimizer = loss = optimizer_object = factors = matrices = py::object();
   own_factors.clear();
   averages.clear();
   averaged = py::object();
   average_lock = nullptr;
-  state_count = 0;
+  state_count = iterations = 0;
   for (py::object& state : states) state = py::object();
   x = {};
   owned.clear();
@@ -79,10 +79,9 @@ void Call::clear() {
 const int64_t* Order::read(py::handle order, Index n, bool anew) {
   if (!anew && order.is(array)) return rows.data();
   clear();
-  const bool fits = is_array(order) && is_i64(order) && is_contiguous(order) && rank(order) == 1 && extent(order, 0) == n;
-  if (!fits) throw Unsupported{};
+  if (!(is_array(order) && is_i64(order) && is_contiguous(order) && rank(order) == 1)) throw Unsupported{};
   const int64_t* from = data_of<const int64_t>(order);
-  rows.assign(from, from + n);
+  rows.assign(from, from + extent(order, 0));
   uint64_t highest = 0;  // a negative number is a large one
   for (const int64_t row : rows) highest = std::max(highest, static_cast<uint64_t>(row));
   if (highest >= static_cast<uint64_t>(n)) throw Unsupported{};
@@ -167,8 +166,11 @@ void read_parameter(Call& call, const LayerObject& l, std::size_t i, int which, 
   }
   if (call.keep && l.kind != LayerKind::embedding)
     to.g = beside<T>(call, call.layers[i].grads, l.names[which], p, rows, cols, false);
+  if (call.matrices && l.kind == LayerKind::affine && which == 0 && contains(call.matrices, l.entries[0]))
+    to.iterations = call.iterations;
   T** const slots[2] = {&to.s1, &to.s2};
-  for (int s = 0; s < call.state_count; ++s) *slots[s] = beside<T>(call, call.states[s], l.entries[which], p, rows, cols, true);
+  for (int s = 0; s < (to.iterations ? 1 : call.state_count); ++s)
+    *slots[s] = beside<T>(call, call.states[s], l.entries[which], p, rows, cols, true);
 }
 
 // Arrays that share memory are updated one after the other, which a plan does not do; and what it reads of the data must stay.
@@ -350,7 +352,7 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
   const auto held = py::reinterpret_borrow<py::object>(optimizer);  // whatever its schedule does to the trainer
   call.optimizer = attributes_of(optimizer);
   call.optimizer_object = held;
-  if (replaces(call.optimizer, name.update, name.rate, name.factors)) throw Unsupported{};
+  if (replaces(call.optimizer, name.update, name.rate, name.factors, name.matrices)) throw Unsupported{};
   if (!call.lock || find(call.optimizer, name.in_use) != call.locked.ptr()) {
     if (!find(call.optimizer, name.in_use)) const py::object made = held.attr(name.in_use);
     call.lock = lock_of(call.optimizer, call.locked);
@@ -371,6 +373,13 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
   double* const betas[2] = {&rule.beta1, &rule.beta2};
   for (std::size_t b = 0; b < type.names.size(); ++b) *betas[b] = number(call.optimizer, type.names[b]);
   if (squares_gradients(rule.kind)) rule.eps = number(call.optimizer, name.eps);
+  if (rule.kind == Optimizer::muon) {
+    rule.muon = {number(call.optimizer, name.momentum), number(call.optimizer, name.adamw_factor),
+                 truth(call.optimizer, name.nesterov)};
+    const uint64_t iterations = unsigned_number(entry_of(call.optimizer, name.ns_steps));
+    if (iterations < 1 || iterations > ops::kMostIterations) throw Unsupported{};
+    call.iterations = static_cast<int>(iterations);
+  }
   const uint64_t step = unsigned_number(entry_of(call.optimizer, name.step));
   if (step >> 62) throw Unsupported{};
   rule.step = static_cast<int64_t>(step) + 1;
@@ -387,12 +396,19 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
 void read_groups(Call& call, const std::vector<LayerObject>& layers) {
   const py::handle groups = entry_of(call.optimizer, names().groups);
   if (!PyTuple_CheckExact(groups.ptr())) throw Unsupported{};
-  if (PyTuple_GET_SIZE(groups.ptr()) == 0) return;
+  const bool grouped = PyTuple_GET_SIZE(groups.ptr()) > 0;
+  if (!grouped && !call.iterations) return;
   py::dict params;
   for (std::size_t i = 0; i < layers.size(); ++i)
     for (int p = 0; p < layers[i].parameters; ++p) params[layers[i].entries[p]] = call.layers[i].parameters[p];
-  call.factors = call.optimizer_object.attr(names().factors)(params);
-  if (!is_dict(call.factors)) throw Unsupported{};
+  if (grouped) {
+    call.factors = call.optimizer_object.attr(names().factors)(params);
+    if (!is_dict(call.factors)) throw Unsupported{};
+  }
+  if (call.iterations) {
+    call.matrices = call.optimizer_object.attr(names().matrices)(params);
+    if (!PyFrozenSet_CheckExact(call.matrices.ptr())) throw Unsupported{};
+  }
 }
 
 namespace {
@@ -451,6 +467,19 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
   if (rule.step >> 63) throw Unsupported{};
   call.seed = unsigned_number(entry_of(attributes, name.seed));
   return rule;
+}
+
+// Beyond this loss a step is done in Python, which looks at the gradients before it squares them: 10^10 in a column of x makes
+// one of 10^18 or more, and gradients of 10^20.
+template <class T>
+constexpr double kLargeLoss = sizeof(T) == 4 ? 1e16 : 1e140;
+
+template <class T>
+void limit(network::Rule& rule) {
+  const bool squares = squares_gradients(rule.update.kind);
+  constexpr double most = std::numeric_limits<double>::max();
+  rule.largest_loss = squares ? kLargeLoss<T> : most;
+  rule.largest_norm = std::sqrt(squares ? static_cast<double>(std::numeric_limits<T>::max()) : most);
 }
 
 Index read_part(const Call& call) {
@@ -558,6 +587,7 @@ void read_targets(Call& call, network::Data& data, const network::LossRule& loss
 }
 
 #define FASTNN_INSTANTIATE(T)                                                                \
+  template void limit<T>(network::Rule&);                                                    \
   template void read_layers(const std::vector<LayerObject>&, Call&, std::vector<Layer<T>>&); \
   template Rows read_rows<T>(Call&, const char*, py::handle, bool, bool);                    \
   template void read_targets<T>(Call&, network::Data&, const network::LossRule&, py::handle, Index, Index, Index);

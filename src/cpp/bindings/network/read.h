@@ -55,6 +55,8 @@ struct Call {
   InUse* lock = nullptr;                // the last optimizer's, kept alive by `locked`
   py::object locked;
   py::object optimizer_object, factors;  // the factors of parameters, a dict; or null
+  py::object matrices;                   // the names of those that Muon updates as a whole, a frozenset; or null
+  int iterations = 0;                    // by so many
   std::vector<ops::Factors> own_factors;
   std::vector<py::dict> averages;  // the attributes of the layers of the trainer's average, if it has one
   py::object averaged;             // its lock, as `lock` is the optimizer's
@@ -108,10 +110,14 @@ void read_layers(const std::vector<LayerObject>& layers, Call& call, std::vector
 // the optimizer's schedule.
 network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates);
 
+// Sets what makes a step in numbers of T stop, where the rule says so.
+template <class T>
+void limit(network::Rule& rule);
+
 // The rows of a part, where a trainer's steps are made of parts; or 0.
 Index read_part(const Call& call);
 
-// Which parameters have factors of their own, or are frozen, as the optimizer's groups say.
+// Which parameters have factors of their own, or are frozen, as the optimizer's groups say; and which Muon updates as a whole.
 void read_groups(Call& call, const std::vector<LayerObject>& layers);
 
 // Rows of numbers, or of indices, as they lie there; of other types, or with gaps within rows, they are converted if they may be.

@@ -17,11 +17,6 @@ constexpr Index kKeepBytes = 8 << 20;
 constexpr Index kCheckRows = 4096;  // of targets: they are converted to be checked, and no copy of all is to be made
 constexpr Index kConverted = 256;   // rows, at most, that are copied as a whole where they cannot be used as they lie
 
-// Beyond this loss a step is done in Python, which looks at the gradients before it squares them: 10^10 in a column of x makes
-// one of 10^18 or more, and gradients of 10^20.
-template <class T>
-constexpr double kLargeLoss = sizeof(T) == 4 ? 1e16 : 1e140;
-
 [[noreturn]] void refuse_square(uint64_t step) {
   const std::string message = "the square of a gradient of step " + std::to_string(step) +
                               " is infinite: the elements it belongs to are as before it, the others are updated; scale the "
@@ -62,7 +57,7 @@ py::object output_gradient(py::handle dout, Index rows, Index outputs) {
 }
 
 // Holds the locks of those layers that others may use, to write or only to read.
-template <void (InUse::*enter)(), void (InUse::*leave)() noexcept>
+template <bool writes>
 class HoldLayers {
  public:
   explicit HoldLayers(const std::vector<LayerObject>& layers) {
@@ -70,7 +65,7 @@ class HoldLayers {
       for (const LayerObject& layer : layers)
         if (layer.lock && layer.lock->counts()) {
           held_.reserve(layers.size());
-          (layer.lock->*enter)();
+          writes ? layer.lock->enter() : layer.lock->enter_reading();
           held_.push_back(layer.lock);
         }
     } catch (...) {
@@ -84,12 +79,12 @@ class HoldLayers {
 
  private:
   void release() noexcept {
-    for (InUse* lock : held_) (lock->*leave)();
+    for (InUse* lock : held_) writes ? lock->leave() : lock->leave_reading();
   }
   std::vector<InUse*> held_;
 };
-using WriteLayers = HoldLayers<&InUse::enter, &InUse::leave>;
-using ReadLayers = HoldLayers<&InUse::enter_reading, &InUse::leave_reading>;
+using WriteLayers = HoldLayers<true>;
+using ReadLayers = HoldLayers<false>;
 
 // What a loss that is Python's may have done to the network: its arrays may have changed, but must be there still.
 void check_unchanged(const std::vector<LayerObject>& layers, const Call& call) {
@@ -197,13 +192,33 @@ void CompiledNetwork::read_rates(py::handle rates, network::Steps& steps) const 
 }
 
 struct CompiledNetwork::Request {
-  py::handle trainer, x, t, weight, order;
-  Index step, rows;  // rows 0: all of x is one batch
-  double scale;
-  py::handle rates;
-  double seconds;
-  py::handle losses;
+  py::handle trainer, x, t, weight, order = py::none();
+  Index step = 0, rows = 0;  // rows 0: all of x is one batch
+  double scale = 1;
+  py::handle rates = py::none();
+  double seconds = std::numeric_limits<double>::infinity();
+  py::handle losses = py::none();
 };
+
+namespace {
+
+// The exception that is being handled, as Python's.
+py::object current_exception() {
+  try {
+    throw;
+  } catch (py::error_already_set& error) {
+    return error.value();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return py::error_already_set().value();
+}
+
+}  // namespace
 
 py::object CompiledNetwork::train(py::handle trainer, py::handle x, py::handle t, py::handle weight, py::handle order, Index step,
                                   Index rows, double scale, py::handle rates, double seconds, py::handle losses) {
@@ -212,23 +227,241 @@ py::object CompiledNetwork::train(py::handle trainer, py::handle x, py::handle t
 }
 
 py::object CompiledNetwork::step(py::handle trainer, py::handle x, py::handle t, py::handle weight) {
-  return train({trainer, x, t, weight, py::none(), 0, 0, 1, py::none(), std::numeric_limits<double>::infinity(), py::none()});
+  return train({trainer, x, t, weight});
 }
 
-// None where Python has to do it: also within a call, from which a schedule may come back here, and in a child forked in the
-// middle of one.
-py::object CompiledNetwork::train(const Request& request) {
-  const Hold hold(lock_);
-  const WriteLayers hold_layers(layers_);
-  if (training_ || !type_.attributes.holds_for(type_.type)) return py::none();
-  const Busy busy(training_);
-  const Calling calling(call_);
-  call_.train = true;
+// A call that trains, from what is read to what is written. It holds the locks as long as it lives.
+class CompiledNetwork::Job {
+ public:
+  // Reads. Throws Unsupported where Python has to do it: also within a call, from which a schedule may come back here, and in a
+  // child forked in the middle of one.
+  Job(CompiledNetwork& net, const Request& request);
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
+  bool runs_python() const noexcept { return net_.call_.own_loss; }
+  // For as many threads as pay off, or for this one alone. Returns what one takes, in nanoseconds. Throws std::bad_alloc.
+  double prepare(bool alone) { return wide_ ? prepare(net_.f64_, alone) : prepare(net_.f32_, alone); }
+  void run() { wide_ ? run(net_.f64_) : run(net_.f32_); }  // prepared; with the GIL only where it runs Python
+  void give_up() noexcept { done_ = {0, 0, true, 0}; }     // it was not run
+  py::object finish() { return wide_ ? finish(net_.f64_) : finish(net_.f32_); }
+
+ private:
+  template <class T>
+  void read(Training<T>& typed);
+  template <class T>
+  double prepare(Training<T>& typed, bool alone);
+  template <class T>
+  void run(Training<T>& typed);
+  template <class T>
+  py::object finish(Training<T>& typed);
+
+  CompiledNetwork& net_;
+  const Request& request_;
+  const Hold hold_;
+  const WriteLayers hold_layers_;
+  std::optional<Busy> busy_;
+  const Calling calling_;
+  std::optional<Hold> hold_optimizer_, hold_average_;
+  network::Rule rule_{};
+  network::Data data_{};
+  network::Steps steps_{};
+  network::Done done_{0, 0, true, 0};
+  std::exception_ptr failed_;
+  Index used_ = 0;  // rows that an epoch uses
+  bool wide_ = false, lost_ = false;
+  double one_ = 0;
+};
+
+CompiledNetwork::Job::Job(CompiledNetwork& net, const Request& request)
+    : net_(net), request_(request), hold_(net.lock_), hold_layers_(net.layers_), calling_(net.call_) {
+  if (net.training_ || !net.type_.attributes.holds_for(net.type_.type)) throw Unsupported{};
+  busy_.emplace(net.training_);
+  net.call_.train = true;
+  wide_ = look_up(net.layers_, net.call_);
+  wide_ ? read(net.f64_) : read(net.f32_);
+}
+
+template <class T>
+void CompiledNetwork::Job::read(Training<T>& typed) {
+  Call& call = net_.call_;
+  const std::vector<LayerObject>& objects = net_.layers_;
+  const Request& request = request_;
+  const bool single = request.rows == 0, indices = net_.takes_indices();
+  rule_ = read_rule(call, request.trainer, !single, !request.rates.is_none());
+  hold_optimizer_.emplace(*call.lock);
+  if (call.average_lock) hold_average_.emplace(*call.average_lock);
+  if (!request.rates.is_none()) net_.read_rates(request.rates, steps_);
+  read_ratios(objects, call, steps_.rates ? steps_.rates + 2 : nullptr, &rule_.step);
+
+  const Rows rows = read_rows<T>(call, "x", request.x, single, indices);
+  const Index n = rows.n;
+  if (n == 0) throw Unsupported{};
+  data_.x = rows.from;
+  data_.scale = request.scale;
+  call.features = data_.x.cols;
+  call.deep = indices || rank(request.x) > 2;
+  if (data_.x.type == number_of<T>()) {
+    const char* last = data_.x.data + (n - 1) * data_.x.row_bytes;
+    call.x = {std::min(data_.x.data, last), std::max(data_.x.data, last) + data_.x.cols * static_cast<Index>(sizeof(T))};
+  }
+  const Index part = single ? 0 : read_part(call);
+  read_groups(call, objects);
+  const bool matrices = call.matrices && PySet_GET_SIZE(call.matrices.ptr()) > 0;
+  call.keep = std::isfinite(rule_.clip_norm) || part || matrices || net_.affine_bytes() <= kKeepBytes;
+  std::vector<Layer<T>>& layers = typed.layers;
+  read_layers(objects, call, layers);
+  rule_.factors = call.own_factors;
+  if (indices && request.step == 0 && !ops::in_range(data_.x, n, layers.front().vocabulary)) throw Unsupported{};
+
+  if (!call.own_loss)
+    read_targets<T>(call, data_, rule_.loss, request.t, n, layers.back().out, single ? n : request.step == 0 ? kCheckRows : 0);
+  const Weights weights = weights_of(request.weight, n);
+  if (weights.subnormal) throw Unsupported{};  // they would be flushed
+  data_.weight = weights.data;
+  call.owned.push_back(weights.array);
+  used_ = n;
+  if (!request.order.is_none()) {
+    data_.order = net_.order_.read(request.order, n, request.step == 0);
+    used_ = static_cast<Index>(net_.order_.rows.size());
+    if (used_ == 0) throw Unsupported{};
+  }
+
+  network::Steps& steps = steps_;
+  steps.rows = single ? n : std::min(request.rows, used_);
+  steps.first = request.step * steps.rows;
+  if (steps.first >= used_) throw Unsupported{};
+  steps.count = (used_ - steps.first) / steps.rows;
+  if (steps.count == 0) {  // what is left of the data is one smaller batch
+    steps.rows = used_ - steps.first;
+    steps.count = 1;
+  }
+  if (steps.rates) steps.count = std::min(steps.count, extent(request.rates, 0));
+  steps.part = part ? std::min(part, steps.rows) : steps.rows;
+  if (steps.part < steps.rows && (call.own_loss || indices)) throw Unsupported{};
+  // A layer of batch normalization refuses a single row.
+  if (normalizes(layers) && (steps.part == 1 || steps.rows % steps.part == 1)) throw Unsupported{};
+  steps.seconds = request.seconds;
+  if (single) {
+    steps.losses = &one_;
+  } else {
+    steps.losses = vector<double>("losses", request.losses, extent(request.losses, 0));
+    steps.count = std::min(steps.count, extent(request.losses, 0));
+  }
+  rule_.update.lost = &lost_;
+  limit<T>(rule_);
+}
+
+template <class T>
+double CompiledNetwork::Job::prepare(Training<T>& typed, bool alone) {
+  const bool clip = std::isfinite(rule_.clip_norm);
+  if (runs_python()) {
+    typed.halves.prepare(typed.layers, steps_.rows, clip);
+    return 0;
+  }
+  typed.runner.prepare(typed.layers, steps_.rows, steps_.part, clip, alone);
+  return typed.runner.cost() * static_cast<double>(steps_.count);
+}
+
+template <class T>
+void CompiledNetwork::Job::run(Training<T>& typed) {
   try {
-    return look_up(layers_, call_) ? train_as(f64_, request) : train_as(f32_, request);
+    if (runs_python())
+      net_.run_by_python(typed, request_, data_, steps_, rule_, done_);
+    else
+      done_ = typed.runner.run(typed.layers, data_, steps_, rule_);
+  } catch (...) {
+    failed_ = std::current_exception();
+  }
+}
+
+template <class T>
+py::object CompiledNetwork::Job::finish(Training<T>& typed) {
+  const bool single = request_.rows == 0;
+  const network::Plan<T>& plan = runs_python() ? typed.halves.plan() : typed.runner.last_plan();
+  if (done_.updates > 0) write_back(net_.layers_, net_.call_, typed.layers, plan, request_.x, rule_, done_.updates);
+  if (failed_) std::rethrow_exception(failed_);
+  if (steps_.first + done_.steps * steps_.rows >= used_) net_.order_.clear();
+  if (lost_ && rule_.stop_at_nonfinite) refuse_square(rule_.step + static_cast<uint64_t>(done_.updates) - 1);
+  const bool bad_loss = !done_.finite && !std::isfinite(done_.loss), bad_norm = !done_.finite && !bad_loss;
+  // What a loss that is large, statistics or a norm may mean is for the step in Python to find out. The steps before it are
+  // returned like any others; the next call comes upon it first.
+  if (bad_norm && done_.steps == 0) return py::none();
+  if (single) return py::float_(done_.finite ? one_ : done_.loss);
+  return py::make_tuple(done_.updates, done_.steps, bad_loss ? py::object(py::float_(done_.loss)) : py::none());
+}
+
+// None where Python has to do it.
+py::object CompiledNetwork::train(const Request& request) {
+  try {
+    Job job(*this, request);
+    const double cost = job.prepare(false);
+    if (job.runs_python())
+      job.run();
+    else
+      unlocked(cost, [&] { job.run(); });
+    return job.finish();
   } catch (const Unsupported&) {
     return py::none();
   }
+}
+
+// Each call's result, or the exception that it has raised. Each is one thread's from its beginning to its end; those that none
+// has begun when the time is over have done no step.
+py::list CompiledNetwork::train_together(const py::list& calls, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  struct One {
+    CompiledNetwork* net;
+    Request request;
+    std::optional<Job> job;
+    py::object result = py::none();
+  };
+  std::vector<One> all(calls.size());
+  std::vector<Job*> ready;
+  double cost = 0;
+  const auto guarded = [](One& one, auto&& f) {
+    try {
+      f();
+    } catch (const Unsupported&) {
+      one.job.reset();
+    } catch (...) {
+      one.job.reset();
+      one.result = current_exception();
+    }
+  };
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    One& one = all[i];
+    const py::tuple call = calls[i], a = call[1];
+    one.net = &call[0].cast<CompiledNetwork&>();
+    one.request = {a[0], a[1], a[2], a[3]};
+    if (a.size() > 4)
+      one.request = {
+          a[0], a[1], a[2], a[3], a[4], a[5].cast<Index>(), a[6].cast<Index>(), a[7].cast<double>(), a[8], a[9].cast<double>(),
+          a[10]};
+    guarded(one, [&] {
+      one.job.emplace(*one.net, one.request);
+      cost += one.job->prepare(true);
+      one.job->runs_python() ? one.job->run() : ready.push_back(&*one.job);
+    });
+  }
+  const auto deadline = Clock::now() + std::chrono::duration<double>(seconds);
+  unlocked(cost, [&] {
+    run_team(crew_for(cost), [&](Team& team) {
+      team.phase(static_cast<Index>(ready.size()), [&](Member& member) {
+        for (Index i; (i = member.next()) >= 0;) {
+          Job& job = *ready[static_cast<std::size_t>(i)];
+          Clock::now() < deadline ? job.run() : job.give_up();
+        }
+      });
+    });
+  });
+  py::list results;
+  for (One& one : all) {
+    if (one.job) guarded(one, [&] { one.result = one.job->finish(); });
+    one.job.reset();
+    results.append(one.result);
+  }
+  return results;
 }
 
 Index CompiledNetwork::affine_bytes() const {
@@ -237,100 +470,6 @@ Index CompiledNetwork::affine_bytes() const {
     if (layers_[i].kind == LayerKind::affine && is_array(call_.layers[i].parameters[0]))
       bytes += size_of(call_.layers[i].parameters[0]) * 4;
   return bytes;
-}
-
-template <class T>
-py::object CompiledNetwork::train_as(Training<T>& typed, const Request& request) {
-  const bool single = request.rows == 0;
-  network::Rule rule = read_rule(call_, request.trainer, !single, !request.rates.is_none());
-  const Hold hold_optimizer(*call_.lock);
-  std::optional<Hold> hold_average;
-  if (call_.average_lock) hold_average.emplace(*call_.average_lock);
-  const bool clip = std::isfinite(rule.clip_norm);
-  network::Steps steps{};
-  if (!request.rates.is_none()) read_rates(request.rates, steps);
-  read_ratios(layers_, call_, steps.rates ? steps.rates + 2 : nullptr, &rule.step);
-
-  network::Data data{};
-  const Rows rows = read_rows<T>(call_, "x", request.x, single, takes_indices());
-  const Index n = rows.n;
-  if (n == 0) throw Unsupported{};
-  data.x = rows.from;
-  data.scale = request.scale;
-  call_.features = data.x.cols;
-  call_.deep = takes_indices() || rank(request.x) > 2;
-  if (data.x.type == number_of<T>()) {
-    const char* last = data.x.data + (n - 1) * data.x.row_bytes;
-    call_.x = {std::min(data.x.data, last), std::max(data.x.data, last) + data.x.cols * static_cast<Index>(sizeof(T))};
-  }
-  const Index part = single ? 0 : read_part(call_);
-  call_.keep = clip || part || affine_bytes() <= kKeepBytes;
-  std::vector<Layer<T>>& layers = typed.layers;
-  read_groups(call_, layers_);
-  read_layers(layers_, call_, layers);
-  rule.factors = call_.own_factors;
-  if (takes_indices() && request.step == 0 && !ops::in_range(data.x, n, layers.front().vocabulary)) throw Unsupported{};
-
-  if (!call_.own_loss)
-    read_targets<T>(call_, data, rule.loss, request.t, n, layers.back().out, single ? n : request.step == 0 ? kCheckRows : 0);
-  const Weights weights = weights_of(request.weight, n);
-  if (weights.subnormal) throw Unsupported{};  // they would be flushed
-  data.weight = weights.data;
-  if (!request.order.is_none()) data.order = order_.read(request.order, n, request.step == 0);
-
-  steps.rows = single ? n : std::min(request.rows, n);
-  steps.first = request.step * steps.rows;
-  if (steps.first >= n) throw Unsupported{};
-  steps.count = (n - steps.first) / steps.rows;
-  if (steps.count == 0) {  // what is left of the data is one smaller batch
-    steps.rows = n - steps.first;
-    steps.count = 1;
-  }
-  if (steps.rates) steps.count = std::min(steps.count, extent(request.rates, 0));
-  steps.part = part ? std::min(part, steps.rows) : steps.rows;
-  if (steps.part < steps.rows && (call_.own_loss || takes_indices())) throw Unsupported{};
-  // A layer of batch normalization refuses a single row.
-  if (normalizes(layers) && (steps.part == 1 || steps.rows % steps.part == 1)) throw Unsupported{};
-  steps.seconds = request.seconds;
-  double one = 0;
-  if (single) {
-    steps.losses = &one;
-  } else {
-    steps.losses = vector<double>("losses", request.losses, extent(request.losses, 0));
-    steps.count = std::min(steps.count, extent(request.losses, 0));
-  }
-
-  bool lost = false;
-  rule.update.lost = &lost;
-  const bool squares = squares_gradients(rule.update.kind);
-  rule.largest_loss = squares ? kLargeLoss<T> : std::numeric_limits<double>::max();
-  rule.largest_norm =
-      std::sqrt(static_cast<double>(squares ? std::numeric_limits<T>::max() : std::numeric_limits<double>::max()));
-  network::Done done{0, 0, true, 0};
-  std::exception_ptr failed;  // in Python
-  if (call_.own_loss) {
-    typed.halves.prepare(layers, steps.rows, clip);
-    try {
-      run_by_python(typed, request, data, steps, rule, done);
-    } catch (...) {
-      failed = std::current_exception();
-    }
-  } else {
-    typed.runner.prepare(layers, steps.rows, steps.part, clip);
-    done = unlocked(typed.runner.cost() * static_cast<double>(steps.count),
-                    [&] { return typed.runner.run(layers, data, steps, rule); });
-  }
-  const network::Plan<T>& plan = call_.own_loss ? typed.halves.plan() : typed.runner.last_plan();
-  if (done.updates > 0) write_back(layers_, call_, layers, plan, request.x, rule, done.updates);
-  if (failed) std::rethrow_exception(failed);
-  if (steps.first + done.steps * steps.rows >= n) order_.clear();
-  if (lost && rule.stop_at_nonfinite) refuse_square(rule.step + static_cast<uint64_t>(done.updates) - 1);
-  const bool bad_loss = !done.finite && !std::isfinite(done.loss), bad_norm = !done.finite && !bad_loss;
-  // What a loss that is large, statistics or a norm may mean is for the step in Python to find out. The steps before it are
-  // returned like any others; the next call comes upon it first.
-  if (bad_norm && done.steps == 0) return py::none();
-  if (single) return py::float_(done.finite ? one : done.loss);
-  return py::make_tuple(done.updates, done.steps, bad_loss ? py::object(py::float_(done.loss)) : py::none());
 }
 
 // Steps whose loss the trainer's own Python computes, between their halves. What was done when it raises is in `done`.

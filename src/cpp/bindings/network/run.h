@@ -18,6 +18,9 @@ class CompiledNetwork {
   // Trains on rows of a data set; the stub says what it takes and returns. None: Python has to do it.
   py::object train(py::handle trainer, py::handle x, py::handle t, py::handle weight, py::handle order, Index step, Index rows,
                    double scale, py::handle rates, double seconds, py::handle losses);
+  // The calls of several networks side by side, each a tuple of its network and the tuple of what train() or step() takes. Each
+  // call's result, or the exception that it has raised.
+  static py::list train_together(const py::list& calls, double seconds);
   // One step on all rows.
   py::object step(py::handle trainer, py::handle x, py::handle t, py::handle weight);
   // A pass at a time; NotImplemented where Python has to do it. Forward in training keeps what backward needs, known by `pass`,
@@ -64,8 +67,7 @@ class CompiledNetwork {
   class Lent;
 
   struct Request;
-  template <class T>
-  py::object train_as(Training<T>& typed, const Request& request);
+  class Job;
   py::object train(const Request& request);
   template <class T>
   void run_by_python(Training<T>& typed, const Request& request, const network::Data& data, const network::Steps& steps,
