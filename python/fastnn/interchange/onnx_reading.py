@@ -563,7 +563,6 @@ def _gemm(r: Reading, where: str, node: Any, attributes: dict[str, Any], inputs:
         raise ValueError(f"B must have two dimensions, got shape {W.shape}")
     W = W.T if attributes.get("transB", 0) else W
     r.settle(where, x)
-    _check_weights(r, W, where, inputs[1])
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
     b = None
     if c is not None:
@@ -583,14 +582,8 @@ def _matmul(r: Reading, where: str, node: Any, attributes: dict[str, Any], input
     if W.ndim != 2:
         raise ValueError(f"B must have two dimensions, got shape {W.shape}")
     r.settle(where, x)
-    _check_weights(r, W, where, inputs[1])
     r.chain.affine(f"{where}, B {inputs[1]!r}", W)
     r.become(node)
-
-
-def _check_weights(r: Reading, W: Any, where: str, name: str) -> None:
-    if W.dtype not in _checks.FLOATS:
-        raise TypeError(f"{where}, {name!r}: must be float32 or float64, got {W.dtype}")
 
 
 def _batch_norm(r: Reading, where: str, node: Any, attributes: dict[str, Any], inputs: list[str]) -> None:
@@ -625,8 +618,9 @@ def _row_norm(r: Reading, where: str, node: Any, attributes: dict[str, Any], inp
         raise ValueError(f"axis must be the last one, got {attributes['axis']}")
     if attributes.get("stash_type", TensorProto.FLOAT) not in FLOATS:
         raise ValueError("stash_type must be float32")
+    names = ("scale", "B")
     arrays = [
-        r.chain.parameter(f"{where}, {name}", a.reshape(-1)) for name, a in zip("xy", arrays, strict=False)
+        r.chain.parameter(f"{where}, {name}", a.reshape(-1)) for name, a in zip(names, arrays, strict=False)
     ]
     eps = functions.shortest(attributes.get("epsilon", 1e-5))
     if node.op_type == "RMSNormalization":
