@@ -22,13 +22,21 @@ def test_it_loads_on_first_use_and_brings_nobody():
 
 
 @pytest.mark.parametrize(
-    ("door", "arguments"),
-    [("from_torch", (None,)), ("to_torch", (None,)), ("train_torch", (None,) * 5)],
+    ("door", "package", "arguments"),
+    [
+        ("from_torch", "torch", (None,)),
+        ("to_torch", "torch", (None,)),
+        ("train_torch", "torch", (None,) * 5),
+        ("from_onnx", "onnx", ("a.onnx",)),
+        ("to_onnx", "onnx", (None, "a.onnx")),
+        ("from_keras", "h5py", ("a.keras",)),
+        ("to_keras", "keras", (None,)),
+    ],
 )
-def test_a_door_says_what_it_needs(door, arguments, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
+def test_a_door_says_what_it_needs(door, package, arguments, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        ImportError, match=rf"^fastnn\.interchange\.{door} needs the package torch, .*pip install"
+        ImportError, match=rf"^fastnn\.interchange\.{door} needs the package {package}, .*pip install"
     ):
         getattr(interchange, door)(*arguments)
 
@@ -40,6 +48,7 @@ def test_an_old_library_is_named(monkeypatch):
 
 
 def test_the_doors_are_those_of_the_package():
-    assert set(interchange.__all__) >= {"from_torch", "to_torch", "train_torch"}
+    doors = {f"{way}_{library}" for way in ("from", "to") for library in ("torch", "onnx", "keras")}
+    assert set(interchange.__all__) >= {*doors, "train_torch"}
     for name in interchange.__all__:
         assert getattr(interchange, name).__doc__

@@ -202,6 +202,7 @@ OPTIONAL = {
     "stable_baselines3",
     "torch",
     "mpi4py",
+    *("onnx", "google", "keras", "h5py"),
 }
 FLOORS = {  # an import goes downwards
     **dict.fromkeys(NUMPY_ONLY, 0),

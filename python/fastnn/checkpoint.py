@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Path = str | os.PathLike[str] | IO[bytes]
 
-__all__ = ["Contents", "Spec", "opened", "read", "suffix_of", "write"]
+__all__ = ["Contents", "Spec", "opened", "put", "read", "suffix_of", "write"]
 
 ENTRY = "__fastnn__"
 VERSION = 1
@@ -139,6 +139,15 @@ def write(path: Path, kind: str, arrays: Mapping[str, Array], meta: Mapping[str,
     def fill(file: IO[bytes]) -> None:
         save(file, arrays, text)
 
+    put(path, fill)
+
+
+def put(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Have a function fill the file of a path, or one that is open; see the module for how.
+
+    Raises TypeError for what is neither, and PermissionError if the file's owner may not write it.
+    """
+    name = _name(path, "write")
     if name is None:
         fill(path)  # type: ignore[arg-type]
     else:
@@ -162,7 +171,7 @@ def _name(path: Any, method: str) -> str | None:
     return None
 
 
-def _put(path: str, fill: Callable[[IO[bytes]], None]) -> None:
+def _put(path: str, fill: Callable[[IO[bytes]], object]) -> None:
     """Have a function fill the file of this path."""
     target = os.path.realpath(path)
     try:
@@ -183,12 +192,12 @@ def _put(path: str, fill: Callable[[IO[bytes]], None]) -> None:
         _fill_in_place(target, fill)
 
 
-def _fill_in_place(path: str, fill: Callable[[IO[bytes]], None]) -> None:
+def _fill_in_place(path: str, fill: Callable[[IO[bytes]], object]) -> None:
     with open(path, "wb") as file:
         fill(file)
 
 
-def _replace(target: str, old: os.stat_result | None, fill: Callable[[IO[bytes]], None]) -> None:
+def _replace(target: str, old: os.stat_result | None, fill: Callable[[IO[bytes]], object]) -> None:
     """Fill a file under another name, then rename it.
 
     An OSError has a file name if it is one of making or renaming the file, none if it is one of filling it.

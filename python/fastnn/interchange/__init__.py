@@ -5,27 +5,28 @@
     fastnn.interchange.train_torch(module, torch.nn.CrossEntropyLoss(), optimizer, x, t, epochs=10)
 
 What is converted means the same after it: where two libraries differ in a convention the numbers are made to
-fit, and what cannot be made to is refused, with its place and the reason. docs/interchange.md has the tables.
-A door imports its library when it is called.
+fit, and what cannot be made to is refused, with its place and the reason. docs/interchange.md and
+docs/onnx-and-keras.md have the tables. A door imports its library when it is called.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..reference.history import History
 
-__all__ = ["from_torch", "to_torch", "train_torch"]
+__all__ = ["from_keras", "from_onnx", "from_torch", "to_keras", "to_onnx", "to_torch", "train_torch"]
 
 
 def _needs(package: str, version: tuple[int, int], door: str) -> None:
     """Raise ImportError, with what to install, unless the package of a door is there and new enough."""
     try:
         found = import_module(package).__version__
-    except ImportError:
-        found = "none"
+    except ImportError as error:
+        found = f"none ({error})"
     if not found[0].isdigit() or tuple(map(int, found.split(".")[:2])) < version:
         raise ImportError(
             f"fastnn.interchange.{door} needs the package {package}, {version[0]}.{version[1]} or newer, "
@@ -152,3 +153,152 @@ def train_torch(
     from . import torch_training
 
     return torch_training.train(module, loss, optimizer, x, t, clip_norm, seed, nonfinite, options)
+
+
+def from_onnx(path: Any, *, output: str | None = None, logits: bool = False) -> Any:
+    """Return the network that a graph of ONNX is, by what it computes.
+
+    Parameters
+    ----------
+    path : str, path, binary file or onnx.ModelProto
+        A graph from one input to one output, layer after layer and around them (Residual), as the exporters
+        of PyTorch, Keras and skl2onnx write it from dense networks, in float32 or float64.
+    output : str or None
+        The tensor that is the network's output, an inner one or one of the graph's; None: that of the
+        graph's outputs which has floats.
+    logits : bool
+        Whether a Softmax, LogSoftmax or Sigmoid at the end is left out, so that fastnn's losses can take the
+        outputs. False: a Sigmoid stays, as a layer, and the others are refused.
+
+    Returns
+    -------
+    Sequential
+        One that predicts what the graph computes. Products and sums with constants, such as an input's
+        scale or a batch normalization that an exporter has folded, are taken into the weights beside them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something cannot be converted: the name of the node or initializer, and the reason.
+    OSError
+        If the file cannot be opened.
+    ImportError
+        Without onnx.
+    """
+    _needs("onnx", (1, 16), "from_onnx")
+    from .. import _checks
+    from . import onnx_reading
+
+    if output is not None and not isinstance(output, str):
+        raise TypeError(f"output must be a string or None, got {_checks.shown(output)}")
+    return onnx_reading.read(path, output, _checks.flag("logits", logits))
+
+
+def to_onnx(
+    net: Any,
+    path: Any,
+    *,
+    scale: float = 1.0,
+    probabilities: str | None = None,
+    labels: Any = None,
+    dtype: Any = None,
+) -> None:
+    """Write a network as a graph of ONNX that predicts, with a free number of rows.
+
+    Its input is "input", (N, n) of the network's dtype, or (N, T) of int64 for an embedding. Dropout, which
+    does nothing then, is left out, and batch normalization takes its running statistics.
+
+    Parameters
+    ----------
+    net : Sequential
+        Of fastnn's layers, native or the reference's.
+    path : str, path or binary file
+        Written as `Sequential.save` does.
+    scale : float
+        Multiplies the input first, as in `predict`.
+    probabilities : None, "softmax" or "sigmoid"
+        What the output "probabilities" is of the network's; None: the output is "output", the network's own.
+    labels : sequence of int or of str, or None
+        Of the classes: an output "label" more, for each row that of the greatest output; for two labels and
+        one output, by whether it is positive (with "sigmoid": more than 1/2).
+    dtype : None, float32 or float64
+        What the graph computes in; None: what the network does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these, or a layer is not one of fastnn's; then nothing is written.
+    ImportError
+        Without onnx.
+
+    Warns
+    -----
+    UserWarning
+        For GELU() in float64, which the graph has, but onnxruntime cannot run.
+    """
+    _needs("onnx", (1, 16), "to_onnx")
+    from . import onnx_writing
+
+    onnx_writing.write(net, path, scale, probabilities, labels, dtype)
+
+
+def from_keras(model: Any, *, logits: bool = False) -> Any:
+    """Return the network that a model of Keras 3 is, with arrays of its own.
+
+    Parameters
+    ----------
+    model : keras.Model, or str, path or binary file
+        A Sequential model, or a functional one that leads from one input to one output, layer after layer
+        and around them (Add); built. Or a file, .keras, which is read without Keras, by h5py.
+    logits : bool
+        Whether a softmax or sigmoid at the end is left out, so that fastnn's losses can take the outputs.
+        False: a sigmoid stays, as a layer, and a softmax is refused.
+
+    Returns
+    -------
+    Sequential
+        What Keras does not train (use_bias=False, center=False, scale=False, trainable=False) is there as
+        constants that fastnn would, but for `Group(name, frozen=True)`. Optimizer, regularizers and
+        constraints are not carried.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something cannot be converted: the name of the layer and the reason.
+    OSError
+        If the file cannot be opened.
+    ImportError
+        Without h5py, for a file.
+    """
+    if isinstance(model, (str, os.PathLike)) or hasattr(model, "read"):
+        _needs("h5py", (3, 10), "from_keras")
+    from .. import _checks
+    from . import keras_reading
+
+    return keras_reading.read(model, _checks.flag("logits", logits))
+
+
+def to_keras(net: Any) -> Any:
+    """Return the model of Keras 3 that a network is, with weights of its own.
+
+    Parameters
+    ----------
+    net : Sequential
+        Of fastnn's layers, native or the reference's. A Flatten is put between an embedding and what follows.
+
+    Returns
+    -------
+    keras.Sequential, or keras.Model where there is a Residual
+        Built and not compiled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something cannot be converted: its place and the reason.
+    ImportError
+        Without Keras 3, or what computes for it.
+    """
+    _needs("keras", (3, 0), "to_keras")
+    from . import keras_writing
+
+    return keras_writing.write(net)
