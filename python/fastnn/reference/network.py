@@ -289,7 +289,7 @@ class Sequential:
             Multiplies x once it has the network's dtype: 1 / 255 for pixels that are bytes. Must be 1 where
             the first layer takes indices.
         """
-        x = x if isinstance(x, np.ndarray) else _checks.real_array("x", x)
+        x = x if type(x) is np.ndarray else _checks.real_array("x", x)
         rows = PREDICT_ROWS if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         if x.ndim == 0:
             raise ValueError("x must have shape (N, ...), got no dimension")

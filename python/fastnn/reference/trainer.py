@@ -566,7 +566,10 @@ class Trainer:
             if hasattr(self.loss, "check_labels"):
                 self.loss.check_labels(y, t)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{prefix}{error}") from None
+            message = str(error)
+            if isinstance(error, TypeError):  # targets that are no integers, since some are missing, say
+                message = message.removesuffix(_checks.nan_named("t", t[:1])) + _checks.nan_named("t", t)
+            raise type(error)(f"{prefix}{message}") from None
         return y
 
     def _weigh_classes(self, class_weight: Any, t: Array, sample_weight: Array | None, y: Array) -> Array:
