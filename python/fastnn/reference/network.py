@@ -280,9 +280,8 @@ class Sequential:
         Parameters
         ----------
         x : array, shape (N, ...)
-            May be a memory map or of another dtype: it is read and converted a batch at a time. An object
-            that is not an array, but has shape, dtype, `__len__` and `__getitem__`, is read whole, once, in
-            slices.
+            May be a memory map or of another dtype: it is read and converted a batch at a time. What becomes
+            an array, a tensor or a frame, may be given as to `Trainer.fit`.
         batch_size : int >= 1 or None
             Rows at a time; None: 1024.
         scale : float

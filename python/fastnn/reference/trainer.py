@@ -348,9 +348,10 @@ class Trainer:
         Parameters
         ----------
         x : array, shape (N, ...)
-            Of any real dtype; may be a memory map. Rows are read, and converted to the network's dtype, a
-            batch at a time. An object that is not an array, but has shape, dtype, `__len__` and
-            `__getitem__`, is read whole, once, in slices; so is t.
+            Of any real dtype; may be a memory map, or what becomes an array: a tensor on the CPU, a frame or
+            table of numbers, where what is missing is NaN. Rows are read, and converted to the network's
+            dtype, a batch at a time. An object that has no memory to share, but shape, dtype, `__len__` and
+            `__getitem__`, is read whole, once, in slices. So are t and weights.
         t : array, N rows
         epochs : int >= 0
             How often every row is used. The last batch of an epoch is smaller where `batch_size` does not
