@@ -484,6 +484,8 @@ def test_jax(library, module):
         assert_taken(module, argument, given, np.asarray(given))
         assert np.shares_memory(_checks.real_array(argument, given), np.asarray(given))
     assert_taken(module, "x", jnp.asarray(X, dtype=jnp.bfloat16), X)  # small integers, which it holds
+    with pytest.raises(FloatingPointError, match="x has NaN in row 2 of the data"):
+        fitted(trainer_of(module), jnp.asarray(X, dtype=jnp.bfloat16).at[2, 1].set(np.nan), T)
 
 
 @BOTH

@@ -181,6 +181,8 @@ def seeded(seed: Any, rng: Any) -> np.random.Generator:
 
 def first_row(what: str, array: Array) -> int | None:
     """Return the first row in which an array (N, ...) has "NaN" or "infinity"; None if there is none."""
+    if array.dtype.kind not in NUMBERS and np.can_cast(array.dtype, np.float32):  # bfloat16
+        array = array.astype(np.float32)
     if array.dtype.kind != "f" or not array.size:
         return None
     has = (np.isnan if what == "NaN" else np.isinf)(array).reshape(len(array), -1).any(axis=1)
