@@ -941,7 +941,7 @@ TABLE = [
             ({"sample_weight": -np.ones(6)}, ValueError, "sample_weight"),
         )
     ),
-    ("fit x None", lambda w: w.trainer.fit(None, w.labels), TypeError, "x must hold real numbers"),
+    ("fit x None", lambda w: w.trainer.fit(None, w.labels), TypeError, "x must be an array"),
     (
         "fit x empty",
         lambda w: w.trainer.fit(w.x[:0], w.labels[:0]),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import _checks
+from fastnn import _checks, _foreign
 from fastnn import reference as ref
 from tolerances import assert_same_bits
 
@@ -33,7 +33,7 @@ class Stored:
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch):
-    monkeypatch.setattr(_checks, "SLICE_BYTES", 400)
+    monkeypatch.setattr(_foreign, "SLICE_BYTES", 400)
 
 
 def assert_read_once(*stored):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._foreign import NUMBERS, array_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 LONGEST = 2**40  # a dimension; a matrix of two such is for NumPy to refuse
-SLICE_BYTES = 2**23  # read together of what is not an array
 
 
 def shown(value: object) -> str:
@@ -178,84 +179,36 @@ def seeded(seed: Any, rng: Any) -> np.random.Generator:
     return generator("rng", rng)
 
 
-def whole(name: str, value: Any) -> Any:
-    """Return `value`, but as an array what is like one and would be read by NumPy row by row.
-
-    Such an object has `shape`, `dtype`, `__len__` and `__getitem__`, and nothing that makes it an array at
-    once. It is read in slices of some MiB along its first axis, each once; what it raises propagates.
-    ValueError if a slice has not the shape that it should have, TypeError if its dtype does not fit.
-    """
-    form = _form(value)
-    if form is None:
-        return value
-    shape, dtype = form
-    array = np.empty(shape, dtype)
-    rows = max(1, SLICE_BYTES // max(1, dtype.itemsize * math.prod(shape[1:])))
-    for start in range(0, shape[0], rows):
-        stop = min(start + rows, shape[0])
-        part = np.asarray(value[start:stop])
-        if part.shape != array[start:stop].shape:
-            raise ValueError(
-                f"{name}[{start}:{stop}] must have shape {array[start:stop].shape}, got {part.shape}"
-            )
-        if not np.can_cast(part.dtype, dtype, "same_kind"):
-            raise TypeError(f"{name}[{start}:{stop}] must have dtype {dtype}, got {part.dtype}")
-        array[start:stop] = part
-    return array
-
-
-def _form(value: Any) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-    """Return shape and dtype of what `whole` reads in slices; None of anything else."""
-    if isinstance(value, (np.ndarray, np.generic)) or not hasattr(value, "dtype"):
-        return None
-    if any(hasattr(value, name) for name in ("__array__", "__array_interface__", "__array_struct__")):
-        return None
-    if not all(hasattr(value, name) for name in ("shape", "__len__", "__getitem__")):
-        return None
-    try:
-        memoryview(value)
-    except TypeError:  # no buffer either
-        pass
-    else:
-        return None
-    try:
-        shape, dtype, rows = tuple(map(int, value.shape)), np.dtype(value.dtype), len(value)
-    except (TypeError, ValueError):  # of a sparse matrix, say, which has no length
-        return None
-    return (shape, dtype) if shape[:1] == (rows,) else None
-
-
 def first_row(what: str, array: Array) -> int | None:
     """Return the first row in which an array (N, ...) has "NaN" or "infinity"; None if there is none."""
+    if array.dtype.kind not in NUMBERS and np.can_cast(array.dtype, np.float32):  # bfloat16
+        array = array.astype(np.float32)
     if array.dtype.kind != "f" or not array.size:
         return None
     has = (np.isnan if what == "NaN" else np.isinf)(array).reshape(len(array), -1).any(axis=1)
     return int(has.argmax()) if has.any() else None
 
 
-def as_array(name: str, value: Any) -> Array:
-    """Return `value` as an array of whatever dtype; TypeError for rows of different lengths.
+def nan_named(name: str, array: Array) -> str:
+    """Return the end of an error of an array: "; x has NaN in row 3", or "" if it has none."""
+    row = first_row("NaN", array) if array.ndim else None
+    return "" if row is None else f"; {name} has NaN in row {row}"
 
-    What is like an array, but is none, is read in slices, see `whole`.
+
+def as_array(name: str, value: Any) -> Array:
+    """Return `value` as an array of whatever dtype; TypeError if that cannot be.
+
+    What is missing in it is NaN; see `_foreign` for what is no array.
     """
-    value = whole(name, value)
-    try:
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         return np.asarray(value)
-    except ValueError:
-        raise TypeError(f"{name} must be an array, got {shown(value)}") from None
+    return array_of(name, value)
 
 
 def real_array(name: str, value: Any) -> Array:
-    """Return `value` as an array of real numbers of its own dtype; TypeError if it holds anything else.
-
-    A frame whose columns have no dtype in common, or missing values, is one of float64, NaN where they miss.
-    """
+    """Return `value` as an array of real numbers of its own dtype; TypeError if it holds anything else."""
     array = as_array(name, value)
-    if array.dtype == object and hasattr(value, "to_numpy"):
-        dtypes = value.dtypes if hasattr(value, "columns") else [value.dtype]
-        if all(getattr(dtype, "kind", "O") in "fiub" for dtype in dtypes):
-            array = value.to_numpy(dtype=np.float64, na_value=np.nan)
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in NUMBERS and not np.can_cast(array.dtype, np.float32):  # as bfloat16 can be
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array
 
@@ -320,7 +273,9 @@ def indices(name: str, value: Any, count: int) -> Array:
     if not array.size:  # NumPy makes float64 of an empty list
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers in [0, {count}), got dtype {array.dtype}")
+        raise TypeError(
+            f"{name} must hold integers in [0, {count}), got dtype {array.dtype}{nan_named(name, array)}"
+        )
     if array.size:
         low, high = array.min(), array.max()
         if low < 0 or high >= count:
@@ -340,5 +295,8 @@ def sample_weights(name: str, value: Any, rows: int) -> tuple[Array, float]:
         raise ValueError(f"{name} must have shape ({rows},), got {weights.shape}")
     total = float(weights.sum())
     if not ((weights >= 0).all() and 0 < total < math.inf):
-        raise ValueError(f"{name} must hold finite numbers >= 0 with a sum > 0, got a sum of {total}")
+        raise ValueError(
+            f"{name} must hold finite numbers >= 0 with a sum > 0, got a sum of {total}"
+            f"{nan_named(name, weights)}"
+        )
     return weights, total

@@ -86,6 +86,7 @@ class Sequential(reference.Sequential):
     def forward(self, x: Any, train: bool = True) -> Any:
         compiled = self._compiled
         if compiled is not None:
+            x = x if type(x) is np.ndarray else _checks.as_array("x", x)
             one_pass = Pass(self._passes, x, train, counters_of(self._counting))
             if train or not self._acts_in_training:
                 y = compiled.forward(x, one_pass)
@@ -124,6 +125,7 @@ class Sequential(reference.Sequential):
             _checks.integer("batch_size", batch_size, 1)
         compiled = self._compiled
         if compiled is not None:
+            x = x if type(x) is np.ndarray else _checks.as_array("x", x)
             y = compiled.infer(x, scale if scale is UNSCALED else reference.input_scale(self, scale))
             if y is not None:
                 return y

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import _core, losses, optimizers
+from . import _checks, _core, losses, optimizers
 from ._sharing import exclusive, locks_of, shared
 from .layers import documented
 from .network import Sequential
@@ -73,7 +73,10 @@ class Trainer(reference.Trainer):
 
     def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
         compiled = getattr(self.net, "_compiled", None)
-        loss: float | None = None if compiled is None else compiled.step(self, x, t, sample_weight)
+        loss: float | None = None
+        if compiled is not None:
+            x = x if type(x) is np.ndarray else _checks.as_array("x", x)
+            loss = compiled.step(self, x, t, sample_weight)
         if loss is None:
             return self._step_by_layers(x, t, sample_weight)
         if not math.isfinite(loss):

@@ -244,8 +244,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         ----------
         X : array, shape (n_samples, n_features)
             Of real numbers. float64, float32, uint8 and int64, row after row, are read where they are, a
-            batch at a time. What is no array, but has shape, dtype, `__len__` and `__getitem__`, is read
-            whole, once, in slices; so are y and weights.
+            batch at a time; so are tensors on the CPU. What has no memory to share, but shape, dtype,
+            `__len__` and `__getitem__`, is read whole, once, in slices. So are y and weights.
         y : array, shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array, shape (n_samples,), or None
             Numbers >= 0.

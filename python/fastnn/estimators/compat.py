@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight
 
 from .. import _checks
+from .._foreign import is_foreign
 
 try:
     from sklearn.utils.validation import validate_data as _validate_data
@@ -27,18 +28,23 @@ __all__ = ["validate_data", "validate_weights"]
 
 
 def validate_data(estimator: Any, *data: Any, **options: Any) -> Any:
-    """Return X, or X and y, checked; what is like an array is read in slices."""
-    data = tuple(_checks.whole(name, values) for name, values in zip("Xy", data, strict=False))
+    """Return X, or X and y, checked."""
+    data = tuple(_plain(name, values) for name, values in zip("Xy", data, strict=False))
     with _row_named("Xy", data):
         return _validate_data(estimator, *data, **options)
 
 
 def validate_weights(weights: Any, X: Array) -> Array:
     """Return weights of the rows of X, checked."""
-    weights = _checks.whole("sample_weight", weights)
+    weights = _plain("sample_weight", weights)
     with _row_named(["sample_weight"], [weights]):
         checked: Array = _check_sample_weight(weights, X)
     return checked
+
+
+def _plain(name: str, values: Any) -> Any:
+    """Return an array of another library as NumPy's, whatever scikit-learn makes of it; the rest as it is."""
+    return _checks.as_array(name, values) if is_foreign(values) else values
 
 
 @contextmanager
@@ -59,13 +65,11 @@ def _row_named(names: Any, data: Any) -> Iterator[None]:
 
 def _first_row(what: str, name: str, values: Any) -> int | None:
     try:
+        if hasattr(values, "to_numpy"):  # a frame, which may have objects that are numbers
+            with suppress(TypeError):
+                return _checks.first_row(what, _checks.real_array(name, values))
+            return _checks.first_row(what, values.to_numpy(dtype=np.float64, na_value=np.nan))
         array = _checks.as_array(name, values)
-        if array.dtype.kind not in "fiub":  # objects, which may be numbers, or a frame with missing values
-            array = (
-                values.to_numpy(dtype=np.float64, na_value=np.nan)
-                if hasattr(values, "to_numpy")
-                else array.astype(np.float64)
-            )
+        return _checks.first_row(what, array if array.dtype.kind == "f" else array.astype(np.float64))
     except (TypeError, ValueError):
         return None
-    return _checks.first_row(what, array)

@@ -179,7 +179,10 @@ class SoftmaxCrossEntropy(Loss):
                 raise ValueError("t must hold labels, or rows of numbers >= 0 that sum to 1")
             return rows
         if t.ndim == 1 and t.dtype.kind not in "iu":
-            raise TypeError(f"t must hold integers, or numbers of shape {x.shape}, got {_checks.shown(t)}")
+            raise TypeError(
+                f"t must hold integers, or numbers of shape {x.shape}, got {_checks.shown(t)}"
+                f"{_checks.nan_named('t', t)}"
+            )
         if t.shape != (len(x),):
             raise ValueError(f"t must have shape ({len(x)},) or {x.shape}, got {t.shape}")
         return _checks.indices("t", t, x.shape[1])

@@ -291,16 +291,15 @@ class Sequential:
         Parameters
         ----------
         x : array, shape (N, ...)
-            May be a memory map or of another dtype: it is read and converted a batch at a time. An object
-            that is not an array, but has shape, dtype, `__len__` and `__getitem__`, is read whole, once, in
-            slices.
+            May be a memory map or of another dtype: it is read and converted a batch at a time. What becomes
+            an array, a tensor or a frame, may be given as to `Trainer.fit`.
         batch_size : int >= 1 or None
             Rows at a time; None: 1024.
         scale : float
             Multiplies x once it has the network's dtype: 1 / 255 for pixels that are bytes. Must be 1 where
             the first layer takes indices.
         """
-        x = x if isinstance(x, np.ndarray) else _checks.real_array("x", x)
+        x = x if type(x) is np.ndarray else _checks.real_array("x", x)
         rows = PREDICT_ROWS if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         if x.ndim == 0:
             raise ValueError("x must have shape (N, ...), got no dimension")

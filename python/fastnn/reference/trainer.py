@@ -357,9 +357,10 @@ class Trainer:
         Parameters
         ----------
         x : array, shape (N, ...)
-            Of any real dtype; may be a memory map. Rows are read, and converted to the network's dtype, a
-            batch at a time. An object that is not an array, but has shape, dtype, `__len__` and
-            `__getitem__`, is read whole, once, in slices; so is t.
+            Of any real dtype; may be a memory map, or what becomes an array: a tensor on the CPU, a frame or
+            table of numbers, where what is missing is NaN. Rows are read, and converted to the network's
+            dtype, a batch at a time. An object that has no memory to share, but shape, dtype, `__len__` and
+            `__getitem__`, is read whole, once, in slices. So are t and weights.
         t : array, N rows
         epochs : int >= 0
             How often every row is used. The last batch of an epoch is smaller where `batch_size` does not
@@ -617,7 +618,10 @@ class Trainer:
             if hasattr(self.loss, "check_labels"):
                 self.loss.check_labels(y, t)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{prefix}{error}") from None
+            message = str(error)
+            if isinstance(error, TypeError):  # targets that are no integers, since some are missing, say
+                message = message.removesuffix(_checks.nan_named("t", t[:1])) + _checks.nan_named("t", t)
+            raise type(error)(f"{prefix}{message}") from None
         return y
 
     def _weigh_classes(

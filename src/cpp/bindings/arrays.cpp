@@ -27,12 +27,18 @@ bool is_integer(py::handle array) noexcept {
   return has_type(array, number, common);
 }
 
+py::module_ checks() { return py::module_::import("fastnn._checks"); }
+
 }  // namespace
 
 void refuse(const std::string& message) { throw py::value_error(message); }
 void refuse_type(const std::string& message) { throw py::type_error(message); }
 
-bool is_array(py::handle h) noexcept { return npy_api::get().PyArray_Check_(h.ptr()); }
+bool is_array(py::handle h) noexcept {
+  const auto& api = npy_api::get();
+  if (Py_TYPE(h.ptr()) == api.PyArray_Type_) return true;
+  return api.PyArray_Check_(h.ptr()) && !(py::hasattr(h, "mask") && py::hasattr(h, "filled"));
+}
 
 bool is_f32(py::handle array) noexcept {
   static PyObject* const common = py::dtype::of<float>().release().ptr();
@@ -67,23 +73,21 @@ bool same_shape(py::handle a, py::handle b) noexcept {
 }
 
 py::array any_array(const char* name, py::handle x) {
-  if (!is_array(x) && py::hasattr(x, "dtype") && !py::hasattr(x, "__array__"))
-    return py::module_::import("fastnn._checks").attr("as_array")(name, x);
-  py::array array = py::array::ensure(x);
-  if (!array) PyErr_Clear();
-  return array;
+  if (is_array(x) || PyList_CheckExact(x.ptr()) || PyTuple_CheckExact(x.ptr())) {
+    if (py::array array = py::array::ensure(x)) return array;
+    PyErr_Clear();
+  }
+  return checks().attr("as_array")(name, x);
 }
 
 py::array real_array(const char* name, py::handle x) {
   py::array array = any_array(name, x);
-  if (!array) refuse_type(std::string(name) + " must be an array of real numbers, got " + describe(x));
-  if (array.dtype().kind() == 'O' && py::hasattr(x, "to_numpy"))  // a frame
-    return py::module_::import("fastnn._checks").attr("real_array")(name, x);
   const char kind = array.dtype().kind();
-  if (kind != 'f' && kind != 'i' && kind != 'u' && kind != 'b')
-    refuse_type(std::string(name) + " must hold real numbers, got " + describe(array));
+  if (kind != 'f' && kind != 'i' && kind != 'u' && kind != 'b') checks().attr("real_array")(name, array);
   return array;
 }
+
+std::string nan_named(const char* name, py::handle array) { return py::str(checks().attr("nan_named")(name, array)); }
 
 py::object copied_as_i64(py::handle array) {
   if (!is_i64(array) || !is_contiguous(array)) return array.attr("astype")(py::dtype::of<int64_t>(), py::arg("order") = "C");
@@ -94,11 +98,10 @@ py::object copied_as_i64(py::handle array) {
 
 py::object row_numbers(py::handle x) {
   const py::array array = any_array("x", x);
-  if (!array) refuse_type("x must be an array of integers, got " + describe(x));
   const char kind = array.dtype().kind();
   if (kind != 'i' && kind != 'u') {
     // NumPy makes float64 of an empty list
-    if (array.size() != 0) refuse_type("x must hold integer row numbers, got " + describe(array));
+    if (array.size() != 0) refuse_type("x must hold integer row numbers, got " + describe(array) + nan_named("x", array));
   }
   return copied_as_i64(array);
 }

@@ -17,7 +17,7 @@ namespace py = pybind11;
 [[noreturn]] void refuse(const std::string& message);
 [[noreturn]] void refuse_type(const std::string& message);
 
-bool is_array(py::handle h) noexcept;
+bool is_array(py::handle h) noexcept;    // of NumPy, and without a mask
 bool is_f32(py::handle array) noexcept;  // of the machine's own float32
 bool is_f64(py::handle array) noexcept;
 bool is_i64(py::handle array) noexcept;
@@ -44,7 +44,7 @@ std::string shape_of(py::handle array);  // "(3, 4)"
 std::string describe(py::handle h);      // "float32 array of shape (3, 4)" or "list"
 bool same_shape(py::handle a, py::handle b) noexcept;
 
-// x as an array of whatever type, false where it is none; what NumPy would read row by row is read in slices.
+// x as an array of whatever type, see `as_array` of fastnn._checks; TypeError where that cannot be.
 py::array any_array(const char* name, py::handle x);
 // x as an array of real numbers: itself where it is an aligned float32 or float64 array of the type wanted, else converted.
 // `like` is an array whose type is wanted, or None for float32/float64 as x is and float32 otherwise. TypeError where x holds no
@@ -64,6 +64,8 @@ py::object row_numbers(py::handle x);
 
 // x as an array of whatever real type it has; TypeError where it holds no real numbers.
 py::array real_array(const char* name, py::handle x);
+// The end of an error of an array: which of its rows is the first with NaN; "" where none is.
+std::string nan_named(const char* name, py::handle array);
 
 // Aligned: data and strides are multiples of the element's size, as every view below needs. The same array, or a copy that is.
 py::object aligned(py::handle array);

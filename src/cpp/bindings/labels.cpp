@@ -67,10 +67,10 @@ Labels softmax_labels(py::handle t, Index rows, Index cols, bool copy, Index fir
     return {std::move(labels), true};
   }
   const py::array given = any_array("t", t);
-  if (!given) refuse_type(wanted() + ", got " + describe(t));
   const char kind = given.dtype().kind();
   const bool integers = kind == 'i' || kind == 'u';
-  if (!integers && (given.ndim() == 1 || (kind != 'f' && kind != 'b'))) refuse_type(wanted() + ", got " + describe(given));
+  if (!integers && (given.ndim() == 1 || (kind != 'f' && kind != 'b')))
+    refuse_type(wanted() + ", got " + describe(given) + nan_named("t", given));
   if (given.ndim() < 1 || given.ndim() > 2 || extent(given, 0) != rows || (given.ndim() == 2 && extent(given, 1) != cols))
     refuse(wanted() + ", got shape " + shape_of(given));
   if (given.ndim() == 1) {

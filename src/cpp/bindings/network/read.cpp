@@ -559,11 +559,12 @@ Rows read_rows(Call& call, const char* name, py::handle array, bool may_convert,
 }
 
 template <class T>
-void read_targets(Call& call, network::Data& data, const network::LossRule& loss, py::handle t, Index n, Index outputs,
+void read_targets(Call& call, network::Data& data, const network::LossRule& loss, py::handle given, Index n, Index outputs,
                   Index check_rows) {
   const Index width = loss.targets(outputs);
   if (width == 0) throw Unsupported{};
-  if (loss.kind == network::Loss::softmax && (!is_array(t) || rank(t) != 2)) {
+  const py::object t = is_array(given) ? py::reinterpret_borrow<py::object>(given) : py::object(any_array("t", given));
+  if (loss.kind == network::Loss::softmax && rank(t) != 2) {
     const Labels labels = softmax_labels<T>(t, n, outputs, false);
     if (labels.classes) {
       data.labels = data_of<const int64_t>(labels.array);
@@ -571,17 +572,16 @@ void read_targets(Call& call, network::Data& data, const network::LossRule& loss
       return;
     }
   }
-  const py::object targets = is_array(t) ? py::reinterpret_borrow<py::object>(t) : as_real("t", t, sized<T>());
   if (check_rows == n) {
-    check_dense<T>(loss, targets, 0, n, outputs);
+    check_dense<T>(loss, t, 0, n, outputs);
   } else if (check_rows > 0) {
-    const py::object plain = plain_view(targets);  // whose slices are what they seem
+    const py::object plain = plain_view(t);  // whose slices are what they seem
     for (Index first = 0; first < n; first += check_rows) {
       const Index end = std::min(first + check_rows, n);
       check_dense<T>(loss, plain[py::slice(first, end, 1)], first, end - first, outputs);
     }
   }
-  const Rows rows = read_rows<T>(call, "t", targets, true, false);
+  const Rows rows = read_rows<T>(call, "t", t, true, false);
   data.dense = rows.from;
   if (data.dense.cols != width || rows.n != n) throw Unsupported{};
 }
