@@ -750,8 +750,6 @@ def test_bad_parameters_are_refused_in_scikit_learns_words(name, params):
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"solver": "lbfgs"}, "solver='lbfgs' is not there.*exact gradient"),
-        ({"max_fun": 100}, "max_fun belongs to solver='lbfgs'"),
         ({"solver": "newton"}, "'solver' parameter of MLP.* must be a str among"),
         ({"activation": "cube"}, "'activation' parameter of MLP.* must be a str among"),
         ({"dropout": 1}, r"'dropout' parameter of MLP.* must be a float in the range \[0.0, 1.0\)"),

@@ -191,6 +191,7 @@ OPTIONAL = {
     "tqdm",
     "safetensors",
     "sklearn",
+    "scipy",
     "matplotlib",
     "PIL",
     "threadpoolctl",

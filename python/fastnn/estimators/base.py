@@ -23,6 +23,7 @@ from ..network import Sequential
 from ..reference.network import ACTIVATIONS
 from .compat import validate_data, validate_weights
 from .course import Course, Judge, ShuffledTrainer
+from .lbfgs import Objective, minimized
 from .solvers import SOLVERS, Solver
 
 if TYPE_CHECKING:
@@ -30,14 +31,13 @@ if TYPE_CHECKING:
 
     from .._checks import Array
 
-__all__ = ["MLP", "PARAMETERS", "READ", "refuse_sparse"]
+__all__ = ["MLP", "PARAMETERS", "READ", "is_stochastic", "refuse_sparse"]
 
 HIDDEN = {"identity": None, "logistic": "Sigmoid", **ACTIVATIONS}
 READ = (np.float64, np.float32, np.uint8, np.int64)  # dtypes of X that training reads as they are
 LARGE = 1e6  # numbers from which training at the usual rates learns nothing
 SAMPLE_ROWS = 1000  # that are looked at for such numbers
 AUTO_BATCH = 200
-CALLS_OF_LBFGS = 15000
 CALLBACKS = tuple(getattr(callbacks, name) for name in callbacks.__all__)
 
 PARAMETERS = """\
@@ -47,13 +47,15 @@ PARAMETERS = """\
         Of the hidden layers: scikit-learn's "identity", "logistic", "tanh" or "relu", or "leaky_relu",
         "sigmoid" (which is "logistic"), "gelu" or "silu".
     solver : str
-        scikit-learn's "sgd" (with its momentum) or "adam", or "momentum", "nesterov", "adagrad", "rmsprop" or
-        "adamw".
+        scikit-learn's "sgd" (with its momentum), "adam" or "lbfgs", or "momentum", "nesterov", "adagrad",
+        "rmsprop" or "adamw". "lbfgs" minimizes the loss of all rows by SciPy's L-BFGS-B; dropout, batch_norm,
+        early_stopping, validation data and callbacks are not for it.
     alpha : float >= 0
         The penalty alpha / 2 * |W|^2, over the number of rows of a batch, or the sum of their weights. It
         differs from scikit-learn's in that it shrinks the intercepts (and BatchNorm's gamma and beta), too,
         and in that the last batch of an epoch, if it is smaller, has that of the others. For "adamw" it is
-        the decoupled decay: each step takes learning rate * alpha of a weight from it.
+        the decoupled decay: each step takes learning rate * alpha of a weight from it. That of "lbfgs" is
+        scikit-learn's.
     batch_size : int >= 1 or "auto"
         "auto": 200, or all rows if they are fewer.
     learning_rate : "constant", "invscaling" or "adaptive"
@@ -62,11 +64,12 @@ PARAMETERS = """\
     power_t : float >= 0
         The exponent of "invscaling".
     max_iter : int >= 1
-        Epochs at most.
+        Epochs, of "lbfgs" iterations, at most.
     shuffle : bool
     random_state : None, int or numpy.random.RandomState
     tol : float >= 0
         An epoch that betters the best loss (or, with early_stopping, score) by less counts as no better.
+        "lbfgs" ends where no element of the gradient is larger.
     verbose : bool
     warm_start : bool
         Whether `fit` goes on from the parameters that are there.
@@ -85,7 +88,7 @@ PARAMETERS = """\
     n_iter_no_change : int >= 1 or inf
         More epochs in a row without improvement end the training.
     max_fun : int
-        There for the sake of scikit-learn's signature: belongs to "lbfgs".
+        Calls of the function that "lbfgs" minimizes, at most.
     dropout : float in [0, 1)
         The share of each hidden layer's outputs that a step drops.
     batch_norm : bool
@@ -114,16 +117,21 @@ SPARSE = (
     "Sparse data was passed for X, but dense data is required. Use '.toarray()' to convert to a dense numpy "
     "array. A OneHotEncoder makes none with sparse_output=False, a ColumnTransformer with sparse_threshold=0"
 )
-NO_LBFGS = (
-    "solver='lbfgs' is not there: fastnn trains in mini-batches, and L-BFGS needs the exact gradient of all "
-    "rows at once. solver='adam' gets as far; sklearn.neural_network has 'lbfgs'"
-)
 
 
 def refuse_sparse(X: Any) -> None:
     """Raise TypeError, in scikit-learn's words and with what to do, if X is a sparse matrix."""
     if hasattr(X, "toarray"):
         raise TypeError(SPARSE)
+
+
+def is_stochastic(model: Any) -> bool:
+    """Return True; AttributeError, in scikit-learn's words, for a solver of all rows at once."""
+    if model.solver == "lbfgs":
+        raise AttributeError(
+            "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+        )
+    return True
 
 
 class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -161,7 +169,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(HIDDEN))],
-        "solver": [StrOptions(set(SOLVERS))],
+        "solver": [StrOptions({*SOLVERS, "lbfgs"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
@@ -288,18 +296,22 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     @contextmanager
     def _restored(self) -> Iterator[None]:
         """Bring back, if an error leaves, what a training that goes on changes in place."""
-        net, trainer, optimizer = self._net, self._trainer, self._trainer.optimizer
+        net, optimizers, parts = self._net, [], []
+        if hasattr(self, "_trainer"):  # "lbfgs" has none
+            optimizers = [self._trainer.optimizer]
+            parts = [self._trainer, self._trainer.optimizer, self._solver]
         with net._in_use:
-            state, memory = net.state_dict(), optimizer.state_dict()
-            parts = [(part, dict(vars(part))) for part in (trainer, optimizer, self._solver)]
+            state, memories = net.state_dict(), [optimizer.state_dict() for optimizer in optimizers]
+            attributes = [dict(vars(part)) for part in parts]
             curves = [(a, len(a)) for a in (self.loss_curve_, self.validation_scores_) if a is not None]
             try:
                 yield
             except BaseException:
                 net.load_state_dict(state)
-                for part, attributes in parts:
-                    vars(part).update(attributes)
-                optimizer.load_state_dict(memory)
+                for part, before in zip(parts, attributes, strict=True):
+                    vars(part).update(before)
+                for optimizer, memory in zip(optimizers, memories, strict=True):
+                    optimizer.load_state_dict(memory)
                 for curve, length in curves:
                     del curve[length:]
                 raise
@@ -318,6 +330,9 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError("partial_fit does not support early_stopping=True")
         if not hasattr(callbacks, "__iter__"):
             raise TypeError(f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}")
+        callbacks = tuple(callbacks)
+        if self.solver == "lbfgs" and (callbacks or validation is not None):
+            raise ValueError("validation and callbacks are not for solver='lbfgs', which knows no epochs")
         first = self._begins(incremental)
         if not first:
             self._check_architecture()
@@ -336,19 +351,37 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self._initialize(X, random)
         else:
             self._resume()
-        if self.early_stopping and judge is None:
-            X, t, weights, judge = self._set_aside(X, t, weights, random)
-        self._train(X, t, weights, random, judge, tuple(callbacks), incremental)
+        if self.solver == "lbfgs":
+            self._minimize(X, t, _combined(t, weights))
+        else:
+            self._train(X, t, weights, random, judge, callbacks, incremental)
         if not all(np.isfinite(p).all() for p in (*self.coefs_, *self.intercepts_)):
             raise ValueError(DIVERGED)
 
+    def _minimize(self, X: Array, t: Array, weight: Array | None) -> None:
+        """Train by L-BFGS."""
+        for name in ("_trainer", "_solver"):
+            self.__dict__.pop(name, None)
+        places = [i for i, layer in enumerate(self._net.layers) if isinstance(layer, layers.Affine)]
+        objective = Objective(
+            self._net,
+            [f"{i}.W" for i in places],
+            [f"{i}.b" for i in places],
+            self._loss(),
+            (X, self._targets(t), weight),
+            self._shares(),
+            float(self.alpha),
+        )
+        minimized(objective, self)
+
     def _check_parameters(self) -> None:
         """Raise ValueError, as scikit-learn words it, unless all parameters are right."""
-        if self.solver == "lbfgs":
-            raise ValueError(NO_LBFGS)
-        if isinstance(self.max_fun, Integral) and self.max_fun != CALLS_OF_LBFGS:
-            raise ValueError(f"max_fun belongs to solver='lbfgs', which is not there; got {self.max_fun}")
         self._validate_params()
+        if self.solver == "lbfgs" and (self.dropout or self.batch_norm):
+            raise ValueError(
+                "dropout must be 0 and batch_norm False for solver='lbfgs', which takes all rows at once, "
+                f"got dropout={self.dropout} and batch_norm={self.batch_norm}"
+            )
         sizes = self._hidden_sizes()
         if any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
             raise InvalidParameterError(
@@ -386,6 +419,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.n_layers_ = len(sizes)
         dtype = _float_of(X) if self.dtype == "auto" else _checks.float_dtype("dtype", self.dtype)
         self._net = Sequential(self._layers(sizes, random, dtype))
+        self._criterion = self._loss()
         self._show_parameters()
 
     def _layers(self, sizes: list[int], random: np.random.RandomState, dtype: np.dtype[Any]) -> list[Any]:
@@ -523,6 +557,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         incremental: bool,
     ) -> None:
         """Do the epochs."""
+        if self.early_stopping and judge is None:
+            X, t, weights, judge = self._set_aside(X, t, weights, random)
         batch_size = self._batch_size(len(X))
         of_gradient, of_loss = self._shares()
         weight = _combined(t, weights)
