@@ -11,7 +11,6 @@ SUITE = pytest.importorskip(
 IMPORT = "from {} import MLPClassifier, MLPRegressor\n"
 THEIRS, OURS = map(IMPORT.format, ("sklearn.neural_network", "fastnn.estimators"))
 EXCUSED = {
-    "sparse X is refused": ("test_sparse_matrices",),
     "it reads scikit-learn's own function of a vector of parameters": ("test_gradient",),
     "probabilities that round to 1 are equal, and here their logarithms are not": (
         "test_predict_proba_multilabel",

@@ -4,8 +4,7 @@
 
 Parameters, attributes, methods and errors are scikit-learn's, and so are the initial weights, the order of
 the rows and the loss curve of a `random_state`. Added are Dropout, BatchNorm, weights of samples and classes,
-a validation set of one's own, callbacks, single precision, more solvers, activations and losses. What is not
-there: sparse X, which is refused.
+a validation set of one's own, callbacks, single precision, more solvers, activations and losses.
 
 It takes scikit-learn 1.3 or newer, the extra fastnn-cpu[sklearn].
 """

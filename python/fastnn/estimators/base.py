@@ -19,19 +19,22 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Opt
 from sklearn.utils.validation import check_is_fitted
 
 from .. import _checks, callbacks, layers
+from .._sharing import reading
 from ..network import Sequential
 from ..reference.network import ACTIVATIONS
+from ..sparse import CSR
 from .compat import validate_data, validate_weights
 from .course import Course, Judge, ShuffledTrainer
 from .lbfgs import Objective, minimized
 from .solvers import SOLVERS, Solver
+from .sparse import SparseNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .._checks import Array
 
-__all__ = ["MLP", "PARAMETERS", "READ", "is_stochastic", "refuse_sparse"]
+__all__ = ["MLP", "PARAMETERS", "READ", "is_stochastic"]
 
 HIDDEN = {"identity": None, "logistic": "Sigmoid", **ACTIVATIONS}
 READ = (np.float64, np.float32, np.uint8, np.int64)  # dtypes of X that training reads as they are
@@ -93,6 +96,10 @@ PARAMETERS = """\
         The share of each hidden layer's outputs that a step drops.
     batch_norm : bool
         Whether a BatchNorm stands before each activation.
+    sparse_update : "dense" or "lazy"
+        Of the first weights, on sparse X. "dense": a step updates all of them, as in scikit-learn and as for
+        the same rows in an array. "lazy": only those of the columns in which the batch has entries; moments
+        and penalty of the others stay as they are.
     dtype : "auto", "float32" or "float64"
         Of the parameters, in which training computes. "auto": as in scikit-learn, float32 where the X of the
         first call is float32, else float64, which takes about twice the time. Predictions are float32 where
@@ -113,16 +120,6 @@ UNSCALED = (
     "StandardScaler does"
 )
 NO_WEIGHT = "Sample weights must contain at least one non-zero number."
-SPARSE = (
-    "Sparse data was passed for X, but dense data is required. Use '.toarray()' to convert to a dense numpy "
-    "array. A OneHotEncoder makes none with sparse_output=False, a ColumnTransformer with sparse_threshold=0"
-)
-
-
-def refuse_sparse(X: Any) -> None:
-    """Raise TypeError, in scikit-learn's words and with what to do, if X is a sparse matrix."""
-    if hasattr(X, "toarray"):
-        raise TypeError(SPARSE)
 
 
 def is_stochastic(model: Any) -> bool:
@@ -162,6 +159,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     max_fun: int
     dropout: float
     batch_norm: bool
+    sparse_update: str
     dtype: Any
 
     _own: ClassVar[str]  # the parameter that says what the network is trained for
@@ -192,6 +190,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "batch_norm": ["boolean"],
+        "sparse_update": [StrOptions({"dense", "lazy"})],
         "dtype": [StrOptions({"auto", "float32", "float64"}), type, np.dtype],
     }
 
@@ -232,6 +231,11 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Return what the rows that early_stopping sets aside are to be balanced by."""
         return None
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     # Training
 
     def fit(
@@ -251,8 +255,9 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         ----------
         X : array, shape (n_samples, n_features)
             Of real numbers. float64, float32, uint8 and int64, row after row, are read where they are, a
-            batch at a time. What is no array, but has shape, dtype, `__len__` and `__getitem__`, is read
-            whole, once, in slices; so are y and weights.
+            batch at a time. SciPy's sparse matrices and arrays are read as CSR, and never made dense. What is
+            no array, but has shape, dtype, `__len__` and `__getitem__`, is read whole, once, in slices; so
+            are y and weights.
         y : array, shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array, shape (n_samples,), or None
             Numbers >= 0.
@@ -340,7 +345,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if self.batch_norm and len(X) == 1:
             raise ValueError("batch_norm=True needs 2 samples or more, got 1 sample")
         for name, values in (("X", X), ("y", t)):
-            largest = float(np.abs(values[:SAMPLE_ROWS]).max())
+            sample = values[:SAMPLE_ROWS]
+            largest = float(np.abs(sample.values if isinstance(sample, CSR) else sample).max(initial=0))
             if largest > LARGE:
                 warnings.warn(UNSCALED % (name, largest), ConvergenceWarning, stacklevel=3)
         sample_weight = _weights("sample_weight", sample_weight, X)
@@ -364,7 +370,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self.__dict__.pop(name, None)
         places = [i for i, layer in enumerate(self._net.layers) if isinstance(layer, layers.Affine)]
         objective = Objective(
-            self._net,
+            self._net_for(X),
             [f"{i}.W" for i in places],
             [f"{i}.b" for i in places],
             self._loss(),
@@ -373,6 +379,10 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             float(self.alpha),
         )
         minimized(objective, self)
+
+    def _net_for(self, X: Any) -> Sequential:
+        """Return the network on such rows."""
+        return SparseNetwork(self._net) if isinstance(X, CSR) else self._net
 
     def _check_parameters(self) -> None:
         """Raise ValueError, as scikit-learn words it, unless all parameters are right."""
@@ -559,6 +569,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Do the epochs."""
         if self.early_stopping and judge is None:
             X, t, weights, judge = self._set_aside(X, t, weights, random)
+        if judge is not None and isinstance(judge.x, CSR) and not isinstance(X, CSR):
+            judge = judge._replace(x=judge.x.to_dense())
         batch_size = self._batch_size(len(X))
         of_gradient, of_loss = self._shares()
         weight = _combined(t, weights)
@@ -588,6 +600,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         held = None
         if judge is not None and callbacks:
             held = (judge.x, self._targets(judge.t), judge.weight)[: 2 + (judge.weight is not None)]
+        self._trainer.net, self._trainer.lazy = self._net_for(X), self.sparse_update == "lazy"
         try:
             history = self._trainer.fit(
                 X,
@@ -604,6 +617,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             )
         except FloatingPointError as error:
             raise ValueError(DIVERGED) from error
+        finally:
+            self._trainer.net = self._net
         for given, used in zip(callbacks, own, strict=True):
             if used is not given:
                 vars(given).update(vars(used))
@@ -628,11 +643,11 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _outputs(self, X: Any) -> Array:
         """Return the network's outputs, in the dtype of X if that is one of floats."""
         check_is_fitted(self)
-        refuse_sparse(X)
         X = validate_data(self, X, reset=False, dtype=READ)
         self._take_parameters()
-        outputs: Array = self._net.predict(X).astype(_float_of(X), copy=False)
-        return outputs
+        with reading(self._net._in_use):  # a network on sparse rows is made of layers that others may train
+            outputs: Array = self._net_for(X).predict(X)
+        return outputs.astype(_float_of(X), copy=False)
 
 
 def _float_of(X: Array) -> np.dtype[Any]:

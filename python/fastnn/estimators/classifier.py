@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import (
 
 from .. import _checks
 from ..losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
-from .base import MLP, PARAMETERS, READ, is_stochastic, refuse_sparse
+from .base import MLP, PARAMETERS, READ, is_stochastic
 from .compat import validate_data
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         max_fun: int = 15000,
         dropout: float = 0.0,
         batch_norm: bool = False,
+        sparse_update: str = "dense",
         class_weight: Any = None,
         label_smoothing: float = 0.0,
         dtype: Any = "auto",
@@ -111,7 +112,6 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
     # Targets
 
     def _checked(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
-        refuse_sparse(X)
         X, y = validate_data(self, X, y, multi_output=True, dtype=READ, order="C", reset=first)
         if hasattr(y, "toarray"):  # a sparse matrix of labels
             y = y.toarray()

@@ -10,6 +10,9 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
+from .. import _core
+from ..sparse import RowSparse
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -88,15 +91,18 @@ class Objective:
             mean += share * self._loss.forward(y, t, weight)
             self._net.backward_params(self._loss.backward(share * self._shares[0]))
             for name, g in self._net.grads.items():
-                gradient[self._places[name]] += g.ravel()
+                to = gradient[self._places[name]]
+                if isinstance(g, RowSparse):
+                    to.reshape(g.shape)[g.rows] += g.values
+                else:
+                    to += g.ravel()
         gradient[self._penalized] += self._decay * vector[self._penalized]
         value = self._shares[0] * mean + self._penalty(vector)
         self.loss = self.shown(value, vector)
         return value, gradient
 
     def _penalty(self, vector: Array) -> float:
-        coefs = vector[self._penalized]
-        return self._decay / 2 * float(coefs @ coefs)
+        return self._decay / 2 * _core.sum_of_squares([vector[self._penalized]])
 
     def shown(self, value: float, vector: Array) -> float:
         """Return the loss that scikit-learn shows where what is minimized has a value."""

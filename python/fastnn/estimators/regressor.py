@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from .. import _checks, losses
-from .base import MLP, PARAMETERS, READ, is_stochastic, refuse_sparse
+from .base import MLP, PARAMETERS, READ, is_stochastic
 from .compat import validate_data
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         max_fun: int = 15000,
         dropout: float = 0.0,
         batch_norm: bool = False,
+        sparse_update: str = "dense",
         dtype: Any = "auto",
     ) -> None:
         self._take(locals())
@@ -126,7 +127,6 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         return (*super()._architecture(), repr(self._loss()))
 
     def _checked(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
-        refuse_sparse(X)
         X, y = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=READ, order="C", reset=first
         )
