@@ -193,6 +193,7 @@ OPTIONAL = {
     "tqdm",
     "safetensors",
     "sklearn",
+    "scipy",
     "matplotlib",
     "PIL",
     "threadpoolctl",

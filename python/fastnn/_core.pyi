@@ -133,6 +133,32 @@ def dropout_backward(kept: Array, scale: float, dout: Array) -> Array: ...
 def scaled(x: Array, factor: float) -> Array: ...
 def scale_in_place(x: Array, factor: float) -> None: ...
 def sum_of_squares(arrays: list[Array]) -> float: ...
+def sparse_product(
+    values: Array, columns: Array, starts: Array, w: Array, b: Array | None, out: Array | None
+) -> Array:
+    """Return x w (+ b), in `out` if it is given, of the rows of x that such parts are."""
+
+def sparse_transposed(
+    values: Array, columns: Array, starts: Array, width: int
+) -> tuple[Array, Array, Array, Array]:
+    """Return the columns that have entries, and the parts of the transpose's rows of these."""
+
+def catch_up(
+    lock: InUse,
+    kind: int,
+    p: Array,
+    state: tuple[Array, ...],
+    updates: Array,
+    rows: Array | None,
+    lr: float,
+    weight_decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+) -> None:
+    """Do what rows of p (None: all) have missed of the updates, up to `step`, by a gradient of zero."""
+
 def embedding_forward(x: Any, W: Array) -> tuple[Array, Array]: ...
 def embedding_backward(x: Array, dout: Array, dim: int) -> tuple[Array, Array]: ...
 def softmax_cross_entropy_forward(

@@ -6,16 +6,16 @@ read it, is made `exclusive` or `shared`. A thread that comes meanwhile and may 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from . import _core
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["InUse", "exclusive", "locks_of", "shared"]
+__all__ = ["InUse", "exclusive", "locks_of", "reading", "shared"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,6 +38,16 @@ def locks_of(objects: Iterable[Any]) -> list[_core.InUse]:
     return [lock for lock in locks if isinstance(lock, _core.InUse)]
 
 
+@contextmanager
+def reading(lock: _core.InUse) -> Iterator[None]:
+    """Hold a lock that others may hold at the same time, as long as none of them writes."""
+    lock.enter_reading()
+    try:
+        yield
+    finally:
+        lock.leave_reading()
+
+
 def shared(method: Callable[P, R]) -> Callable[P, R]:
     """Return a method that only reads what it works on: other threads may read it, too."""
 
@@ -45,8 +55,7 @@ def shared(method: Callable[P, R]) -> Callable[P, R]:
     def among_others(*args: P.args, **options: P.kwargs) -> R:
         with ExitStack() as held:
             for lock in args[0]._read_locks:  # type: ignore[attr-defined]
-                lock.enter_reading()
-                held.callback(lock.leave_reading)
+                held.enter_context(reading(lock))
             return method(*args, **options)
 
     return among_others

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from . import _checks, _core, layers
-from ._sharing import exclusive, locks_of, shared
+from ._sharing import exclusive, locks_of, reading, shared
 from .reference import network as reference
 from .reference.layers import Pass, Passed, counters_of
 
@@ -137,8 +137,7 @@ class Sequential(reference.Sequential):
         locks = getattr(net, "_read_locks", ())  # the other is only read
         with ExitStack() as held:
             for lock in locks:
-                lock.enter_reading()
-                held.callback(lock.leave_reading)
+                held.enter_context(reading(lock))
             for lock in self._locks:
                 held.enter_context(lock)
             if locks:

@@ -1,4 +1,4 @@
-"""Row-sparse arrays: the gradient of an embedding, which touches few rows of a large table."""
+"""Arrays of which little is not zero: rows of few entries, and the gradient of a table that they touch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,57 @@ from . import _checks
 if TYPE_CHECKING:
     from ._checks import Array
 
-__all__ = ["RowSparse"]
+__all__ = ["CSR", "RowSparse"]
+
+
+class CSR:
+    """A matrix whose rows have few entries, as SciPy's CSR format has them, of parts that fit together.
+
+    Parameters
+    ----------
+    values : array of real numbers, shape (n_entries,)
+        Row after row.
+    columns : array of int, shape (n_entries,)
+        Where in its row each is: ascending in each row.
+    starts : array of int64, shape (N + 1,)
+        Entries `starts[i]` to `starts[i + 1]` are those of row i.
+    width : int
+        The number of columns.
+    """
+
+    __slots__ = ("columns", "shape", "starts", "values")
+    ndim = 2
+
+    def __init__(self, values: Array, columns: Array, starts: Array, width: int) -> None:
+        self.values, self.columns, self.starts = values, columns, starts
+        self.shape = (len(starts) - 1, width)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of `values`."""
+        return self.values.dtype
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> CSR:
+        """Return these rows, named by a slice of step 1 or an array of int."""
+        if isinstance(rows, slice):
+            begin, end, _ = rows.indices(len(self))
+            starts = self.starts[begin : max(begin, end) + 1]
+            whole = slice(starts[0], starts[-1])
+            return CSR(self.values[whole], self.columns[whole], starts - starts[0], self.shape[1])
+        counts = self.starts[rows + 1] - self.starts[rows]
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        entries = np.repeat(self.starts[rows] - starts[:-1], counts) + np.arange(starts[-1])
+        return CSR(self.values[entries], self.columns[entries], starts, self.shape[1])
+
+    def to_dense(self) -> Array:
+        """Return the whole matrix, a new array."""
+        dense = np.zeros(self.shape, self.dtype)
+        dense[np.repeat(np.arange(len(self)), np.diff(self.starts)), self.columns] = self.values
+        return dense
 
 
 class RowSparse:

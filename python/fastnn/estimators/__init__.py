@@ -4,9 +4,8 @@
 
 Parameters, attributes, methods and errors are scikit-learn's, and so are the initial weights, the order of
 the rows and the loss curve of a `random_state`. Added are Dropout, BatchNorm, weights of samples and classes,
-a validation set of one's own, callbacks, single precision, more solvers, activations and losses. What is not
-there: solver="lbfgs" and sparse X, which are refused. `from_sklearn` makes one of a fitted model of
-scikit-learn's, and its method `to_sklearn` the other way.
+a validation set of one's own, callbacks, single precision, more solvers, activations and losses.
+`from_sklearn` makes one of a fitted model of scikit-learn's, and its method `to_sklearn` the other way.
 
 It takes scikit-learn 1.3 or newer, the extra fastnn-cpu[sklearn].
 """

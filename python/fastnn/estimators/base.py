@@ -19,25 +19,28 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Opt
 from sklearn.utils.validation import check_is_fitted
 
 from .. import _checks, callbacks, layers
+from .._sharing import reading
 from ..network import Sequential
 from ..reference.network import ACTIVATIONS
+from ..sparse import CSR
 from .compat import validate_data, validate_weights
 from .course import Course, Judge, ShuffledTrainer
+from .lbfgs import Objective, minimized
 from .solvers import DECOUPLED, SOLVERS, Solver
+from .sparse import SparseNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .._checks import Array
 
-__all__ = ["MLP", "PARAMETERS", "READ", "refuse_sparse"]
+__all__ = ["MLP", "PARAMETERS", "READ", "is_stochastic"]
 
 HIDDEN = {"identity": None, "logistic": "Sigmoid", **ACTIVATIONS}
 READ = (np.float64, np.float32, np.uint8, np.int64)  # dtypes of X that training reads as they are
 LARGE = 1e6  # numbers from which training at the usual rates learns nothing
 SAMPLE_ROWS = 1000  # that are looked at for such numbers
 AUTO_BATCH = 200
-CALLS_OF_LBFGS = 15000
 CALLBACKS = tuple(getattr(callbacks, name) for name in callbacks.__all__)
 
 PARAMETERS = """\
@@ -47,13 +50,16 @@ PARAMETERS = """\
         Of the hidden layers: scikit-learn's "identity", "logistic", "tanh" or "relu", or "leaky_relu",
         "sigmoid" (which is "logistic"), "gelu" or "silu".
     solver : str
-        scikit-learn's "sgd" (with its momentum) or "adam", or "momentum", "nesterov", "adagrad", "rmsprop",
-        "adamw" or "muon", which is "adamw" but for the weights of all layers before the last.
+        scikit-learn's "sgd" (with its momentum), "adam" or "lbfgs", or "momentum", "nesterov", "adagrad",
+        "rmsprop", "adamw" or "muon", which is "adamw" but for the weights of all layers before the last.
+        "lbfgs" minimizes the loss of all rows by SciPy's L-BFGS-B; dropout, batch_norm, early_stopping,
+        validation data and callbacks are not for it.
     alpha : float >= 0
         The penalty alpha / 2 * |W|^2, over the number of rows of a batch, or the sum of their weights. It
         differs from scikit-learn's in that it shrinks the intercepts (and BatchNorm's gamma and beta), too,
         and in that the last batch of an epoch, if it is smaller, has that of the others. For "adamw" and
-        "muon" it is the decoupled decay: each step takes learning rate * alpha of a weight from it.
+        "muon" it is the decoupled decay: each step takes learning rate * alpha of a weight from it. That of
+        "lbfgs" is scikit-learn's.
     batch_size : int >= 1 or "auto"
         "auto": 200, or all rows if they are fewer.
     learning_rate : "constant", "invscaling" or "adaptive"
@@ -63,11 +69,12 @@ PARAMETERS = """\
     power_t : float >= 0
         The exponent of "invscaling".
     max_iter : int >= 1
-        Epochs at most.
+        Epochs, of "lbfgs" iterations, at most.
     shuffle : bool
     random_state : None, int or numpy.random.RandomState
     tol : float >= 0
         An epoch that betters the best loss (or, with early_stopping, score) by less counts as no better.
+        "lbfgs" ends where no element of the gradient is larger.
     verbose : bool
     warm_start : bool
         Whether `fit` goes on from the parameters that are there.
@@ -86,11 +93,15 @@ PARAMETERS = """\
     n_iter_no_change : int >= 1 or inf
         More epochs in a row without improvement end the training.
     max_fun : int
-        There for the sake of scikit-learn's signature: belongs to "lbfgs".
+        Calls of the function that "lbfgs" minimizes, at most.
     dropout : float in [0, 1)
         The share of each hidden layer's outputs that a step drops.
     batch_norm : bool
         Whether a BatchNorm stands before each activation.
+    sparse_update : "dense" or "lazy"
+        Of the first weights, on sparse X. "dense": a step updates all of them, as in scikit-learn and as for
+        the same rows in an array. "lazy": only those of the columns in which the batch has entries; moments
+        and penalty of the others stay as they are.
     dtype : "auto", "float32" or "float64"
         Of the parameters, in which training computes. "auto": as in scikit-learn, float32 where the X of the
         first call is float32, else float64, which takes about twice the time. Predictions are float32 where
@@ -111,20 +122,15 @@ UNSCALED = (
     "StandardScaler does"
 )
 NO_WEIGHT = "Sample weights must contain at least one non-zero number."
-SPARSE = (
-    "Sparse data was passed for X, but dense data is required. Use '.toarray()' to convert to a dense numpy "
-    "array. A OneHotEncoder makes none with sparse_output=False, a ColumnTransformer with sparse_threshold=0"
-)
-NO_LBFGS = (
-    "solver='lbfgs' is not there: fastnn trains in mini-batches, and L-BFGS needs the exact gradient of all "
-    "rows at once. solver='adam' gets as far; sklearn.neural_network has 'lbfgs'"
-)
 
 
-def refuse_sparse(X: Any) -> None:
-    """Raise TypeError, in scikit-learn's words and with what to do, if X is a sparse matrix."""
-    if hasattr(X, "toarray"):
-        raise TypeError(SPARSE)
+def is_stochastic(model: Any) -> bool:
+    """Return True; AttributeError, in scikit-learn's words, for a solver of all rows at once."""
+    if model.solver == "lbfgs":
+        raise AttributeError(
+            "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+        )
+    return True
 
 
 class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -155,6 +161,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     max_fun: int
     dropout: float
     batch_norm: bool
+    sparse_update: str
     dtype: Any
 
     _own: ClassVar[str]  # the parameter that says what the network is trained for
@@ -162,7 +169,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(HIDDEN))],
-        "solver": [StrOptions(set(SOLVERS))],
+        "solver": [StrOptions({*SOLVERS, "lbfgs"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
@@ -185,6 +192,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "batch_norm": ["boolean"],
+        "sparse_update": [StrOptions({"dense", "lazy"})],
         "dtype": [StrOptions({"auto", "float32", "float64"}), type, np.dtype],
     }
 
@@ -225,6 +233,11 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Return what the rows that early_stopping sets aside are to be balanced by."""
         return None
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     # Training
 
     def fit(
@@ -244,8 +257,9 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         ----------
         X : array, shape (n_samples, n_features)
             Of real numbers. float64, float32, uint8 and int64, row after row, are read where they are, a
-            batch at a time; so are tensors on the CPU. What has no memory to share, but shape, dtype,
-            `__len__` and `__getitem__`, is read whole, once, in slices. So are y and weights.
+            batch at a time; so are tensors on the CPU. SciPy's sparse matrices and arrays are read as CSR, and
+            never made dense. What has no memory to share, but shape, dtype, `__len__` and `__getitem__`, is
+            read whole, once, in slices. So are y and weights.
         y : array, shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array, shape (n_samples,), or None
             Numbers >= 0.
@@ -289,18 +303,22 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     @contextmanager
     def _restored(self) -> Iterator[None]:
         """Bring back, if an error leaves, what a training that goes on changes in place."""
-        net, trainer, optimizer = self._net, self._trainer, self._trainer.optimizer
+        net, optimizers, parts = self._net, [], []
+        if hasattr(self, "_trainer"):  # "lbfgs" has none
+            optimizers = [self._trainer.optimizer]
+            parts = [self._trainer, self._trainer.optimizer, self._solver]
         with net._in_use:
-            state, memory = net.state_dict(), optimizer.state_dict()
-            parts = [(part, dict(vars(part))) for part in (trainer, optimizer, self._solver)]
+            state, memories = net.state_dict(), [optimizer.state_dict() for optimizer in optimizers]
+            attributes = [dict(vars(part)) for part in parts]
             curves = [(a, len(a)) for a in (self.loss_curve_, self.validation_scores_) if a is not None]
             try:
                 yield
             except BaseException:
                 net.load_state_dict(state)
-                for part, attributes in parts:
-                    vars(part).update(attributes)
-                optimizer.load_state_dict(memory)
+                for part, before in zip(parts, attributes, strict=True):
+                    vars(part).update(before)
+                for optimizer, memory in zip(optimizers, memories, strict=True):
+                    optimizer.load_state_dict(memory)
                 for curve, length in curves:
                     del curve[length:]
                 raise
@@ -319,6 +337,9 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError("partial_fit does not support early_stopping=True")
         if not hasattr(callbacks, "__iter__"):
             raise TypeError(f"callbacks must be an iterable of functions, got {_checks.shown(callbacks)}")
+        callbacks = tuple(callbacks)
+        if self.solver == "lbfgs" and (callbacks or validation is not None):
+            raise ValueError("validation and callbacks are not for solver='lbfgs', which knows no epochs")
         first = self._begins(incremental)
         if not first:
             self._check_architecture()
@@ -326,7 +347,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if self.batch_norm and len(X) == 1:
             raise ValueError("batch_norm=True needs 2 samples or more, got 1 sample")
         for name, values in (("X", X), ("y", t)):
-            largest = float(np.abs(values[:SAMPLE_ROWS]).max())
+            sample = values[:SAMPLE_ROWS]
+            largest = float(np.abs(sample.values if isinstance(sample, CSR) else sample).max(initial=0))
             if largest > LARGE:
                 warnings.warn(UNSCALED % (name, largest), ConvergenceWarning, stacklevel=3)
         sample_weight = _weights("sample_weight", sample_weight, X)
@@ -337,19 +359,41 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self._initialize(X, random)
         else:
             self._resume()
-        if self.early_stopping and judge is None:
-            X, t, weights, judge = self._set_aside(X, t, weights, random)
-        self._train(X, t, weights, random, judge, tuple(callbacks), incremental)
+        if self.solver == "lbfgs":
+            self._minimize(X, t, _combined(t, weights))
+        else:
+            self._train(X, t, weights, random, judge, callbacks, incremental)
         if not all(np.isfinite(p).all() for p in (*self.coefs_, *self.intercepts_)):
             raise ValueError(DIVERGED)
 
+    def _minimize(self, X: Array, t: Array, weight: Array | None) -> None:
+        """Train by L-BFGS."""
+        for name in ("_trainer", "_solver"):
+            self.__dict__.pop(name, None)
+        places = [i for i, layer in enumerate(self._net.layers) if isinstance(layer, layers.Affine)]
+        objective = Objective(
+            self._net_for(X),
+            [f"{i}.W" for i in places],
+            [f"{i}.b" for i in places],
+            self._loss(),
+            (X, self._targets(t), weight),
+            self._shares(),
+            float(self.alpha),
+        )
+        minimized(objective, self)
+
+    def _net_for(self, X: Any) -> Sequential:
+        """Return the network on such rows."""
+        return SparseNetwork(self._net) if isinstance(X, CSR) else self._net
+
     def _check_parameters(self) -> None:
         """Raise ValueError, as scikit-learn words it, unless all parameters are right."""
-        if self.solver == "lbfgs":
-            raise ValueError(NO_LBFGS)
-        if isinstance(self.max_fun, Integral) and self.max_fun != CALLS_OF_LBFGS:
-            raise ValueError(f"max_fun belongs to solver='lbfgs', which is not there; got {self.max_fun}")
         self._validate_params()
+        if self.solver == "lbfgs" and (self.dropout or self.batch_norm):
+            raise ValueError(
+                "dropout must be 0 and batch_norm False for solver='lbfgs', which takes all rows at once, "
+                f"got dropout={self.dropout} and batch_norm={self.batch_norm}"
+            )
         sizes = self._hidden_sizes()
         if any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
             raise InvalidParameterError(
@@ -387,6 +431,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.n_layers_ = len(sizes)
         dtype = _float_of(X) if self.dtype == "auto" else _checks.float_dtype("dtype", self.dtype)
         self._net = Sequential(self._layers(sizes, random, dtype))
+        self._criterion = self._loss()
         self._show_parameters()
 
     def _layers(self, sizes: list[int], random: np.random.RandomState, dtype: np.dtype[Any]) -> list[Any]:
@@ -524,6 +569,10 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         incremental: bool,
     ) -> None:
         """Do the epochs."""
+        if self.early_stopping and judge is None:
+            X, t, weights, judge = self._set_aside(X, t, weights, random)
+        if judge is not None and isinstance(judge.x, CSR) and not isinstance(X, CSR):
+            judge = judge._replace(x=judge.x.to_dense())
         batch_size = self._batch_size(len(X))
         of_gradient, of_loss = self._shares()
         weight = _combined(t, weights)
@@ -553,6 +602,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         held = None
         if judge is not None and callbacks:
             held = (judge.x, self._targets(judge.t), judge.weight)[: 2 + (judge.weight is not None)]
+        self._trainer.net, self._trainer.lazy = self._net_for(X), self.sparse_update == "lazy"
         try:
             history = self._trainer.fit(
                 X,
@@ -569,6 +619,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             )
         except FloatingPointError as error:
             raise ValueError(DIVERGED) from error
+        finally:
+            self._trainer.net = self._net
         for given, used in zip(callbacks, own, strict=True):
             if used is not given:
                 vars(given).update(vars(used))
@@ -609,11 +661,11 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _outputs(self, X: Any) -> Array:
         """Return the network's outputs, in the dtype of X if that is one of floats."""
         check_is_fitted(self)
-        refuse_sparse(X)
         X = validate_data(self, X, reset=False, dtype=READ)
         self._take_parameters()
-        outputs: Array = self._net.predict(X).astype(_float_of(X), copy=False)
-        return outputs
+        with reading(self._net._in_use):  # a network on sparse rows is made of layers that others may train
+            outputs: Array = self._net_for(X).predict(X)
+        return outputs.astype(_float_of(X), copy=False)
 
 
 def _float_of(X: Array) -> np.dtype[Any]:

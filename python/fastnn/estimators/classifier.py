@@ -10,6 +10,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
     check_classification_targets,
@@ -19,7 +20,7 @@ from sklearn.utils.multiclass import (
 
 from .. import _checks
 from ..losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
-from .base import MLP, PARAMETERS, READ, refuse_sparse
+from .base import MLP, PARAMETERS, READ, is_stochastic
 from .compat import validate_data
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         max_fun: int = 15000,
         dropout: float = 0.0,
         batch_norm: bool = False,
+        sparse_update: str = "dense",
         class_weight: Any = None,
         label_smoothing: float = 0.0,
         dtype: Any = "auto",
@@ -110,7 +112,6 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
     # Targets
 
     def _checked(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
-        refuse_sparse(X)
         X, y = validate_data(self, X, y, multi_output=True, dtype=READ, order="C", reset=first)
         if hasattr(y, "toarray"):  # a sparse matrix of labels
             y = y.toarray()
@@ -235,6 +236,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
             right = ((outputs > 0) == judge.t.reshape(outputs.shape)).all(axis=1)
         return float(np.average(right, weights=judge.weight))
 
+    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
         """Train for one epoch on these rows; the optimizer goes on from the call before.
 

@@ -6,10 +6,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_matrix, issparse
 from sklearn.utils.validation import _check_sample_weight
 
 from .. import _checks
 from .._foreign import is_foreign
+from ..sparse import CSR
 
 try:
     from sklearn.utils.validation import validate_data as _validate_data
@@ -28,10 +30,26 @@ __all__ = ["validate_data", "validate_weights"]
 
 
 def validate_data(estimator: Any, *data: Any, **options: Any) -> Any:
-    """Return X, or X and y, checked."""
+    """Return X, or X and y, checked; a sparse X becomes a `CSR`."""
     data = tuple(_plain(name, values) for name, values in zip("Xy", data, strict=False))
+    if hasattr(data[0], "check_format"):
+        data[0].check_format(full_check=True)  # what nobody has looked at since it was made
     with _row_named("Xy", data):
-        return _validate_data(estimator, *data, **options)
+        checked = _validate_data(estimator, *data, accept_sparse="csr", **options)
+    return _rows(checked) if len(data) == 1 else (_rows(checked[0]), *checked[1:])
+
+
+def _rows(X: Any) -> Any:
+    """Return X, or the rows of a sparse matrix in order, entries for the same place added up."""
+    if not issparse(X):
+        return X
+    follows = X.indices[1:] > X.indices[:-1]
+    first = X.indptr[1:-1]
+    follows[first[(first > 0) & (first < X.nnz)] - 1] = True
+    if not follows.all():
+        X = csr_matrix((X.data, X.indices, X.indptr), X.shape, copy=True)
+        X.sum_duplicates()
+    return CSR(X.data, X.indices, X.indptr.astype(np.int64), X.shape[1])
 
 
 def validate_weights(weights: Any, X: Array) -> Array:
@@ -64,6 +82,10 @@ def _row_named(names: Any, data: Any) -> Iterator[None]:
 
 
 def _first_row(what: str, name: str, values: Any) -> int | None:
+    if issparse(values):
+        rows = values.tocsr()
+        entry = _checks.first_row(what, rows.data)
+        return None if entry is None else int(np.searchsorted(rows.indptr, entry, "right")) - 1
     try:
         if hasattr(values, "to_numpy"):  # a frame, which may have objects that are numbers
             with suppress(TypeError):

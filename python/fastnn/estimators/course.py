@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..trainer import Trainer
+from .. import _core
+from ..sparse import RowSparse
+from ..trainer import SLICE_SECONDS, Trainer
+from .sparse import SparseNetwork
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from .._checks import Array
     from ..reference.history import History
     from .solvers import Solver
@@ -20,13 +26,51 @@ __all__ = ["Course", "Judge", "ShuffledTrainer"]
 class ShuffledTrainer(Trainer):
     """A trainer that visits the rows in the order in which scikit-learn does.
 
-    A shuffle of scikit-learn's permutes the order of the epoch before.
+    A shuffle of scikit-learn's permutes the order of the epoch before. On sparse rows the optimizer updates
+    all weights, or, `lazy`, the rows of the first that a batch meets.
     """
+
+    lazy = False
 
     def begin(self, rows: int, random: np.random.RandomState) -> None:
         """Start with the rows in their own order."""
         self._rows = np.arange(rows)
         self._random = random
+
+    def _run_epoch(self, x: Any, *batches: Any) -> Iterator[Sequence[float]]:
+        if not isinstance(self.net, SparseNetwork):
+            yield from super()._run_epoch(x, *batches)
+            return
+        if not self.lazy:
+            self.net.begin(self.optimizer)
+        losses: list[float] = []
+        begun, looked_at = perf_counter(), any(hasattr(c, "on_slice") for c in self._serving or ())
+        try:
+            for more in super()._run_epoch(x, *batches):
+                losses += more
+                if perf_counter() - begun > SLICE_SECONDS:
+                    if looked_at:
+                        self.net.settle()
+                    yield losses
+                    losses, begun = [], perf_counter()
+        finally:
+            self.net.settle()
+        if losses:
+            yield losses
+
+    def _check_state(self, grads: dict[str, Any]) -> None:
+        arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
+        if self._running or not math.isfinite(_core.sum_of_squares(arrays)):  # else no square is infinite
+            super()._check_state(grads)
+
+    def description(self) -> dict[str, Any]:
+        """Return what a checkpoint tells beside arrays; see `Trainer.description`."""
+        net = self.net
+        self.net = getattr(net, "dense", net)
+        try:
+            return super().description()
+        finally:
+            self.net = net
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_rows"}
@@ -140,7 +184,8 @@ class Course:
         return loss + self._penalty * squares * steps / self._rows
 
     def _sum_of_squares(self) -> float:
-        return sum(float(np.vdot(w, w)) for w in self._model.coefs_) if self._penalty else 0.0
+        weights = [layer.W for layer in self._model._affine]
+        return _core.sum_of_squares(weights) if self._penalty else 0.0
 
     def _score(self, trainer: Trainer, judge: Judge) -> None:
         """Score the model on the validation data; FloatingPointError where that overflows."""

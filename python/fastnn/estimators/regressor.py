@@ -11,9 +11,10 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
 
 from .. import _checks, losses
-from .base import MLP, PARAMETERS, READ, refuse_sparse
+from .base import MLP, PARAMETERS, READ, is_stochastic
 from .compat import validate_data
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         max_fun: int = 15000,
         dropout: float = 0.0,
         batch_norm: bool = False,
+        sparse_update: str = "dense",
         dtype: Any = "auto",
     ) -> None:
         self._take(locals())
@@ -125,7 +127,6 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         return (*super()._architecture(), repr(self._loss()))
 
     def _checked(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
-        refuse_sparse(X)
         X, y = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=READ, order="C", reset=first
         )
@@ -157,6 +158,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
             return -math.inf
         return float(r2_score(judge.t.reshape(predicted.shape), predicted, sample_weight=judge.weight))
 
+    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train for one epoch on these rows; the optimizer goes on from the call before.
 
@@ -194,7 +196,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
             Also for what the model does not know: another quantile, or a standard deviation.
         """
         outputs = self._outputs(X)
-        loss = self._trainer.loss
+        loss = self._criterion
         predicted = self._shaped(self._predicted(outputs, loss, quantile))
         if not return_std:
             return predicted

@@ -20,7 +20,7 @@ import numpy as np
 from .. import _checks, checkpoint, data
 from .._interrupts import Interrupts, look
 from ..callbacks import Checkpoint, EarlyStopping, Told, entered, left, packed, take_up, tell, unpacked
-from ..sparse import RowSparse
+from ..sparse import CSR, RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
@@ -294,7 +294,8 @@ class Trainer:
         if getattr(self.optimizer, "squares", False):
             for name, g in grads.items():
                 values = np.asarray(g.values if isinstance(g, RowSparse) else g)
-                if not np.abs(values).max(initial=0) <= math.sqrt(np.finfo(values.dtype).max):
+                largest = np.maximum(values.max(initial=0), -values.min(initial=0))
+                if not largest <= math.sqrt(np.finfo(values.dtype).max):
                     found = f"square of a gradient of {name}"
         if found is not None:
             raise FloatingPointError(
@@ -918,6 +919,8 @@ def nothing() -> None:
 def name_row(error: FloatingPointError, x: Array, t: Array, rows: Array | slice) -> None:
     """Add to the error of a step on these rows which of them, the first one, has NaN or infinity."""
     for name, a in (("x", x), ("t", t)):
+        if isinstance(a, CSR):
+            continue
         for what in ("NaN", "infinity"):
             row = _checks.first_row(what, a[rows])
             if row is not None:
@@ -1007,7 +1010,7 @@ def added_rows(sparse: Sequence[RowSparse]) -> RowSparse:
 
 def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[Array, Array, Array | None]:
     """Return a data set as arrays, not copied; TypeError or ValueError if they do not fit together."""
-    x = _checks.real_array(f"{prefix}x", x)
+    x = x if isinstance(x, CSR) else _checks.real_array(f"{prefix}x", x)
     t = _checks.real_array(f"{prefix}t", t)
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"{prefix}x must have shape (N, ...) with N >= 1, got shape {x.shape}")

@@ -197,5 +197,6 @@ void bind_losses(py::module_& m);
 void bind_network(py::module_& m);
 void bind_optimizers(py::module_& m);
 void bind_rownorm(py::module_& m);
+void bind_sparse(py::module_& m);
 
 }  // namespace fastnn::bindings

@@ -15,4 +15,5 @@ PYBIND11_MODULE(_core, m) {
   bind_losses(m);
   bind_network(m);
   bind_optimizers(m);
+  bind_sparse(m);
 }

@@ -163,6 +163,11 @@ struct Kernels {
   // y[r] = the sum of the rows x[positions[p]], starts[r] <= p < starts[r + 1], in this order, for n rows, n > 0; none is empty
   void (*sum_rows)(const T* x, const Index* positions, const Index* starts, Index n, Index cols, T* y, bool around);
 
+  // y[i] = bias (or 0) + the sum of values[e]*w[index[e]], starts[i] <= e < starts[i + 1], for n rows of `cols` numbers: a chain
+  // of fma in this order, as an element of a matrix product is
+  void (*weighted_rows)(const Matrix<const T>& w, const T* values, const int64_t* index, const Index* starts, Index n,
+                        const T* bias, T* y);
+
   void (*scale)(const T* x, T scale, Index n, T* y);                // y may alias x
   void (*add)(const T* x, const T* z, Index n, T* y);               // y = x + z, of which y may be either
   void (*blend)(const T* x, T share, T rest, Index n, T* y);        // y = share*x + rest*y
