@@ -257,7 +257,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         ----------
         X : array, shape (n_samples, n_features)
             Of real numbers. float64, float32, uint8 and int64, row after row, are read where they are, a
-            batch at a time; so are tensors on the CPU. SciPy's sparse matrices and arrays are read as CSR, and
+            batch at a time; so are tensors on the CPU. SciPy's sparse matrices and arrays are read as CSR and
             never made dense. What has no memory to share, but shape, dtype, `__len__` and `__getitem__`, is
             read whole, once, in slices. So are y and weights.
         y : array, shape (n_samples,) or (n_samples, n_outputs)
@@ -384,7 +384,13 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _net_for(self, X: Any) -> Sequential:
         """Return the network on such rows."""
-        return SparseNetwork(self._net) if isinstance(X, CSR) else self._net
+        if not isinstance(X, CSR):
+            return self._net
+        if self.solver == "muon":
+            raise ValueError(
+                "X must be an array for solver='muon', which updates matrices as a whole, got CSR"
+            )
+        return SparseNetwork(self._net)
 
     def _check_parameters(self) -> None:
         """Raise ValueError, as scikit-learn words it, unless all parameters are right."""
