@@ -186,7 +186,7 @@ def test_the_flags_are_read_right():
 # Python
 
 NUMPY_ONLY = {
-    *("_checks", "_interrupts", "callbacks", "checkpoint", "data", "groups", "init", "reference"),
+    *("_checks", "_interrupts", "callbacks", "checkpoint", "data", "groups", "init", "metrics", "reference"),
     *("schedules", "sparse"),
 }
 OPTIONAL = {

@@ -1,12 +1,12 @@
 """Callbacks: what `Trainer.fit` calls while it trains.
 
 A callback is a function (trainer, history). It is called after each epoch, when the figures of the epoch are
-in the history, and a true result ends the training. It may also be an object that can be called like that and
-has any of the methods
+in the history, and the result True ends the training; any other, a number say, means nothing. It may also be
+an object that can be called like that and has any of the methods
 
     on_fit_begin(trainer, history)   before the first step, when all arguments of `fit` have been checked
-    on_slice(trainer, history)       after every slice of steps; a true result ends the training there; an
-                                     epoch that has steps left then does not count
+    on_slice(trainer, history)       after every slice of steps; True ends the training there; an epoch that
+                                     has steps left then does not count
     on_fit_end(trainer, history)     at the end, also after Ctrl-C, but not where an exception leaves `fit`
 
 Ctrl-C in a callback, or KeyboardInterrupt that it raises, leaves `fit` like any other exception. Where the
@@ -18,9 +18,13 @@ A slice is some steps long, in `fastnn.reference` one.
 The callbacks below start afresh with every `fit`, unless they go on with what a trainer's file says (the
 argument `resume` of `fit`) or with what they were given by `load_state_dict`. An object serves one `fit` at a
 time, and in it once: RuntimeError otherwise. The figure that one of them watches, `monitor`, is one of the
-history's: "loss", that of the epoch (`epoch_loss`), or, with validation data, "val_loss" and "val_accuracy".
-Less is better (`mode` "min"), but more of an accuracy ("max"), which is what "auto" stands for; NaN is never
-better.
+history's: "loss", that of the epoch (`epoch_loss`), or, with validation data, "val_loss", "val_accuracy" and
+the metrics, "val_f1". Less is better of a loss and of mae, mse and rmse (`mode` "min"), more of the other
+metrics of `fastnn.metrics` ("max"), which is what "auto" stands for; a figure of your own needs "min" or
+"max". NaN is never better.
+
+A callback may record figures of its own, `history.extend(f1=[0.9])`. One that others watch says so in its
+`on_fit_begin`, `history.extend(f1=[])`, and comes before them.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _checks, checkpoint
+from .metrics import more_is_better
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,8 +57,8 @@ class _Best:
             raise TypeError(f"monitor must be the name of a figure, got {_checks.shown(monitor)}")
         self.monitor = monitor
         self.mode = mode = _checks.choice("mode", mode, ("auto", "min", "max"))
-        more_is_better = mode == "max" or (mode == "auto" and monitor.endswith("accuracy"))
-        self._sign = 1 if more_is_better else -1
+        more = mode == "max" if mode != "auto" else more_is_better(monitor)
+        self._sign = 0 if more is None else 1 if more else -1
         self.min_delta = _checks.real_number("min_delta", min_delta, 0)
         self.forget()
 
@@ -88,6 +93,8 @@ class _Best:
                 f"monitor must be one of what this training records, {', '.join(history.recorded)}, "
                 f"got {self.monitor!r}"
             )
+        if not self._sign:
+            raise ValueError(f'mode must be "min" or "max" for {self.monitor!r}, a figure of your own')
 
     def improved(self, history: History) -> bool:
         """Return whether the epoch just done is better than the best before, by more than min_delta."""

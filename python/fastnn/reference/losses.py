@@ -115,6 +115,13 @@ class Loss:
         """Return the gradient of each row's loss with respect to x."""
         raise NotImplementedError
 
+    def predictions(self, x: Any) -> Array:
+        """Return what the loss makes of outputs x (N, ...), its `y`, without targets.
+
+        Probabilities for the losses of classes, exp(x) for Poisson, otherwise the outputs themselves.
+        """
+        return _checks.float_array("x", x)
+
     def config(self) -> dict[str, Any]:
         """Return the arguments that make a loss like this one, as JSON can hold them."""
         return {}
@@ -184,6 +191,14 @@ class SoftmaxCrossEntropy(Loss):
             raise ValueError(f"t must have shape ({len(x)},) or {x.shape}, got {t.shape}")
         return _checks.indices("t", t, x.shape[1])
 
+    def predictions(self, x: Any) -> Array:
+        """Return the softmax of outputs x (N, C)."""
+        x = _checks.float_array("x", x)
+        if x.ndim != 2:
+            raise ValueError(f"x must have shape (N, C), got shape {x.shape}")
+        powers = np.exp(x - x.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
     def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
         shifted = x - x.max(axis=1, keepdims=True)
         powers = np.exp(shifted)
@@ -243,6 +258,10 @@ class SigmoidCrossEntropy(Loss):
         if not ((array >= 0) & (array <= 1)).all():
             raise ValueError(f"t must hold numbers in [0, 1], got a range of {array.min()} to {array.max()}")
         return array
+
+    def predictions(self, x: Any) -> Array:
+        """Return the sigmoid of outputs x (N, ...)."""
+        return sigmoid(_checks.float_array("x", x))
 
     def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
         losses = np.maximum(x, x.dtype.type(0)) - x * t + np.log1p(np.exp(-np.abs(x)))
@@ -406,6 +425,11 @@ class Poisson(Loss):
                 f"t must hold finite numbers >= 0, got a range of {array.min()} to {array.max()}"
             )
         return array
+
+    def predictions(self, x: Any) -> Array:
+        """Return the means exp(x) of outputs x (N, ...)."""
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(_checks.float_array("x", x)))
 
     def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
         with np.errstate(over="ignore"):

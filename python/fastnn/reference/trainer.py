@@ -18,6 +18,7 @@ import numpy as np
 from .. import _checks, checkpoint, data
 from .._interrupts import Interrupts, look
 from ..callbacks import Checkpoint, EarlyStopping, Told, entered, left, packed, take_up, tell, unpacked
+from ..metrics import Metric, resolved
 from ..sparse import RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
@@ -342,6 +343,8 @@ class Trainer:
         weight_mean: str | float = "batch",
         resume: bool = True,
         accumulate: int = 1,
+        validation_split: float = 0.0,
+        metrics: Any = (),
     ) -> History:
         """Train on a data set.
 
@@ -396,6 +399,17 @@ class Trainer:
             takes each batch by itself, and dropout's masks are others. Losses, schedules and counts of steps
             are those of the larger batch. (A network with an embedding, and a loss of your own, are then
             trained layer by layer.)
+        validation_split : float in [0, 1)
+            In the place of `validation`: the share of the rows, with their weights, that are held out of the
+            training and evaluated after each epoch. As in Keras they are the last rows as the data come,
+            before any shuffling: data in an order, by class or by time, are shuffled by you, or not to be.
+        metrics : list of str, function (y_true, y_pred) or pair (name, function)
+            Figures of the validation beside its loss, recorded as "val_" and their name, which callbacks may
+            watch. Names are those of `fastnn.metrics`: "accuracy", "f1", "auc", "r2", "mse", "rmse", "mae",
+            and "top_3" or ("top_k", 3), of any number. A function is recorded by its own name and is given
+            the targets and the predictions of all rows, to which the loss's link is applied: probabilities,
+            see `predict_proba` (outputs, of a loss of your own without `predictions`); and weights of the
+            validation if it has an argument `sample_weight`.
 
         Returns
         -------
@@ -429,13 +443,23 @@ class Trainer:
                         f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
                     )
                 validation = _data_set("validation ", *validation)
+            split = _checks.real_number("validation_split", validation_split, 0, 1, "[)")
+            if split and validation is not None:
+                raise ValueError("validation_split must be 0 where validation is given")
+            if split:
+                (x, t, sample_weight), validation = _split(x, t, sample_weight, split)
+            judged = resolved(metrics)
+            if judged and validation is None:
+                raise ValueError("metrics need validation data: give validation or validation_split")
+            judged = self._beside_the_loss(judged)
             callbacks = _callbacks(callbacks)
             if progress is not None:
                 _checks.flag("progress", progress)
             scale = input_scale(self.net, scale)
             y = self._check_fit("", x, t, scale)
             if validation is not None:
-                self._check_fit("validation ", *validation[:2], scale)
+                y_of_validation = self._check_fit("validation ", *validation[:2], scale)
+                self._check_metrics(judged, y_of_validation, *validation[1:])
             if not isinstance(weight_mean, str):
                 weight_mean = _checks.real_number("weight_mean", weight_mean, 0, None, "(]")
             else:
@@ -446,7 +470,7 @@ class Trainer:
             per_row = sample_weight is not None and weight_mean != "batch"
             if per_row:
                 sample_weight = _over_mean(sample_weight, weight_mean)
-            history = History(self._recorded(validation))
+            history = History([*self._recorded(validation), *(f"val_{metric.name}" for metric in judged)])
             resume = _checks.flag("resume", resume)
             accumulate = _checks.integer("accumulate", accumulate, 1)
             part, batch_size = batch_size, min(batch_size * accumulate, max(len(x), 1))
@@ -474,7 +498,8 @@ class Trainer:
                         if not whole or interrupts.noted:
                             break
                         if validation is not None:
-                            figures = self.evaluate(*validation, scale=scale)
+                            options: dict[str, Any] = {"metrics": judged} if judged else {}
+                            figures = self.evaluate(*validation, scale=scale, **options)
                             history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
                         ends = _call(after_epochs, "__call__", self, history, interrupts)
                         stop = ends or stop or interrupts.noted
@@ -569,6 +594,32 @@ class Trainer:
             raise type(error)(f"{prefix}{error}") from None
         return y
 
+    def _check_metrics(self, metrics: list[Metric], y: Array, t: Array, sample_weight: Array | None) -> None:
+        """Refuse metrics for which these validation data, whose first outputs are y, will not do."""
+        for metric in metrics:
+            if sample_weight is not None and not metric.weighs:
+                raise ValueError(f"metrics: {metric.name} takes no sample_weight, which the validation has")
+            if metric.own:  # what a function makes of a single row only its author knows
+                continue
+            try:
+                metric.value(self._gather(t, slice(1)), self._predictions(y), None)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"metrics: {error}") from None
+
+    def _beside_the_loss(self, metrics: list[Metric]) -> list[Metric]:
+        """Return metrics but for an accuracy, which this loss may have itself."""
+        if not hasattr(self.loss, "correct"):
+            return metrics
+        for metric in metrics:
+            if metric.name == "accuracy" and metric.own:
+                raise ValueError('metrics: the loss has an "accuracy" itself, give yours another name')
+        return [metric for metric in metrics if metric.name != "accuracy"]
+
+    def _predictions(self, y: Any) -> Any:
+        """Return what the loss makes of outputs, and of a loss that does not say these."""
+        predictions = getattr(self._criterion, "predictions", None)
+        return y if predictions is None else predictions(y)
+
     def _weigh_classes(self, class_weight: Any, t: Array, sample_weight: Array | None, y: Array) -> Array:
         """Return the weights of the rows times those of their classes, as many as there are outputs y."""
         if not hasattr(self.loss, "labels"):
@@ -602,6 +653,32 @@ class Trainer:
         """
         net = self.net if self.averaged is None else self.averaged
         y: Array = net.predict(x, batch_size, scale)
+        return y
+
+    def predict_proba(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
+        """Return what the loss makes of the outputs for x, its `y`.
+
+        The softmax for SoftmaxCrossEntropy and the sigmoid for SigmoidCrossEntropy, probabilities; exp for
+        Poisson, means; otherwise the outputs themselves.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+        batch_size : int >= 1 or None
+        scale : float
+            As for `Sequential.predict`.
+
+        Raises
+        ------
+        TypeError
+            For a loss of your own, which does not say what it makes of outputs: without `predictions(y)`.
+        """
+        if not hasattr(self.loss, "predictions"):
+            raise TypeError(
+                "predict_proba needs a loss that has predictions(y), what it makes of outputs; "
+                f"predict returns these, got {_checks.shown(self.loss)}"
+            )
+        y: Array = self.loss.predictions(self.predict(x, batch_size, scale))
         return y
 
     def _order(self, n: int) -> Array:
@@ -683,7 +760,14 @@ class Trainer:
         return a[rows]
 
     def evaluate(
-        self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024, scale: float = 1.0
+        self,
+        x: Any,
+        t: Any,
+        sample_weight: Any = None,
+        batch_size: int = 1024,
+        scale: float = 1.0,
+        *,
+        metrics: Any = (),
     ) -> dict[str, float]:
         """Return the loss over a data set and, for classification, the accuracy.
 
@@ -693,15 +777,18 @@ class Trainer:
             As for `fit`.
         batch_size : int >= 1
             Rows at a time; the result is that of all rows at once.
+        metrics : list
+            As for `fit`.
 
         Returns
         -------
         dict
-            "loss", and where the loss is one of classification "accuracy", in [0, 1].
+            "loss", where the loss is one of classification "accuracy", in [0, 1], and the metrics.
         """
         x, t, sample_weight = _data_set("", x, t, sample_weight)
         batch_size = _checks.integer("batch_size", batch_size, 1)
         scale = input_scale(self.net, scale)
+        judged, outputs = self._beside_the_loss(resolved(metrics)), []
         reader = copy.copy(self)  # so that what backward needs stays
         criterion = reader.loss = copy.copy(self._criterion)
         correct = getattr(criterion, "correct", None)
@@ -709,16 +796,25 @@ class Trainer:
         for rows in data.batches(len(x), batch_size):
             weights = None if sample_weight is None else sample_weight[rows]
             share = rows.stop - rows.start if weights is None else float(weights.sum())
-            if share == 0:
+            if share == 0 and not judged:
                 continue
             look()
             labels = self._gather(t, rows)
-            loss += share * reader._loss(self._predict(self._inputs(x, rows, scale)), labels, weights)
+            y = self._predict(self._inputs(x, rows, scale))
+            if judged:
+                outputs.append(reader._predictions(y))
+            if share == 0:
+                continue
+            loss += share * reader._loss(y, labels, weights)
             if correct is not None:
                 right = correct(criterion.y, labels)
                 hits += float(right.sum() if weights is None else weights @ right)
             total += share
-        return {"loss": loss / total} | ({} if correct is None else {"accuracy": hits / total})
+        figures = {"loss": loss / total} | ({} if correct is None else {"accuracy": hits / total})
+        if judged:
+            predicted = np.concatenate(outputs)
+            figures |= {metric.name: metric.value(t, predicted, sample_weight) for metric in judged}
+        return figures
 
     # Files
 
@@ -916,6 +1012,20 @@ def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[A
     if sample_weight is not None:
         sample_weight = _checks.sample_weights(f"{prefix}sample_weight", sample_weight, len(x))[0]
     return x, t, sample_weight
+
+
+def _split(
+    x: Array, t: Array, sample_weight: Array | None, share: float
+) -> tuple[tuple[Array, Array, Array | None], tuple[Array, Array, Array | None]]:
+    """Return a data set without the last share of its rows, and these; ValueError if either is empty."""
+    kept = math.floor(len(x) * (1 - share) + 1e-6)  # what 1 - share lacks is no row
+    if not 0 < kept < len(x):
+        raise ValueError(f"validation_split must leave rows on both sides, got {share} of {len(x)} rows")
+    first, last = (
+        _data_set(prefix, x[rows], t[rows], None if sample_weight is None else sample_weight[rows])
+        for prefix, rows in (("", slice(kept)), ("validation ", slice(kept, None)))
+    )
+    return first, last
 
 
 def _callbacks(callbacks: Any) -> tuple[Any, ...]:
