@@ -186,8 +186,8 @@ def test_the_flags_are_read_right():
 # Python
 
 NUMPY_ONLY = {
-    *("_checks", "_interrupts", "callbacks", "checkpoint", "data", "groups", "init", "metrics", "reference"),
-    *("schedules", "sparse"),
+    *("_checks", "_html", "_interrupts", "_progress", "callbacks", "checkpoint", "data", "groups", "init"),
+    *("metrics", "reference", "schedules", "sparse"),
 }
 OPTIONAL = {
     "tqdm",
@@ -198,6 +198,7 @@ OPTIONAL = {
     "threadpoolctl",
     "typing_extensions",
     "optuna",
+    "pandas",
     "gymnasium",
     "stable_baselines3",
     "torch",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["History"]
 
 FIGURES = ("loss", "val_loss", "val_accuracy")  # that have a name even where they are not recorded
+SHOWN_EPOCHS = 20  # in a notebook, the last ones
 LONGEST_MEAN = 1000  # steps; longer sums take longer to draw than to look at
 
 
@@ -181,6 +182,62 @@ class History:
             return values
         first, last = [0, 0, *self._epoch_steps[-2:]][-2:]
         return values[first:last]
+
+    def to_pandas(self, by: str = "epoch") -> Any:
+        """Return the figures as a frame of pandas.
+
+        Parameters
+        ----------
+        by : "epoch" or "step"
+
+        Returns
+        -------
+        DataFrame
+            A row an epoch, from 1: "loss", the mean `epoch_loss`, the other figures recorded, and "steps" and
+            "seconds", see `epoch_steps`; NaN where a figure has no number yet. A figure of more numbers than
+            epochs is left out. Or a row a step, from 1: "epoch", to which it belongs, and the figures that
+            have a number for each step, "loss" first.
+
+        Raises
+        ------
+        ImportError
+            Without the package pandas.
+        TypeError, ValueError
+            If `by` is neither.
+        """
+        columns = (
+            self._by_epoch() if _checks.choice("by", by, ("epoch", "step")) == "epoch" else self._by_step()
+        )
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ImportError("to_pandas needs the package pandas") from None
+        rows = self.epochs if by == "epoch" else self.steps
+        return pd.DataFrame(columns, index=pd.RangeIndex(1, rows + 1, name=by))
+
+    def _by_epoch(self) -> dict[str, Array]:
+        """Return the figures of the epochs by name, each as long as there are epochs."""
+        columns = {"loss": self.epoch_loss} if "loss" in self.recorded else {}
+        for name in self.recorded:
+            values = self[name]
+            if name != "loss" and len(values) <= self.epochs:
+                columns[name] = np.pad(values, (0, self.epochs - len(values)), constant_values=np.nan)
+        return columns | {"steps": self.epoch_steps, "seconds": self.seconds}
+
+    def _by_step(self) -> dict[str, Array]:
+        """Return the figures of the steps by name."""
+        epochs = np.searchsorted(self.epoch_steps, np.arange(1, self.steps + 1)) + 1
+        figures = {name: self[name] for name in self.recorded if len(self._figures[name]) == self.steps}
+        return {"epoch": epochs} | figures
+
+    def _repr_html_(self) -> str:
+        """Return the last epochs as a table, for notebooks."""
+        from .. import _html
+
+        columns = self._by_epoch()
+        shown = range(max(0, self.epochs - SHOWN_EPOCHS), self.epochs)
+        rows = [[str(i + 1), *(f"{column[i]:.4g}" for column in columns.values())] for i in shown]
+        return _html.table(["epoch", *columns], rows, repr(self))
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss of each step, its moving average and the figures on the validation data.

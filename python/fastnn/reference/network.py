@@ -383,6 +383,23 @@ class Sequential:
 
         "T x dim" are an embedding's, of T indices a row, and "?" those of a layer of your own.
         """
+        rows, total = self._table()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{n:>{widths[0]}}  {name:<{widths[1]}}  {out:>{widths[2]}}  {count:>{widths[3]}}".rstrip()
+            for n, name, out, count in rows
+        ]
+        return "\n".join([*lines, total])
+
+    def _repr_html_(self) -> str:
+        """Return `summary` as a table, for notebooks."""
+        from .. import _html
+
+        (head, *rows), total = self._table()
+        return _html.table(head, rows, total)
+
+    def _table(self) -> tuple[list[tuple[str, str, str, str]], str]:
+        """Return the rows of `summary`, their heads first, and what stands below them."""
         rows, width = [("", "layer", "outputs", "parameters")], ""
         for name, layer in _layers.each_layer(self.layers):
             block = isinstance(layer, _layers.Residual)
@@ -400,12 +417,7 @@ class Sequential:
             rows.append((name[:-1], type(layer).__name__, "" if block else width, parameters))
         total = sum(p.size for p in self.params.values())
         bytes_each = 0 if self.dtype is None else self.dtype.itemsize
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            f"{n:>{widths[0]}}  {name:<{widths[1]}}  {out:>{widths[2]}}  {count:>{widths[3]}}".rstrip()
-            for n, name, out, count in rows
-        ]
-        return "\n".join([*lines, f"{total:,} parameters, {self.dtype}, {total * bytes_each:,} bytes"])
+        return rows, f"{total:,} parameters, {self.dtype}, {total * bytes_each:,} bytes"
 
     def architecture(self) -> list[dict[str, Any]]:
         """Return the layers as JSON can hold them, [{"layer": class name, argument: value, ...}, ...].

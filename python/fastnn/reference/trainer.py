@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .. import _checks, checkpoint, data
+from .. import _checks, _progress, checkpoint, data
 from .._interrupts import Interrupts, look
 from ..callbacks import Checkpoint, EarlyStopping, Told, entered, left, packed, take_up, tell, unpacked
 from ..metrics import Metric, resolved
@@ -335,7 +335,7 @@ class Trainer:
         shuffle: bool = True,
         validation: tuple[Any, ...] | None = None,
         callbacks: Iterable[Callable[[Any, History], Any]] = (),
-        progress: bool | None = None,
+        progress: bool | str | None = None,
         sample_weight: Any = None,
         class_weight: Any = None,
         scale: float = 1.0,
@@ -367,9 +367,11 @@ class Trainer:
         callbacks : iterable of functions (trainer, history)
             Called after each epoch; True ends the training. Objects may be called at other times as
             well, see `fastnn.callbacks`.
-        progress : bool or None
-            Whether to show a bar, with the loss and the samples a second, which takes the package tqdm (the
-            extra fastnn-cpu[progress]); None: if tqdm is there and standard error is a terminal.
+        progress : bool, "epochs" or None
+            Whether to show a bar, with the loss, the samples a second and the figures of the last epoch,
+            which takes the package tqdm (the extra fastnn-cpu[progress]); None: if tqdm is there and this is
+            a notebook, or standard error a terminal. "epochs": a line with the figures of each epoch, on
+            standard output.
         sample_weight : array, shape (N,), or None
             Finite, >= 0. A batch the weights of which are all 0 is passed over.
         class_weight : dict of label: weight, array, shape (C,), "balanced" or None
@@ -453,8 +455,7 @@ class Trainer:
                 raise ValueError("metrics need validation data: give validation or validation_split")
             judged = self._beside_the_loss(judged)
             callbacks = _callbacks(callbacks)
-            if progress is not None:
-                _checks.flag("progress", progress)
+            _progress.check(progress)
             scale = input_scale(self.net, scale)
             y = self._check_fit("", x, t, scale)
             if validation is not None:
@@ -480,7 +481,7 @@ class Trainer:
             outer = {name: value for name, value in self.__dict__.items() if name in OF_A_FIT}
             try:
                 try:
-                    bar = _progress_bar(progress, epochs * steps)
+                    bar = _progress.shown(progress, epochs * steps, epochs)
                     for name in outer:  # of a fit in a callback of which this is one
                         del self.__dict__[name]
                     if per_row:
@@ -492,6 +493,8 @@ class Trainer:
                     begun = self.steps
                     stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
                     while history.epochs < epochs and not stop:
+                        if bar is not None:
+                            bar.begin_epoch(history.epochs + 1)
                         order = self._order(len(x)) if shuffle else None
                         batches = x, t, sample_weight, order, batch_size, scale
                         stop, whole = self._fit_epoch(batches, callbacks, history, bar, interrupts)
@@ -502,6 +505,8 @@ class Trainer:
                             figures = self.evaluate(*validation, scale=scale, **options)
                             history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
                         ends = _call(after_epochs, "__call__", self, history, interrupts)
+                        if bar is not None:
+                            bar.end_epoch(history)
                         stop = ends or stop or interrupts.noted
                 except KeyboardInterrupt:
                     if interrupts.leaves:
@@ -566,7 +571,7 @@ class Trainer:
             if bar is not None and losses:
                 samples = min((history.steps - first) * batch_size, len(x))
                 loss = history.mean_loss(history.steps - len(losses))
-                _show(bar, len(losses), loss, samples / (perf_counter() - begun))
+                bar.steps(len(losses), loss, samples / (perf_counter() - begun))
             stop = _call(callbacks, "on_slice", self, history, interrupts)
             if stop or interrupts.noted:
                 break
@@ -920,6 +925,15 @@ class Trainer:
         """Return the state of a copy, which no `fit` trains."""
         return {name: value for name, value in self.__dict__.items() if name not in OF_A_FIT}
 
+    def _repr_html_(self) -> str:
+        """Return the parts and what was done as a table, for notebooks."""
+        from .. import _html
+
+        options = ("loss", "optimizer", "clip_norm", "seed", "average", "nonfinite", "epochs", "steps")
+        rows = [(name, str(getattr(self, name))) for name in options]
+        net = getattr(self.net, "_repr_html_", None)
+        return _html.table(("Trainer", ""), rows) + ("" if net is None else net())
+
     def __repr__(self) -> str:
         """Return the parts and what was done."""
         return (
@@ -1090,27 +1104,3 @@ def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
     if not ((weights >= 0) & (weights < math.inf)).all():
         raise ValueError("class_weight must hold finite numbers >= 0")
     return weights
-
-
-def _progress_bar(progress: bool | None, total: int) -> Any:
-    """Return a tqdm bar, or None where none is wanted."""
-    if progress is None:
-        import sys
-
-        if sys.stderr is None or not sys.stderr.isatty():
-            return None
-    elif not _checks.flag("progress", progress):
-        return None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        if progress is None:
-            return None
-        raise ImportError("progress=True needs the package tqdm: pip install fastnn-cpu[progress]") from None
-    return tqdm(total=total, unit="step")
-
-
-def _show(bar: Any, steps: int, loss: float, samples_per_second: float) -> None:
-    """Move a bar on by the steps of a slice, and show their loss."""
-    bar.update(steps)
-    bar.set_postfix_str(f"loss {loss:.4f}, {samples_per_second:.0f} samples/s", refresh=False)
