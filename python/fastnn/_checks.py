@@ -340,10 +340,22 @@ def as_labels(t: Array) -> Array:
         return column if column.ndim == 1 else t
     if column.dtype.kind == "b":
         return column.view(np.uint8)
-    if column.dtype.kind == "f" and (np.abs(column) < LONGEST).all():
-        whole = column.astype(np.int64)
-        return whole if (whole == column).all() else t
+    if column.dtype.kind == "f":
+        wide = column.astype(FLOATS[1], copy=False)  # in float16 the bound is infinity
+        if (np.abs(wide) < LONGEST).all():
+            whole = wide.astype(np.int64)
+            return whole if (whole == wide).all() else t
     return t
+
+
+def other_labels(t: Any) -> Array | None:
+    """Return targets that are plainly labels, but no integers (N,), as such; None for anything else."""
+    try:
+        array = as_array("t", t)
+    except TypeError:
+        return None
+    labels = as_labels(array)
+    return None if labels is array else labels
 
 
 def sample_weights(name: str, value: Any, rows: int) -> tuple[Array, float]:

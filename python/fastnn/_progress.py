@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import _checks
 
 if TYPE_CHECKING:
@@ -15,11 +17,10 @@ __all__ = ["Bar", "Lines", "check", "shown"]
 
 
 def check(progress: Any) -> None:
-    """Refuse what is not True, False, None or "epochs": TypeError or ValueError."""
-    if isinstance(progress, str):
-        _checks.choice("progress", progress, ("epochs",))
-    elif progress is not None:
-        _checks.flag("progress", progress)
+    """Refuse what is not True, False, None or "epochs": TypeError."""
+    named = progress is None or (isinstance(progress, str) and progress == "epochs")
+    if not named and not isinstance(progress, (bool, np.bool_)):
+        raise TypeError(f'progress must be True or False, None or "epochs", got {_checks.shown(progress)}')
 
 
 def shown(progress: Any, steps: int | None, epochs: int) -> Bar | Lines | None:

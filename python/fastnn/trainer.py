@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import _core, losses, optimizers
+from . import _checks, _core, losses, optimizers
 from ._sharing import exclusive, locks_of, shared
 from .layers import documented
 from .network import Sequential
@@ -60,7 +60,13 @@ class Trainer(reference.Trainer):
 
     def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
         compiled = getattr(self.net, "_compiled", None)
-        loss: float | None = None if compiled is None else compiled.step(self, x, t, sample_weight)
+        try:
+            loss: float | None = None if compiled is None else compiled.step(self, x, t, sample_weight)
+        except (TypeError, ValueError):
+            labels = _checks.other_labels(t) if hasattr(self.loss, "plain_targets") else None
+            if labels is None:
+                raise
+            return self.step(x, labels, sample_weight)
         if loss is None:
             return self._step_by_layers(x, t, sample_weight)
         if not math.isfinite(loss):

@@ -56,6 +56,8 @@ NAMES = [
     "schedules",
     "data",
     "callbacks",
+    "metrics",
+    "Residual",
 ]
 
 

@@ -144,7 +144,8 @@ class SoftmaxCrossEntropy(Loss):
     logarithm of 0.
 
     Targets are labels, integers (N,) in [0, C), or rows of probabilities (N, C), numbers >= 0 that sum to 1
-    (one-hot or soft). `y` holds the softmax.
+    (one-hot or soft). What is plainly labels is taken as such: booleans, whole floats, a column (N, 1). `y`
+    holds the softmax.
 
     Parameters
     ----------
@@ -185,6 +186,7 @@ class SoftmaxCrossEntropy(Loss):
             if not ((rows >= 0).all() and (abs(rows.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all()):
                 raise ValueError("t must hold labels, or rows of numbers >= 0 that sum to 1")
             return rows
+        t = _checks.as_labels(t)
         if t.ndim == 1 and t.dtype.kind not in "iu":
             raise TypeError(f"t must hold integers, or numbers of shape {x.shape}, got {_checks.shown(t)}")
         if t.shape != (len(x),):
@@ -219,8 +221,14 @@ class SoftmaxCrossEntropy(Loss):
         return slope
 
     @staticmethod
-    def check_labels(x: Array, t: Array) -> None:
+    def plain_targets(x: Array, t: Array) -> Array:
+        """Return targets t (M, ...) for logits x (N, C): labels as integers (M,), rows as they are."""
+        return t if t.shape[1:] == x.shape[1:] else _checks.as_labels(t)
+
+    @classmethod
+    def check_labels(cls, x: Array, t: Array) -> None:
         """Raise ValueError unless all labels t (M,), if such they are, are classes of logits x (N, C)."""
+        t = cls.plain_targets(x, t)
         if t.ndim == 1:
             _checks.indices("t", t, x.shape[1])
 
@@ -236,7 +244,8 @@ class SoftmaxCrossEntropy(Loss):
     @staticmethod
     def correct(y: Array, t: Any) -> Array:
         """Return, for each row, 1.0 if the greatest prediction is that of the label, else 0.0."""
-        labels = np.asarray(t)
+        t = np.asarray(t)
+        labels = t if t.shape == y.shape else _checks.as_labels(t)
         return np.asarray(
             y.argmax(axis=1) == (labels if labels.ndim == 1 else labels.argmax(axis=1)), dtype=np.float64
         )

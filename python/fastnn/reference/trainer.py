@@ -458,8 +458,14 @@ class Trainer:
             _progress.check(progress)
             scale = input_scale(self.net, scale)
             y = self._check_fit("", x, t, scale)
+            t = self._plain_targets(y, t)
             if validation is not None:
                 y_of_validation = self._check_fit("validation ", *validation[:2], scale)
+                validation = (
+                    validation[0],
+                    self._plain_targets(y_of_validation, validation[1]),
+                    validation[2],
+                )
                 self._check_metrics(judged, y_of_validation, *validation[1:])
             if not isinstance(weight_mean, str):
                 weight_mean = _checks.real_number("weight_mean", weight_mean, 0, None, "(]")
@@ -611,6 +617,11 @@ class Trainer:
             except (TypeError, ValueError) as error:
                 raise type(error)(f"metrics: {error}") from None
 
+    def _plain_targets(self, y: Any, t: Array) -> Array:
+        """Return targets for outputs y in the form that the loss takes at no cost."""
+        plain = getattr(self.loss, "plain_targets", None)
+        return t if plain is None else plain(y, t)
+
     def _beside_the_loss(self, metrics: list[Metric]) -> list[Metric]:
         """Return metrics but for an accuracy, which this loss may have itself."""
         if not hasattr(self.loss, "correct"):
@@ -648,6 +659,8 @@ class Trainer:
 
     def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
         """Return the outputs for x, computed with `train=False`, of the average if there is one.
+
+        For a loss of classes they are logits: see `predict_proba`.
 
         Parameters
         ----------
@@ -804,8 +817,10 @@ class Trainer:
             if share == 0 and not judged:
                 continue
             look()
-            labels = self._gather(t, rows)
             y = self._predict(self._inputs(x, rows, scale))
+            if rows.start == 0:
+                t = self._plain_targets(y, t)
+            labels = self._gather(t, rows)
             if judged:
                 outputs.append(reader._predictions(y))
             if share == 0:
