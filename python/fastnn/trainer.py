@@ -75,6 +75,7 @@ class Trainer(reference.Trainer):
 
     _step_by_layers = exclusive(reference.Trainer.step)
     fit = exclusive(reference.Trainer.fit)
+    fit_batches = exclusive(reference.Trainer.fit_batches)
     save = shared(reference.Trainer.save)
     evaluate = shared(reference.Trainer.evaluate)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import suppress
 from itertools import islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from warnings import warn
 
 import numpy as np
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
     from .._checks import Array
     from ..checkpoint import Path
+
+    _Slice = tuple[Sequence[float], Sequence[float], int]  # losses and shares of steps, rows so far
 
 __all__ = ["History", "Trainer"]
 
@@ -439,12 +443,7 @@ class Trainer:
             epochs = _checks.integer("epochs", epochs, 0)
             batch_size = _checks.integer("batch_size", batch_size, 1)
             shuffle = _checks.flag("shuffle", shuffle)
-            if validation is not None:
-                if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-                    raise TypeError(
-                        f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
-                    )
-                validation = _data_set("validation ", *validation)
+            validation = _validation(validation)
             split = _checks.real_number("validation_split", validation_split, 0, 1, "[)")
             if split and validation is not None:
                 raise ValueError("validation_split must be 0 where validation is given")
@@ -459,14 +458,7 @@ class Trainer:
             scale = input_scale(self.net, scale)
             y = self._check_fit("", x, t, scale)
             t = self._plain_targets(y, t)
-            if validation is not None:
-                y_of_validation = self._check_fit("validation ", *validation[:2], scale)
-                validation = (
-                    validation[0],
-                    self._plain_targets(y_of_validation, validation[1]),
-                    validation[2],
-                )
-                self._check_metrics(judged, y_of_validation, *validation[1:])
+            validation = self._check_validation(validation, judged, scale)
             if not isinstance(weight_mean, str):
                 weight_mean = _checks.real_number("weight_mean", weight_mean, 0, None, "(]")
             else:
@@ -477,58 +469,172 @@ class Trainer:
             per_row = sample_weight is not None and weight_mean != "batch"
             if per_row:
                 sample_weight = _over_mean(sample_weight, weight_mean)
-            history = History([*self._recorded(validation), *(f"val_{metric.name}" for metric in judged)])
             resume = _checks.flag("resume", resume)
             accumulate = _checks.integer("accumulate", accumulate, 1)
             part, batch_size = batch_size, min(batch_size * accumulate, max(len(x), 1))
             steps = -(-len(x) // batch_size) - self._joins(len(x), batch_size)
-            own = entered(callbacks, history)
-            bar, begun = None, self.steps
-            outer = {name: value for name, value in self.__dict__.items() if name in OF_A_FIT}
+
+            def epoch(history: History, bar: Any) -> tuple[bool, bool]:
+                order = self._order(len(x)) if shuffle else None
+                batches = x, t, sample_weight, order, batch_size, scale
+                return self._fit_epoch(batches, callbacks, history, bar, interrupts)
+
+            within: dict[str, Any] = {"_per_row": True} if per_row else {}
+            within |= {"_part": part} if part < batch_size else {}
+            judge = _Judge(validation, judged, scale)
+            show = progress, epochs * steps
+            return self._train(epoch, epochs, judge, callbacks, show, resume, within, interrupts)
+
+    def fit_batches(
+        self,
+        batches: Iterable[Any],
+        steps: int | None = None,
+        epochs: int = 1,
+        validation: tuple[Any, ...] | None = None,
+        callbacks: Iterable[Callable[[Any, History], Any]] = (),
+        progress: bool | str | None = None,
+        scale: float = 1.0,
+        *,
+        metrics: Any = (),
+        resume: bool = True,
+    ) -> History:
+        """Train on batches as they come: of a generator, or anything else that yields them.
+
+        Each is a step, as `step` does it; history, callbacks and Ctrl-C are as in `fit`. A slice is a step.
+
+        Parameters
+        ----------
+        batches : iterable of (x, t) or (x, t, sample_weight)
+            As for `step`. A batch the weights of which are all 0 is passed over.
+        steps : int >= 1 or None
+            Batches an epoch: of a generator the next ones; what can begin again, a list say, goes on where
+            the epoch before has ended, and begins again at its end. None: an epoch is all batches, and more
+            than one epoch needs what can begin again.
+        epochs : int >= 0
+        validation, callbacks, progress, scale, metrics, resume
+            As for `fit`.
+
+        Returns
+        -------
+        History
+            Where a generator ends before the last epoch does, the training ends, the epoch counts as far as
+            it came, and a UserWarning says so.
+
+        Raises
+        ------
+        KeyboardInterrupt, FloatingPointError, ImportError
+            As from `fit`.
+        TypeError, ValueError
+            If an argument does not fit, or a batch; the steps before it stay done.
+        """
+        with Interrupts() as interrupts:
+            epochs = _checks.integer("epochs", epochs, 0)
+            stream = _Stream(batches, steps, epochs)
+            validation = _validation(validation)
+            judged = resolved(metrics)
+            if judged and validation is None:
+                raise ValueError("metrics need validation data")
+            judged = self._beside_the_loss(judged)
+            callbacks = _callbacks(callbacks)
+            _progress.check(progress)
+            scale = input_scale(self.net, scale)
+            resume = _checks.flag("resume", resume)
+            if epochs:
+                x, t = stream.look()[:2]
+                if type(self.loss) in self.loss_classes.values():
+                    self._check_fit("", *_data_set("", x, t)[:2], scale)
+            validation = self._check_validation(validation, judged, scale)
+
+            def epoch(history: History, bar: Any) -> tuple[bool, bool]:
+                if not stream.begin():
+                    return True, False
+                slices = self._steps_of(stream.epoch(), scale)
+                stop, whole = self._fit_slices(slices, stream.rest, callbacks, history, bar, interrupts)
+                return stop or stream.ended, whole
+
+            judge = _Judge(validation, judged, scale)
+            show = progress, None if stream.size is None else epochs * stream.size
+            history = self._train(epoch, epochs, judge, callbacks, show, resume, {}, interrupts)
+            if stream.ended:
+                warn(
+                    f"batches ended after {stream.done} steps of epoch {stream.begun} of {epochs}: the "
+                    "training has ended there",
+                    stacklevel=2,
+                )
+            return history
+
+    def _steps_of(self, batches: Iterable[Any], scale: float) -> Iterator[_Slice]:
+        """Do the steps of batches; yield each as a slice."""
+        rows = 0
+        for x, t, sample_weight in batches:
+            if sample_weight is not None and not np.any(sample_weight):
+                continue
+            loss = self.step(scaled(x, scale, getattr(self.net, "dtype", None)), t, sample_weight)
+            rows += len(x)
+            yield [loss], [len(x) if sample_weight is None else float(np.sum(sample_weight))], rows
+
+    def _train(
+        self,
+        epoch: Callable[[History, Any], tuple[bool, bool]],
+        epochs: int,
+        judge: _Judge,
+        callbacks: tuple[Any, ...],
+        show: tuple[Any, int | None],
+        resume: bool,
+        within: Mapping[str, Any],
+        interrupts: Interrupts,
+    ) -> History:
+        """Do epochs, with what comes before, between and after them; see `fit`.
+
+        `epoch` does the steps of one and returns whether the training is to end and whether all were done;
+        `show` is the argument `progress` and the number of steps, and `within` what the trainer has as
+        attributes meanwhile.
+        """
+        validation, judged, scale = judge
+        history = History([*self._recorded(validation), *(f"val_{metric.name}" for metric in judged)])
+        own = entered(callbacks, history)
+        bar, begun = None, self.steps
+        outer = {name: value for name, value in self.__dict__.items() if name in OF_A_FIT}
+        try:
             try:
-                try:
-                    bar = _progress.shown(progress, epochs * steps, epochs)
-                    for name in outer:  # of a fit in a callback of which this is one
-                        del self.__dict__[name]
-                    if per_row:
-                        self._per_row = True
-                    if part < batch_size:
-                        self._part = part
-                    self._begin(callbacks, history, interrupts, resume)
-                    after_epochs = tuple(sorted(callbacks, key=lambda c: isinstance(c, Checkpoint)))
-                    begun = self.steps
-                    stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
-                    while history.epochs < epochs and not stop:
-                        if bar is not None:
-                            bar.begin_epoch(history.epochs + 1)
-                        order = self._order(len(x)) if shuffle else None
-                        batches = x, t, sample_weight, order, batch_size, scale
-                        stop, whole = self._fit_epoch(batches, callbacks, history, bar, interrupts)
-                        if not whole or interrupts.noted:
-                            break
-                        if validation is not None:
-                            options: dict[str, Any] = {"metrics": judged} if judged else {}
-                            figures = self.evaluate(*validation, scale=scale, **options)
-                            history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
-                        ends = _call(after_epochs, "__call__", self, history, interrupts)
-                        if bar is not None:
-                            bar.end_epoch(history)
-                        stop = ends or stop or interrupts.noted
-                except KeyboardInterrupt:
-                    if interrupts.leaves:
-                        raise
-                    history.interrupted = True
-                    self._catch_up(history, begun)
-                finally:
-                    for name in OF_A_FIT:
-                        self.__dict__.pop(name, None)
-                    self.__dict__.update(outer)
+                bar = _progress.shown(*show, epochs)
+                for name in outer:  # of a fit in a callback of which this is one
+                    del self.__dict__[name]
+                self.__dict__.update(within)
+                self._begin(callbacks, history, interrupts, resume)
+                after_epochs = tuple(sorted(callbacks, key=lambda c: isinstance(c, Checkpoint)))
+                begun = self.steps
+                stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
+                while history.epochs < epochs and not stop:
                     if bar is not None:
-                        bar.close()
-                history.interrupted |= interrupts.noted
-                _call(callbacks, "on_fit_end", self, history, interrupts)
+                        bar.begin_epoch(history.epochs + 1)
+                    stop, whole = epoch(history, bar)
+                    if not whole or interrupts.noted:
+                        break
+                    if validation is not None:
+                        x, t, sample_weight = validation
+                        options: dict[str, Any] = {"metrics": judged} if judged else {}
+                        figures = self.evaluate(x, t, sample_weight, scale=scale, **options)
+                        history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
+                    ends = _call(after_epochs, "__call__", self, history, interrupts)
+                    if bar is not None:
+                        bar.end_epoch(history)
+                    stop = ends or stop or interrupts.noted
+            except KeyboardInterrupt:
+                if interrupts.leaves:
+                    raise
+                history.interrupted = True
+                self._catch_up(history, begun)
             finally:
-                left(own, history)
+                for name in OF_A_FIT:
+                    self.__dict__.pop(name, None)
+                self.__dict__.update(outer)
+                if bar is not None:
+                    bar.close()
+            history.interrupted |= interrupts.noted
+            _call(callbacks, "on_fit_end", self, history, interrupts)
+        finally:
+            left(own, history)
         history.interrupted |= interrupts.noted  # if too late to end anything
         return history
 
@@ -569,23 +675,48 @@ class Trainer:
     ) -> tuple[bool, bool]:
         """Do the steps of an epoch; return whether a callback says to stop and whether all were done."""
         x, _, sample_weight, order, batch_size, _ = batches
+
+        def shares() -> Iterator[float]:
+            return self._shares(len(x), sample_weight, order, batch_size)
+
+        def slices() -> Iterator[_Slice]:
+            done, of_steps = 0, shares()
+            for losses in self._run_epoch(*batches):
+                done += len(losses)
+                yield losses, list(islice(of_steps, len(losses))), min(done * batch_size, len(x))
+
+        def rest(done: int) -> bool:
+            return done < sum(1 for _ in shares())
+
+        return self._fit_slices(slices(), rest, callbacks, history, bar, interrupts)
+
+    def _fit_slices(
+        self,
+        slices: Iterable[_Slice],
+        rest: Callable[[int], bool],
+        callbacks: tuple[Any, ...],
+        history: History,
+        bar: Any,
+        interrupts: Interrupts,
+    ) -> tuple[bool, bool]:
+        """Do the slices of an epoch, of which `rest` says whether any is left after so many steps.
+
+        Return whether a callback says to stop and whether all were done.
+        """
         begun, first, stop = perf_counter(), history.steps, False
-        shares = self._shares(len(x), sample_weight, order, batch_size)
-        for losses in self._run_epoch(*batches):
+        for losses, shares, samples in slices:
             history.extend(loss=losses)
-            history.weigh(islice(shares, len(losses)))
+            history.weigh(shares)
             if bar is not None and losses:
-                samples = min((history.steps - first) * batch_size, len(x))
                 loss = history.mean_loss(history.steps - len(losses))
                 bar.steps(len(losses), loss, samples / (perf_counter() - begun))
             stop = _call(callbacks, "on_slice", self, history, interrupts)
             if stop or interrupts.noted:
                 break
         seconds = perf_counter() - begun
-        if stop or interrupts.noted:
-            planned = sum(1 for _ in self._shares(len(x), sample_weight, order, batch_size))
-            if history.steps - first < planned:
-                return stop, False
+        done = history.steps - first
+        if (stop or interrupts.noted) and rest(done):
+            return stop, False
         self.epochs += 1
         history.end_epoch(seconds)
         return stop, True
@@ -604,6 +735,18 @@ class Trainer:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{prefix}{error}") from None
         return y
+
+    def _check_validation(
+        self, validation: tuple[Any, ...] | None, metrics: list[Metric], scale: float
+    ) -> tuple[Any, ...] | None:
+        """Refuse validation data that do not fit; return them with targets that the loss takes at no cost."""
+        if validation is None:
+            return None
+        x, t, sample_weight = validation
+        y = self._check_fit("validation ", x, t, scale)
+        t = self._plain_targets(y, t)
+        self._check_metrics(metrics, y, t, sample_weight)
+        return x, t, sample_weight
 
     def _check_metrics(self, metrics: list[Metric], y: Array, t: Array, sample_weight: Array | None) -> None:
         """Refuse metrics for which these validation data, whose first outputs are y, will not do."""
@@ -1028,6 +1171,112 @@ class _Sums(dict[str, Any]):
                 grads[name] = total
             else:
                 grads[name][...] = total
+
+
+class _Judge(NamedTuple):
+    """What is judged after each epoch, and how."""
+
+    validation: tuple[Any, ...] | None
+    metrics: list[Metric]
+    scale: float
+
+
+class _Stream:
+    """Batches, an epoch after another.
+
+    Attributes
+    ----------
+    size : int or None
+        The batches of an epoch, if that is known.
+    ended : bool
+        Whether there are no more.
+    begun, done : int
+        The epoch that was begun last, and its batches so far.
+    """
+
+    def __init__(self, batches: Any, steps: Any, epochs: int) -> None:
+        try:
+            self._iterator = iter(batches)
+        except TypeError:
+            raise TypeError(
+                "batches must be an iterable of (x, t) or (x, t, sample_weight), "
+                f"got {_checks.shown(batches)}"
+            ) from None
+        self._batches = batches
+        self._once = self._iterator is batches
+        self._looked: list[Any] = []
+        self._steps = self.size = None if steps is None else _checks.integer("steps", steps, 1)
+        if steps is None:
+            if epochs > 1 and self._once:
+                raise ValueError(
+                    f"steps must be given for {epochs} epochs of batches that cannot begin again, "
+                    f"{_checks.shown(batches)}"
+                )
+            with suppress(TypeError):
+                self.size = len(batches)
+        self.ended = False
+        self.begun = self.done = 0
+
+    def look(self) -> Any:
+        """Return the first batch, which comes again; ValueError if there is none."""
+        if not self._found():
+            raise ValueError("batches must yield at least one batch, got none")
+        return _batch(self._looked[0])
+
+    def _found(self) -> bool:
+        """Look at the next batch; return whether there is one."""
+        self._looked = self._looked or list(islice(self._iterator, 1))
+        return bool(self._looked)
+
+    def begin(self) -> bool:
+        """Begin the next epoch; return whether it has a batch."""
+        self.begun += 1
+        self.done = 0
+        if self._steps is None and self.begun > 1:
+            self._iterator = iter(self._batches)
+        return self._goes_on()
+
+    def _goes_on(self) -> bool:
+        """Look at the next batch, of the first pass or another; return whether there is one."""
+        if not self._found() and not self._once:
+            self._iterator = iter(self._batches)
+        self.ended = not self._found()
+        return not self.ended
+
+    def epoch(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield the batches of the epoch begun."""
+        if self._steps is None:
+            while self._found():
+                yield self._next()
+        else:
+            while self.done < self._steps and self._goes_on():
+                yield self._next()
+
+    def _next(self) -> tuple[Any, Any, Any]:
+        self.done += 1
+        return _batch(self._looked.pop())
+
+    def rest(self, _: int) -> bool:
+        """Return whether the epoch has, or may have, batches left."""
+        return not self.ended and (self.size is None or self.done < self.size)
+
+
+def _batch(batch: Any) -> tuple[Any, Any, Any]:
+    """Return x, t and weights or None; TypeError if it is no batch."""
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        raise TypeError(f"batches must yield (x, t) or (x, t, sample_weight), got {_checks.shown(batch)}")
+    return batch[0], batch[1], batch[2] if len(batch) == 3 else None
+
+
+def _validation(validation: Any) -> tuple[Array, Array, Array | None] | None:
+    """Return validation data, or None, as they are given to `fit`; TypeError or ValueError for others."""
+    if validation is None:
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise TypeError(
+            f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
+        )
+    return _data_set("validation ", *validation)
 
 
 def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[Array, Array, Array | None]:
