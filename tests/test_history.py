@@ -147,6 +147,7 @@ def test_others_watch_a_figure_of_a_callback(module):
             "^a figure needs a name that a history has not, got 'ep",
         ),
         ({"plot": [1.0]}, ValueError, "^a figure needs a name"),
+        ({"epoch": [1.0]}, ValueError, "^a figure needs a name"),
     ],
 )
 def test_what_is_no_figure(figures, error, message):

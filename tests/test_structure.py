@@ -186,7 +186,18 @@ def test_the_flags_are_read_right():
 # Python
 
 NUMPY_ONLY = {
-    *("_checks", "_html", "_interrupts", "_progress", "callbacks", "checkpoint", "data", "groups", "init"),
+    *(
+        "_checks",
+        "_events",
+        "_html",
+        "_interrupts",
+        "_progress",
+        "callbacks",
+        "checkpoint",
+        "data",
+        "groups",
+        "init",
+    ),
     *("metrics", "reference", "schedules", "sparse"),
 }
 OPTIONAL = {

@@ -139,7 +139,7 @@ class History:
         for name, values in figures.items():
             if name != "loss":  # of the steps, which are many
                 values = _numbers(name, values)
-            if name not in self._figures and hasattr(self, name):
+            if name not in self._figures and (hasattr(self, name) or name in ("epoch", "step")):
                 raise ValueError(f"a figure needs a name that a history has not, got {name!r}")
             given[name] = values
         for name, values in given.items():

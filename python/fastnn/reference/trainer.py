@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import _checks, _progress, checkpoint, data
 from .._interrupts import Interrupts, look
-from ..callbacks import Checkpoint, EarlyStopping, Told, entered, left, packed, take_up, tell, unpacked
+from ..callbacks import EarlyStopping, Told, entered, in_order, left, packed, take_up, tell, unpacked
 from ..metrics import Metric, resolved
 from ..sparse import RowSparse
 from . import losses as _losses
@@ -602,7 +602,7 @@ class Trainer:
                     del self.__dict__[name]
                 self.__dict__.update(within)
                 self._begin(callbacks, history, interrupts, resume)
-                after_epochs = tuple(sorted(callbacks, key=lambda c: isinstance(c, Checkpoint)))
+                after_epochs = tuple(sorted(callbacks, key=in_order))
                 begun = self.steps
                 stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
                 while history.epochs < epochs and not stop:
