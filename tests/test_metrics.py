@@ -338,6 +338,22 @@ def test_a_metric_that_is_a_number(module, result):
     assert build(module).evaluate(*data_set(), metrics=[("good", lambda t, y: result)])["good"] == 1
 
 
+def test_a_dict_of_metrics(module):
+    figures = build(module).evaluate(*data_set(), metrics={"f1": own, "best": f1, "top_k": 2})
+    y = build(module).predict_proba(data_set()[0])
+    assert list(figures) == ["loss", "accuracy", "f1", "best", "top_2"]
+    assert figures["f1"] == y.max()
+
+
+def test_a_metric_cannot_change_the_targets(module):
+    x, t = data_set()
+    before = t.copy()
+    with pytest.raises(ValueError, match="read-only"):
+        build(module).evaluate(x, t, metrics=[("bad", lambda y_true, y_pred: y_true.fill(0))])
+    assert_same_bits(t, before)
+    assert t.flags.writeable
+
+
 def test_callbacks_watch_metrics(module):
     x, t = data_set()
     stop = cb.EarlyStopping("val_f1", patience=2)

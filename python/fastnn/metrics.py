@@ -337,11 +337,13 @@ class Metric(NamedTuple):
 
 def resolved(metrics: Any) -> list[Metric]:
     """Return what the argument `metrics` stands for; TypeError or ValueError if it is none."""
-    forms = 'a list of names ("f1"), functions (y_true, y_pred) and pairs (name, function)'
+    forms = (
+        'a list of names ("f1"), functions (y_true, y_pred) and pairs (name, function), or a dict of these'
+    )
     if isinstance(metrics, (str, bytes)) or callable(metrics):
         raise TypeError(f"metrics must be {forms}: write [{_checks.shown(metrics)}]")
     try:
-        metrics = list(metrics)
+        metrics = list(metrics.items() if isinstance(metrics, dict) else metrics)
     except TypeError:
         raise TypeError(f"metrics must be {forms}, got {_checks.shown(metrics)}") from None
     found: dict[str, Metric] = {}

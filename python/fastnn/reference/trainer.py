@@ -409,7 +409,7 @@ class Trainer:
             In the place of `validation`: the share of the rows, with their weights, that are held out of the
             training and evaluated after each epoch. As in Keras they are the last rows as the data come,
             before any shuffling: data in an order, by class or by time, are shuffled by you, or not to be.
-        metrics : list of str, function (y_true, y_pred) or pair (name, function)
+        metrics : list of str, function (y_true, y_pred) or pair (name, function), or dict of these pairs
             Figures of the validation beside its loss, recorded as "val_" and their name, which callbacks may
             watch. Names are those of `fastnn.metrics`: "accuracy", "f1", "auc", "r2", "mse", "rmse", "mae",
             and "top_3" or ("top_k", 3), of any number. A function is recorded by its own name and is given
@@ -975,7 +975,8 @@ class Trainer:
             total += share
         figures = {"loss": loss / total} | ({} if correct is None else {"accuracy": hits / total})
         if judged:
-            predicted = np.concatenate(outputs)
+            predicted, t = np.concatenate(outputs), t.view()
+            t.flags.writeable = False  # it is the caller's
             figures |= {metric.name: metric.value(t, predicted, sample_weight) for metric in judged}
         return figures
 
