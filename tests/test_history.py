@@ -2,6 +2,10 @@
 
 import builtins
 import copy
+import math
+import pickle
+import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -85,6 +89,174 @@ def test_the_latest_figures():
     begun.extend(loss=[1.0])
     with pytest.raises(ValueError, match=r"no loss of an epoch, it records loss$"):
         begun.latest("loss")
+
+
+# Figures of ones own
+
+
+def test_a_callback_records_figures(module):
+    x, t = data_set()
+    seen = []
+
+    def record(trainer, history):
+        history.extend(f1=[0.5 + history.epochs / 10], seen=3)
+        seen.append(history.recorded)
+        return 7  # which ends nothing
+
+    history = build(module).fit(x, t, 3, validation=(x, t), callbacks=[record])
+    assert history.epochs == 3
+    assert seen == [("loss", "val_loss", "val_accuracy", "f1", "seen")] * 3
+    assert history["f1"].tolist() == history.f1.tolist() == [0.6, 0.7, 0.8]
+    assert history.seen.tolist() == [3, 3, 3]
+    assert history.keys() == ["loss", "val_loss", "val_accuracy", "f1", "seen"]
+    assert history.latest("f1") == 0.8
+    assert "f1=0.8, seen=3" in repr(history)
+    assert pickle.loads(pickle.dumps(history)).f1.tolist() == history.f1.tolist()
+
+
+class Recorder:
+    def on_fit_begin(self, trainer, history):
+        history.extend(f1=[])
+
+    def __call__(self, trainer, history):
+        history.extend(f1=[[0.2, 0.9, 0.5, 0.4][history.epochs - 1]])
+
+
+def test_others_watch_a_figure_of_a_callback(module):
+    x, t = data_set()
+    stop = fastnn.callbacks.EarlyStopping("f1", patience=2, mode="max")
+    history = build(module).fit(x, t, 9, callbacks=[Recorder(), stop])
+    assert (history.epochs, stop.best, stop.best_epoch) == (4, 0.9, 2)
+    with pytest.raises(
+        ValueError, match=r"^monitor must be one of what this training records, loss, got 'f1'"
+    ):
+        build(module).fit(x, t, 9, callbacks=[stop, Recorder()])
+
+
+@pytest.mark.parametrize(
+    ("figures", "error", "message"),
+    [
+        ({"f1": None}, TypeError, "^f1 must be an iterable of numbers, got None"),
+        ({"f1": "high"}, TypeError, "^f1 must be a number"),
+        ({"good": [1.0], "f1": [True]}, TypeError, "^f1 must be a number"),
+        ({"f1": [1.0, None]}, TypeError, "^f1 must be a number"),
+        ({"f1": np.ones((2, 2))}, TypeError, "^f1 must be a number"),
+        (
+            {"good": [1.0], "epochs": [1.0]},
+            ValueError,
+            "^a figure needs a name that a history has not, got 'ep",
+        ),
+        ({"plot": [1.0]}, ValueError, "^a figure needs a name"),
+        ({"epoch": [1.0]}, ValueError, "^a figure needs a name"),
+    ],
+)
+def test_what_is_no_figure(figures, error, message):
+    history = made()
+    with pytest.raises(error, match=message):
+        history.extend(**figures)
+    assert history.keys() == ["loss", "val_loss", "val_accuracy"]
+    assert history.recorded == ("loss", "val_loss", "val_accuracy")
+
+
+@pytest.mark.parametrize("value", [1, 1.0, np.float32(1), np.array(1.0), [1], (1.0,), iter([1]), np.ones(1)])
+def test_a_figure_is_numbers_or_a_number(value):
+    history = made()
+    history.extend(f1=value)
+    history.extend(f1=[math.nan, np.float32("nan"), math.inf])
+    np.testing.assert_array_equal(history.f1, [1, np.nan, np.nan, np.inf])
+
+
+def test_no_such_figure():
+    with pytest.raises(AttributeError, match=r"^a history has no 'f1'$"):
+        made().f1  # noqa: B018
+    with pytest.raises(KeyError):
+        made()["f1"]
+
+
+# In a frame and in a notebook
+
+
+def test_a_frame_of_epochs(module):
+    pd = pytest.importorskip("pandas")
+    x, t = data_set()
+    late = lambda trainer, history: history.extend(late=[1.0] * (history.epochs == 1))  # noqa: E731
+    history = build(module).fit(x, t, 3, BATCH, validation=(x, t), metrics=["f1"], callbacks=[late])
+    frame = history.to_pandas()
+    assert list(frame) == ["loss", "val_loss", "val_accuracy", "val_f1", "late", "steps", "seconds"]
+    pd.testing.assert_index_equal(frame.index, pd.RangeIndex(1, 4, name="epoch"))
+    assert_same_bits(frame.loss.to_numpy(), history.epoch_loss)
+    for name in ("val_loss", "val_f1", "seconds"):
+        assert_same_bits(frame[name].to_numpy(), history[name] if "v" in name else history.seconds)
+    assert frame.steps.tolist() == [3, 6, 9]
+    np.testing.assert_array_equal(frame.late, [1, np.nan, np.nan])
+
+
+def test_a_frame_of_steps():
+    pd = pytest.importorskip("pandas")
+    history = made((3, 6), loss=[5.0, 4, 3, 2, 1, 0])
+    history.extend(loss=[7.0], norm=range(7), f1=[1, 2])
+    frame = history.to_pandas(by="step")
+    pd.testing.assert_index_equal(frame.index, pd.RangeIndex(1, 8, name="step"))
+    assert frame.epoch.tolist() == [1, 1, 1, 2, 2, 2, 3]
+    assert frame.loss.tolist() == [5, 4, 3, 2, 1, 0, 7]
+    assert frame.norm.tolist() == [*range(7)]
+    assert list(frame) == ["epoch", "loss", "norm"]
+    assert "norm" not in history.to_pandas()
+    assert list(history.to_pandas()["f1"]) == [1, 2]
+
+
+def test_frames_of_nothing():
+    pytest.importorskip("pandas")
+    history = fastnn.History(["loss"])
+    assert history.to_pandas().shape == (0, 3)
+    assert history.to_pandas("step").shape == (0, 2)
+    with pytest.raises(ValueError, match=r"^by must be one of epoch, step, got 'batch'"):
+        history.to_pandas("batch")
+
+
+def test_a_frame_without_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"^to_pandas needs the package pandas"):
+        made().to_pandas()
+
+
+def cells(html):
+    """Return the rows of cells of the tables in HTML, which must be well formed."""
+    root = ElementTree.fromstring(f"<html>{html}</html>")
+    return [["".join(cell.itertext()) for cell in row] for row in root.iter("tr")]
+
+
+def test_tables_for_notebooks(module):
+    x, t = data_set()
+    trainer = build(module)
+    history = trainer.fit(x, t, 2, BATCH, validation=(x, t))
+    head, first, last = cells(history._repr_html_())
+    assert head == ["epoch", "loss", "val_loss", "val_accuracy", "steps", "seconds"]
+    assert first[:2] == ["1", f"{history.epoch_loss[0]:.4g}"]
+    assert last[4] == "6"
+    assert cells(trainer.net._repr_html_())[1] == ["0", "Affine", "3", "15"]
+    assert "15 parameters, float32" in trainer.net._repr_html_()
+    rows = dict(row for row in cells(trainer._repr_html_()) if len(row) == 2)
+    assert rows["loss"] == "SoftmaxCrossEntropy()"
+    assert rows["epochs"] == "2"
+    long = made((*range(1, 101),))
+    assert [row[0] for row in cells(long._repr_html_())[1:]] == [str(n) for n in range(81, 101)]
+    assert cells(fastnn.History()._repr_html_())[0][0] == "epoch"
+
+
+def test_texts_in_tables_are_escaped():
+    class Odd:
+        def forward(self, y, t):
+            return 0.0
+
+        def backward(self):
+            return 0.0
+
+        def __repr__(self):
+            return "<Odd & even>"
+
+    trainer = ref.Trainer(ref.mlp([4, 3], seed=0), Odd(), ref.SGD())
+    assert ["loss", "<Odd & even>"] in cells(trainer._repr_html_())
 
 
 def test_a_history_can_be_copied():

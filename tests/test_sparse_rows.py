@@ -74,7 +74,9 @@ def test_a_transpose_is_scipys(dtype, mk):
     assert_same_bits(values, turned.data)
 
 
-@pytest.mark.parametrize("solver", sorted(optimizers.CLASSES.keys() - {"Muon"}))  # which updates a matrix as a whole
+@pytest.mark.parametrize(
+    "solver", sorted(optimizers.CLASSES.keys() - {"Muon"})
+)  # which updates a matrix as a whole
 def test_late_updates_are_those_in_time(isa, team, dtype, solver):
     rng = np.random.default_rng(0)
     start = rng.normal(size=(30, 17)).astype(dtype)

@@ -13,7 +13,7 @@ import os as _os
 from typing import Any as _Any
 
 from . import _load as _load  # comes first
-from . import callbacks, data, init, reference, schedules, search
+from . import callbacks, data, init, metrics, reference, schedules, search
 from .groups import Group
 from .joint import Joint
 from .layers import (
@@ -101,6 +101,7 @@ __all__ = [
     "get_num_threads",
     "init",
     "matmul",
+    "metrics",
     "mlp",
     "reference",
     "schedules",

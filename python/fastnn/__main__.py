@@ -35,7 +35,21 @@ def info(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {command.__name__: command for command in (demo, experiments, info)}
+def train(arguments: Sequence[str]) -> int:
+    """Train a model of a column of a table (CSV, Parquet), with a report and a picture."""
+    from .table import train
+
+    return train(arguments)
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Predict the rows of a table with such a model."""
+    from .table import predict
+
+    return predict(arguments)
+
+
+COMMANDS = {command.__name__: command for command in (demo, experiments, info, train, predict)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

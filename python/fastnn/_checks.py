@@ -285,6 +285,34 @@ def indices(name: str, value: Any, count: int) -> Array:
     return array
 
 
+def as_labels(t: Array) -> Array:
+    """Return targets that are plainly labels as integers (N,), and others as they are.
+
+    Such are booleans, whole floats and a column (N, 1). Only floats are copied.
+    """
+    column = t[:, 0] if t.ndim == 2 and t.shape[1] == 1 else t
+    if column.ndim != 1 or column.dtype.kind in "iu":
+        return column if column.ndim == 1 else t
+    if column.dtype.kind == "b":
+        return column.view(np.uint8)
+    if column.dtype.kind == "f":
+        wide = column.astype(FLOATS[1], copy=False)  # in float16 the bound is infinity
+        if (np.abs(wide) < LONGEST).all():
+            whole = wide.astype(np.int64)
+            return whole if (whole == wide).all() else t
+    return t
+
+
+def other_labels(t: Any) -> Array | None:
+    """Return targets that are plainly labels, but no integers (N,), as such; None for anything else."""
+    try:
+        array = as_array("t", t)
+    except TypeError:
+        return None
+    labels = as_labels(array)
+    return None if labels is array else labels
+
+
 def sample_weights(name: str, value: Any, rows: int) -> tuple[Array, float]:
     """Return the weights of the samples as float64 (rows,) and their sum.
 

@@ -1,12 +1,12 @@
 """Callbacks: what `Trainer.fit` calls while it trains.
 
 A callback is a function (trainer, history). It is called after each epoch, when the figures of the epoch are
-in the history, and a true result ends the training. It may also be an object that can be called like that and
-has any of the methods
+in the history, and the result True ends the training; any other, a number say, means nothing. It may also be
+an object that can be called like that and has any of the methods
 
     on_fit_begin(trainer, history)   before the first step, when all arguments of `fit` have been checked
-    on_slice(trainer, history)       after every slice of steps; a true result ends the training there; an
-                                     epoch that has steps left then does not count
+    on_slice(trainer, history)       after every slice of steps; True ends the training there; an epoch that
+                                     has steps left then does not count
     on_fit_end(trainer, history)     at the end, also after Ctrl-C, but not where an exception leaves `fit`
 
 Ctrl-C in a callback, or KeyboardInterrupt that it raises, leaves `fit` like any other exception. Where the
@@ -18,21 +18,27 @@ A slice is some steps long, in `fastnn.reference` one.
 The callbacks below start afresh with every `fit`, unless they go on with what a trainer's file says (the
 argument `resume` of `fit`) or with what they were given by `load_state_dict`. An object serves one `fit` at a
 time, and in it once: RuntimeError otherwise. The figure that one of them watches, `monitor`, is one of the
-history's: "loss", that of the epoch (`epoch_loss`), or, with validation data, "val_loss" and "val_accuracy".
-Less is better (`mode` "min"), but more of an accuracy ("max"), which is what "auto" stands for; NaN is never
-better.
+history's: "loss", that of the epoch (`epoch_loss`), or, with validation data, "val_loss", "val_accuracy" and
+the metrics, "val_f1". Less is better of a loss and of mae, mse and rmse (`mode` "min"), more of the other
+metrics of `fastnn.metrics` ("max"), which is what "auto" stands for; a figure of your own needs "min" or
+"max". NaN is never better.
+
+A callback may record figures of its own, `history.extend(f1=[0.9])`. One that others watch says so in its
+`on_fit_begin`, `history.extend(f1=[])`, and comes before them.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from time import monotonic
+from itertools import count
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _checks, checkpoint
+from .metrics import more_is_better
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,7 +47,7 @@ if TYPE_CHECKING:
     from .reference.history import History
     from .reference.trainer import Trainer
 
-__all__ = ["Checkpoint", "EarlyStopping", "ReduceOnPlateau", "TimeLimit"]
+__all__ = ["CSVLogger", "Checkpoint", "EarlyStopping", "ReduceOnPlateau", "TensorBoard", "TimeLimit"]
 
 
 class _Best:
@@ -52,8 +58,8 @@ class _Best:
             raise TypeError(f"monitor must be the name of a figure, got {_checks.shown(monitor)}")
         self.monitor = monitor
         self.mode = mode = _checks.choice("mode", mode, ("auto", "min", "max"))
-        more_is_better = mode == "max" or (mode == "auto" and monitor.endswith("accuracy"))
-        self._sign = 1 if more_is_better else -1
+        more = mode == "max" if mode != "auto" else more_is_better(monitor)
+        self._sign = 0 if more is None else 1 if more else -1
         self.min_delta = _checks.real_number("min_delta", min_delta, 0)
         self.forget()
 
@@ -88,6 +94,8 @@ class _Best:
                 f"monitor must be one of what this training records, {', '.join(history.recorded)}, "
                 f"got {self.monitor!r}"
             )
+        if not self._sign:
+            raise ValueError(f'mode must be "min" or "max" for {self.monitor!r}, a figure of your own')
 
     def improved(self, history: History) -> bool:
         """Return whether the epoch just done is better than the best before, by more than min_delta."""
@@ -105,8 +113,18 @@ class Callback:
     """Base of the callbacks below."""
 
     uninterrupted = True
-    _loaded = False
+    place = 0  # those of a later one are called after the others at the end of an epoch
     _user: object
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy, which no `fit` uses yet."""
+        return {name: value for name, value in self.__dict__.items() if name != "_user"}
+
+
+class Resuming(Callback):
+    """Base of those that go on with what a trainer's file says."""
+
+    _loaded = False
 
     def _config(self) -> dict[str, Any]:
         """Return the arguments that make one like this."""
@@ -148,12 +166,8 @@ class Callback:
         """Start afresh."""
         raise NotImplementedError
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state of a copy, which no `fit` uses yet."""
-        return {name: value for name, value in self.__dict__.items() if name != "_user"}
 
-
-class EarlyStopping(Callback):
+class EarlyStopping(Resuming):
     """Ends a training that no longer gets better.
 
     Parameters
@@ -261,7 +275,7 @@ class EarlyStopping(Callback):
             self._state = None
 
 
-class Checkpoint(Callback):
+class Checkpoint(Resuming):
     """Saves the trainer after epochs, as `Trainer.save` does, when all other callbacks have seen the epoch.
 
     Parameters
@@ -292,6 +306,8 @@ class Checkpoint(Callback):
         From `fit`, before its first step, if the directory does not exist.
     """
 
+    place = 2
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -300,9 +316,7 @@ class Checkpoint(Callback):
         best_only: bool = False,
         mode: str = "auto",
     ) -> None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"path must be a string or a path, got {_checks.shown(path)}")
-        self.path = os.fsdecode(path)
+        self.path = _path("path", path)
         try:
             self.path_of(1)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -323,9 +337,7 @@ class Checkpoint(Callback):
     def on_fit_begin(self, trainer: Trainer, history: History) -> None:
         """Start afresh, or go on."""
         trainer.description()  # what cannot be saved is refused now rather than after an epoch
-        directory = os.path.dirname(self.path_of(trainer.epochs + 1)) or "."
-        if not os.path.isdir(directory):
-            raise FileNotFoundError(f"path must be in a directory that exists, got {directory!r}")
+        _check_directory(self.path_of(trainer.epochs + 1))
         if self._best is not None:
             self._best.begin(history)
         self._begin()
@@ -362,7 +374,7 @@ class Checkpoint(Callback):
                 raise
 
 
-class ReduceOnPlateau(Callback):
+class ReduceOnPlateau(Resuming):
     """Multiplies the learning rate by a factor where the training no longer gets better.
 
     It changes `trainer.optimizer.lr`, which must be a number and not a schedule, and which keeps its last
@@ -441,7 +453,7 @@ class ReduceOnPlateau(Callback):
         return _checks.real_number("lr", lr, 0)
 
 
-class TimeLimit(Callback):
+class TimeLimit(Resuming):
     """Ends a training that has taken so long, after the slice of steps or the validation during which it did.
 
     Parameters
@@ -486,6 +498,173 @@ class TimeLimit(Callback):
     on_slice = __call__
 
 
+class _Log(Callback):
+    """Writes down the figures of each epoch, when others have recorded theirs."""
+
+    place = 1
+
+    def on_fit_begin(self, trainer: Trainer, history: History) -> None:
+        """Begin to write."""
+        self._counts: dict[str, int] = {}
+        self._begin(trainer)
+
+    def __call__(self, trainer: Trainer, history: History) -> None:
+        """Write the figures that the epoch just done has brought."""
+        figures = {"loss": history.latest("loss")}
+        for name in history.recorded:
+            known = len(history.last_epoch(name))
+            if name != "loss" and known > self._counts.get(name, 0):
+                figures[name] = history.latest(name)
+                self._counts[name] = known
+        self._write(trainer, history, figures)
+
+    def _begin(self, trainer: Trainer) -> None:
+        raise NotImplementedError
+
+    def _write(self, trainer: Trainer, history: History, figures: dict[str, float]) -> None:
+        raise NotImplementedError
+
+
+class CSVLogger(_Log):
+    """Writes a table, comma-separated: a row an epoch, as soon as it is done.
+
+    The columns are "epoch", the number of epochs that the trainer has done by all calls, the figures recorded
+    ("loss" is the epoch's mean), and "seconds". A figure that comes later gets a column of its own, for which
+    the file is written again; where a row has no such figure it is empty. Numbers are read back as they were.
+
+    Parameters
+    ----------
+    path : str or path
+        The directory must exist.
+    append : bool
+        Whether rows that the file has stay, those of the `fit` that this one goes on with, say. False: it
+        begins anew.
+
+    Raises
+    ------
+    TypeError
+        If an argument does not fit.
+    FileNotFoundError, ValueError
+        From `fit`, before its first step, if the directory does not exist, or the rows of the file are not of
+        such a table.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        self.path = _path("path", path)
+        self.append = _checks.flag("append", append)
+
+    def _begin(self, trainer: Trainer) -> None:
+        import csv
+
+        _check_directory(self.path)
+        self._rows: list[dict[str, Any]] = []
+        self._columns = ["epoch", "seconds"]
+        self._afresh = True
+        if self.append and os.path.exists(self.path) and os.path.getsize(self.path):
+            with open(self.path, newline="", encoding="utf-8") as file:
+                table = csv.DictReader(file)
+                self._columns = list(table.fieldnames or ())
+                self._rows = list(table)
+            whole = all(None not in row and None not in row.values() for row in self._rows)
+            if self._columns[:1] != ["epoch"] or self._columns[-1:] != ["seconds"] or not whole:
+                raise ValueError(f"{self.path} must be a table of CSVLogger to be gone on with")
+        else:
+            with open(self.path, "w", encoding="utf-8"):
+                pass
+
+    def _write(self, trainer: Trainer, history: History, figures: dict[str, float]) -> None:
+        import csv
+
+        row = {"epoch": trainer.epochs, **figures, "seconds": float(history.seconds[-1])}
+        new = [name for name in figures if name not in self._columns]
+        self._columns[-1:-1] = new
+        afresh, self._afresh = self._afresh or bool(new), False
+        self._rows.append(row)
+        with open(self.path, "w" if afresh else "a", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+            if afresh:
+                table.writeheader()
+            table.writerows(self._rows if afresh else [row])
+
+
+class TensorBoard(_Log):
+    """Writes the figures of each epoch for TensorBoard, without that package.
+
+    A file of each `fit`, "events.out.tfevents...", has a curve for each figure recorded, over the epochs that
+    the trainer has done by all calls ("loss" is the epoch's mean). Show them with `tensorboard --logdir`.
+
+    Parameters
+    ----------
+    logdir : str or path
+        The run's directory, which is made if it is not there. Runs are compared that are beside each other,
+        "logs/a" and "logs/b".
+    steps : bool
+        Whether the loss of each step is written, too, at the end of its epoch: "step_loss", over the steps
+        that the trainer has done.
+
+    Attributes
+    ----------
+    path : str or None
+        The last file.
+
+    Raises
+    ------
+    TypeError
+        If an argument does not fit.
+    OSError
+        From `fit`, before its first step, if the file cannot be written.
+    """
+
+    def __init__(self, logdir: str | os.PathLike[str], steps: bool = False) -> None:
+        self.logdir = _path("logdir", logdir)
+        self.steps = _checks.flag("steps", steps)
+        self.path: str | None = None
+
+    def _begin(self, trainer: Trainer) -> None:
+        import socket
+
+        from . import _events
+
+        os.makedirs(self.logdir, exist_ok=True)
+        name = f"events.out.tfevents.{int(time())}.{socket.gethostname()}.{os.getpid()}"
+        for number in count():
+            path = os.path.join(self.logdir, f"{name}.{number}")
+            try:
+                with open(path, "xb") as file:
+                    file.write(_events.record(_events.version(time())))
+            except FileExistsError:
+                continue
+            break
+        self.path = path
+
+    def _write(self, trainer: Trainer, history: History, figures: dict[str, float]) -> None:
+        from . import _events
+
+        now = time()
+        events = [_events.scalars(now, trainer.epochs, figures)]
+        if self.steps:
+            losses = history.last_epoch("loss")
+            first = trainer.steps - len(losses) + 1
+            events += [_events.scalars(now, first + i, {"step_loss": loss}) for i, loss in enumerate(losses)]
+        assert self.path is not None
+        with open(self.path, "ab") as file:
+            file.write(b"".join(map(_events.record, events)))
+
+
+def _path(name: str, value: Any) -> str:
+    """Return a path as a string; TypeError if it is none."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a string or a path, got {_checks.shown(value)}")
+    return os.fsdecode(value)
+
+
+def _check_directory(path: str) -> None:
+    """Raise FileNotFoundError unless a file can be in its directory."""
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(f"path must be in a directory that exists, got {directory!r}")
+
+
 # How a fit uses them
 
 
@@ -502,6 +681,11 @@ def entered(callbacks: Iterable[Any], user: object) -> list[Callback]:
                 f"this {type(callback).__name__} is in use: give each fit, and each place in it, its own"
             )
     return own
+
+
+def in_order(callback: Any) -> int:
+    """Return the place in which a callback is called at the end of an epoch: logs late, Checkpoints last."""
+    return callback.place if isinstance(callback, Callback) else 0
 
 
 def left(callbacks: Iterable[Callback], user: object) -> None:
@@ -531,9 +715,9 @@ def tell(callbacks: Iterable[Any]) -> list[Told]:
     return [Told(type(c).__name__, c._config(), c.state_dict()) for c in own]
 
 
-def take_up(callbacks: Iterable[Any], told: Iterable[Told]) -> list[Callback]:
+def take_up(callbacks: Iterable[Any], told: Iterable[Told]) -> list[Resuming]:
     """Load states into the callbacks that may go on with them, one of a class after another; return these."""
-    taken: list[Callback] = []
+    taken: list[Resuming] = []
     for name, kind in CLASSES.items():
         states = [each for each in told if each.name == name]
         for callback, each in zip((c for c in callbacks if type(c) is kind), states, strict=False):

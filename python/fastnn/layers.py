@@ -58,7 +58,7 @@ def documented(cls: C) -> C:
 @documented
 class Affine(reference.Affine):
     @reference.of_arrays
-    def __init__(self, W: Any, b: Any) -> None:
+    def __init__(self, W: Any, b: Any = None) -> None:
         super().__init__(W, b)
         self._in_use = _core.InUse()
 

@@ -34,7 +34,13 @@ class SoftmaxCrossEntropy(InUse, reference.SoftmaxCrossEntropy):
         x = _core.as_real("x", x, None)
         if self.label_smoothing and x.ndim == 2 and x.size:
             t = self._smoothed(self._plain_targets(x, t), x)
-        loss, *self._saved = _core.softmax_cross_entropy_forward(x, t, sample_weight)
+        try:
+            loss, *self._saved = _core.softmax_cross_entropy_forward(x, t, sample_weight)
+        except (TypeError, ValueError):
+            labels = _checks.other_labels(t)
+            if labels is None:
+                raise
+            return self.forward(x, labels, sample_weight)
         self.y = self._saved[0].view()
         return loss
 

@@ -89,7 +89,12 @@ class Sequential(reference.Sequential):
             x = x if type(x) is np.ndarray else _checks.as_array("x", x)
             one_pass = Pass(self._passes, x, train, counters_of(self._counting))
             if train or not self._acts_in_training:
-                y = compiled.forward(x, one_pass)
+                try:
+                    y = compiled.forward(x, one_pass)
+                except ValueError:
+                    if np.ndim(x) != 1:
+                        raise
+                    y = NotImplemented  # so that it is said how a single row is given
                 if y is not NotImplemented:
                     self.__dict__["_passed"] = None
                     return y
@@ -120,17 +125,28 @@ class Sequential(reference.Sequential):
         """Whether a forward in training is another."""
         return any(isinstance(layer, (layers.BatchNorm, layers.Dropout)) for layer in self._every)
 
-    def predict(self, x: Any, batch_size: int | None = None, scale: float = UNSCALED) -> Array:
+    def predict(
+        self, x: Any, batch_size: int | None = None, scale: float = UNSCALED, *, out: Any = None
+    ) -> Array:
+        if out is not None:
+            return self._predict_into(out, x, batch_size, scale)
         if batch_size is not None:  # which native code chooses itself
             _checks.integer("batch_size", batch_size, 1)
         compiled = self._compiled
         if compiled is not None:
             x = x if type(x) is np.ndarray else _checks.as_array("x", x)
-            y = compiled.infer(x, scale if scale is UNSCALED else reference.input_scale(self, scale))
+            factor = scale if scale is UNSCALED else reference.input_scale(self, scale)
+            try:
+                y = compiled.infer(x, factor)
+            except ValueError:
+                if np.ndim(x) != 1:
+                    raise
+                y = None
             if y is not None:
                 return y
         return self._predict(x, batch_size, scale)
 
+    _predict_into = shared(reference.Sequential._predict_into)
     _predict = exclusive(reference.Sequential.predict)
 
     def blend(self, net: Any, tau: float) -> None:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _checks
+from .metrics import more_is_better
 from .runtime import get_num_threads
 from .runtime import threads as thread_limit
 
@@ -306,8 +307,8 @@ class PruneTrial:
     TypeError
         If an argument does not fit.
     ValueError
-        From `fit`, before its first step, if it does not record `monitor`, or if the study minimizes an
-        accuracy or maximizes a loss.
+        From `fit`, before its first step, if it does not record `monitor`, or if the study minimizes a figure
+        of which more is better (see `fastnn.callbacks`) or maximizes one of which less is.
     ImportError
         From `fit`, without the package optuna (the extra fastnn-cpu[search]).
     """
@@ -330,8 +331,9 @@ class PruneTrial:
                 f"got {self.monitor!r}"
             )
         study = getattr(self.trial, "study", None)  # a FixedTrial has none
-        better = "maximize" if self.monitor.endswith("accuracy") else "minimize"
-        if study is not None and study.direction.name.lower() != better:
+        more = more_is_better(self.monitor)
+        better = "maximize" if more else "minimize"
+        if study is not None and more is not None and study.direction.name.lower() != better:
             raise ValueError(f"monitor={self.monitor!r} needs a study with direction={better!r}")
 
     def on_slice(self, trainer: Trainer, history: History) -> None:

@@ -76,7 +76,13 @@ class Trainer(reference.Trainer):
         loss: float | None = None
         if compiled is not None:
             x = x if type(x) is np.ndarray else _checks.as_array("x", x)
-            loss = compiled.step(self, x, t, sample_weight)
+            try:
+                loss = compiled.step(self, x, t, sample_weight)
+            except (TypeError, ValueError):
+                labels = _checks.other_labels(t) if hasattr(self.loss, "plain_targets") else None
+                if labels is None:
+                    raise
+                return self.step(x, labels, sample_weight)
         if loss is None:
             return self._step_by_layers(x, t, sample_weight)
         if not math.isfinite(loss):
@@ -85,6 +91,7 @@ class Trainer(reference.Trainer):
 
     _step_by_layers = exclusive(reference.Trainer.step)
     fit = exclusive(reference.Trainer.fit)
+    fit_batches = exclusive(reference.Trainer.fit_batches)
     save = shared(reference.Trainer.save)
     evaluate = shared(reference.Trainer.evaluate)
 

@@ -57,6 +57,8 @@ NAMES = [
     "schedules",
     "data",
     "callbacks",
+    "metrics",
+    "Residual",
 ]
 
 

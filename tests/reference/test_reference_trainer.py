@@ -401,6 +401,9 @@ class Bar:
     def set_postfix_str(self, text, refresh):
         self.text = text
 
+    def set_description_str(self, text, refresh):
+        self.epoch = text
+
     def close(self):
         self.closed = True
 
@@ -419,6 +422,7 @@ def test_progress(xt, monkeypatch, progress, terminal, shown):
     if shown:
         assert Bar.last.total == Bar.last.done == 10
         assert Bar.last.closed
+        assert Bar.last.epoch == "epoch 2/2"
         assert re.fullmatch(r"loss \d\.\d{4}, \d+ samples/s", Bar.last.text)
 
 
@@ -443,6 +447,58 @@ def test_progress_shows_the_loss_of_the_slice_and_the_samples_a_second(xt, monke
     means = loss[:2].mean(), loss[2:4].mean(), loss[4]
     rates = 32 / 2, 64 / 4, 70 / 6
     assert texts == [f"loss {m:.4f}, {r:.0f} samples/s" for m, r in zip(means, rates, strict=True)]
+
+
+def test_progress_shows_the_figures_of_the_epoch(xt, monkeypatch):
+    module, texts = type(sys)("tqdm"), []
+    module.tqdm = Bar
+    monkeypatch.setitem(sys.modules, "tqdm", module)
+    monkeypatch.setattr(Bar, "set_postfix_str", lambda bar, text, refresh: texts.append((text, refresh)))
+    history = trainer().fit(*xt, 2, 35, validation=xt, progress=True, metrics=["f1"])
+    figures = [
+        f"val_loss {loss:.4f}, val_accuracy {accuracy:.4f}, val_f1 {f1:.4f}"
+        for loss, accuracy, f1 in zip(history.val_loss, history.val_accuracy, history.val_f1, strict=True)
+    ]
+    assert [text.partition("/s, ")[2] for text, refresh in texts if not refresh] == ["", ""] + [
+        figures[0]
+    ] * 2
+    assert [text for text, refresh in texts if refresh] == [
+        f"loss {loss:.4f}, {figure}" for loss, figure in zip(history.epoch_loss, figures, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_progress_in_a_notebook(xt, monkeypatch, kernel):
+    """What tqdm.auto shows there."""
+    ipython, package, auto = type(sys)("IPython"), type(sys)("tqdm"), type(sys)("tqdm.auto")
+    shell = type("Shell", (), {"config": {"IPKernelApp": {}} if kernel else {}})
+    ipython.get_ipython = shell
+    package.auto, auto.tqdm = auto, Bar
+    for module in (ipython, package, auto):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    Bar.last = None
+    trainer().fit(*xt, epochs=1)
+    assert (Bar.last is not None) == kernel
+
+
+def test_a_line_an_epoch(xt, capsys):
+    trained = trainer().fit(
+        *xt, 2, validation=xt, progress="epochs", callbacks=[lambda _, h: h.extend(late=[h.epochs])]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for i, line in enumerate(lines):
+        loss, val_loss, right = (trained[n][i] for n in ("loss", "val_loss", "val_accuracy"))
+        figures = f"loss {loss:.4f}, val_loss {val_loss:.4f}, val_accuracy {right:.4f}, late {i + 1}.0000, "
+        assert line.startswith(f"epoch {i + 1}/2: {figures}")
+        assert line.endswith(" s")
+
+
+@pytest.mark.parametrize("progress", ["lines", 1, np.array([True, False])])
+def test_no_progress_of_another_kind(xt, progress):
+    with pytest.raises((TypeError, ValueError), match=r"^progress must be"):
+        trainer().fit(*xt, 1, progress=progress)
 
 
 def test_progress_without_tqdm(xt, monkeypatch):

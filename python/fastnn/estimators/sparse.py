@@ -147,10 +147,10 @@ class SparseNetwork(Sequential):
     backward = backward_params
 
     @shared
-    def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
+    def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0, *, out: Any = None) -> Array:
         """Return the outputs, computed with `train=False`, for x, a `CSR` or an array."""
         if not isinstance(x, CSR):
-            return self.dense.predict(x, batch_size, scale)
+            return self.dense.predict(x, batch_size, scale, out=out)
         parts = []
         for begin in range(0, max(len(x), 1), PART_ROWS):
             y = self.layers[0].product(x[begin : begin + PART_ROWS])

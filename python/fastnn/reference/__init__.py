@@ -33,7 +33,7 @@ in float32 or float64. Common textbook code differs from it in these points:
   changes.
 """
 
-from .. import callbacks, data, init, schedules
+from .. import callbacks, data, init, metrics, schedules
 from ..groups import Group
 from ..sparse import RowSparse
 from .history import History
@@ -117,6 +117,7 @@ __all__ = [
     "get_num_threads",
     "init",
     "matmul",
+    "metrics",
     "mlp",
     "schedules",
     "set_num_threads",

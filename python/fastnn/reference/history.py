@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,19 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["History"]
 
-FIGURES = ("loss", "val_loss", "val_accuracy")
+FIGURES = ("loss", "val_loss", "val_accuracy")  # that have a name even where they are not recorded
+SHOWN_EPOCHS = 20  # in a notebook, the last ones
 LONGEST_MEAN = 1000  # steps; longer sums take longer to draw than to look at
 
 
 class History:
     """What happened during `Trainer.fit`.
 
-    The figures can be had as attributes or by name, history["loss"].
+    The figures can be had as attributes or by name, history["loss"]; so can metrics, history.val_f1, and what
+    a callback has added by `extend`.
 
     Parameters
     ----------
     recorded : iterable of str
-        The figures that the training records, of those named below.
+        The figures that the training records.
 
     Attributes
     ----------
@@ -47,21 +50,28 @@ class History:
     interrupted : bool
         Whether Ctrl-C ended the training.
     recorded : tuple of str
-        As given.
+        As given, and what `extend` has added since.
     """
 
     def __init__(self, recorded: Iterable[str] = FIGURES) -> None:
-        self._figures: dict[str, list[float]] = {name: [] for name in FIGURES}
+        recorded = tuple(recorded)
+        self._figures: dict[str, list[float]] = {name: [] for name in (*FIGURES, *recorded)}
         self._shares: list[float] = []  # of the steps: their rows, or the sums of their weights
         self._epoch_steps: list[int] = []
         self._epoch_loss: list[float] = []
         self._seconds: list[float] = []
-        self.recorded = tuple(recorded)
+        self.recorded = recorded
         self.interrupted = False
 
     def __getitem__(self, name: str) -> Array:
         """Return the figure of that name; KeyError if there is none."""
         return np.array(self._figures[name], dtype=np.float64)
+
+    def __getattr__(self, name: str) -> Array:
+        """Return the figure of that name."""
+        if name in self.__dict__.get("_figures", ()):
+            return self[name]
+        raise AttributeError(f"a history has no {name!r}")
 
     def keys(self) -> list[str]:
         """Return the names of the figures."""
@@ -111,10 +121,31 @@ class History:
         """How long the steps of each epoch took."""
         return np.array(self._seconds, dtype=np.float64)
 
-    def extend(self, **figures: Iterable[float]) -> None:
-        """Add to the figures named."""
+    def extend(self, **figures: Any) -> None:
+        """Add to the figures named; a new name is recorded from then on.
+
+        Parameters
+        ----------
+        **figures : iterables of numbers
+            Or numbers. Each figure is as long as what was added to it: a callback that is to be drawn, and
+            read beside the epochs, adds one number after each.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one is none, or its name is that of something else of a history; then nothing was added.
+        """
+        given = {}
         for name, values in figures.items():
-            self._figures[name].extend(values)
+            if name != "loss":  # of the steps, which are many
+                values = _numbers(name, values)
+            if name not in self._figures and (hasattr(self, name) or name in ("epoch", "step")):
+                raise ValueError(f"a figure needs a name that a history has not, got {name!r}")
+            given[name] = values
+        for name, values in given.items():
+            self._figures.setdefault(name, []).extend(values)
+            if name not in self.recorded:
+                self.recorded += (name,)
 
     def weigh(self, shares: Iterable[float]) -> None:
         """Say what further steps count in the loss of their epoch: rows, or sums of weights."""
@@ -151,6 +182,62 @@ class History:
             return values
         first, last = [0, 0, *self._epoch_steps[-2:]][-2:]
         return values[first:last]
+
+    def to_pandas(self, by: str = "epoch") -> Any:
+        """Return the figures as a frame of pandas.
+
+        Parameters
+        ----------
+        by : "epoch" or "step"
+
+        Returns
+        -------
+        DataFrame
+            A row an epoch, from 1: "loss", the mean `epoch_loss`, the other figures recorded, and "steps" and
+            "seconds", see `epoch_steps`; NaN where a figure has no number yet. A figure of more numbers than
+            epochs is left out. Or a row a step, from 1: "epoch", to which it belongs, and the figures that
+            have a number for each step, "loss" first.
+
+        Raises
+        ------
+        ImportError
+            Without the package pandas.
+        TypeError, ValueError
+            If `by` is neither.
+        """
+        columns = (
+            self._by_epoch() if _checks.choice("by", by, ("epoch", "step")) == "epoch" else self._by_step()
+        )
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ImportError("to_pandas needs the package pandas") from None
+        rows = self.epochs if by == "epoch" else self.steps
+        return pd.DataFrame(columns, index=pd.RangeIndex(1, rows + 1, name=by))
+
+    def _by_epoch(self) -> dict[str, Array]:
+        """Return the figures of the epochs by name, each as long as there are epochs."""
+        columns = {"loss": self.epoch_loss} if "loss" in self.recorded else {}
+        for name in self.recorded:
+            values = self[name]
+            if name != "loss" and len(values) <= self.epochs:
+                columns[name] = np.pad(values, (0, self.epochs - len(values)), constant_values=np.nan)
+        return columns | {"steps": self.epoch_steps, "seconds": self.seconds}
+
+    def _by_step(self) -> dict[str, Array]:
+        """Return the figures of the steps by name."""
+        epochs = np.searchsorted(self.epoch_steps, np.arange(1, self.steps + 1)) + 1
+        figures = {name: self[name] for name in self.recorded if len(self._figures[name]) == self.steps}
+        return {"epoch": epochs} | figures
+
+    def _repr_html_(self) -> str:
+        """Return the last epochs as a table, for notebooks."""
+        from .. import _html
+
+        columns = self._by_epoch()
+        shown = range(max(0, self.epochs - SHOWN_EPOCHS), self.epochs)
+        rows = [[str(i + 1), *(f"{column[i]:.4g}" for column in columns.values())] for i in shown]
+        return _html.table(["epoch", *columns], rows, repr(self))
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss of each step, its moving average and the figures on the validation data.
@@ -209,6 +296,23 @@ class History:
         """Return the number of epochs and steps and the last of each figure."""
         last = "".join(f", {name}={values[-1]:.4g}" for name, values in self._figures.items() if values)
         return f"History(epochs={self.epochs}, steps={self.steps}{last})"
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    """Return numbers, or one, as a list; TypeError if they are none."""
+    if isinstance(values, (float, int, np.generic)) or getattr(values, "ndim", 1) == 0:
+        values = [values[()] if isinstance(values, np.ndarray) else values]
+    try:
+        values = list(values)
+    except TypeError:
+        raise TypeError(f"{name} must be an iterable of numbers, got {_checks.shown(values)}") from None
+    return [_number(name, value) for value in values]
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, (float, np.floating)) and math.isnan(value):
+        return math.nan
+    return _checks.real_number(name, value, -math.inf, math.inf)
 
 
 def _axes(ax: Any) -> Any:

@@ -318,7 +318,10 @@ def normal(eps: float, like: Array) -> float:
 def flattened(x: Array, features: int) -> Array:
     """Return x (N, ...) as (N, features); ValueError if it has not as many features."""
     if x.ndim == 0 or math.prod(x.shape[1:]) != features:
-        raise ValueError(f"x must have shape (N, ...) with {features} features a row, got shape {x.shape}")
+        one = "; a single row is x[None]" if x.shape == (features,) else ""
+        raise ValueError(
+            f"x must have shape (N, ...) with {features} features a row, got shape {x.shape}{one}"
+        )
     return x.reshape(len(x), features)
 
 
@@ -331,14 +334,16 @@ class Affine(Layer):
     ----------
     W : float32 or float64 array, shape (n_in, n_out)
         Kept, not copied: an optimizer changes it in place.
-    b : array of the same dtype, shape (n_out,)
+    b : array of the same dtype, shape (n_out,), or None
+        None: zeros, to be trained.
     """
 
     W, b, dW, db = _param("W"), _param("b"), _grad("W"), _grad("b")
 
     @of_arrays
-    def __init__(self, W: Any, b: Any) -> None:
+    def __init__(self, W: Any, b: Any = None) -> None:
         W = _checks.parameter("W", W, 2)
+        b = np.zeros(W.shape[1], W.dtype) if b is None else b
         super().__init__(W=W, b=_checks.parameter("b", b, 1, like=W, shape=W.shape[1:]))
 
     @classmethod
@@ -351,6 +356,7 @@ class Affine(Layer):
         seed: Any = None,
         rng: Any = None,
         dtype: Any = np.float32,
+        bias: bool = True,
     ) -> Self:
         """Return a layer with initial weights and b = 0.
 
@@ -362,7 +368,20 @@ class Affine(Layer):
         seed : None, int or numpy.random.Generator
             Draws them; also called `rng`.
         dtype : float32 or float64
+        bias : True
+            Every layer has one. It stays zero in a group that is frozen: Adam(groups=[Group("0.b",
+            frozen=True)]), for the first layer of a network.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is none of these.
         """
+        if not _checks.flag("bias", bias):
+            raise ValueError(
+                "bias must be True: every Affine has one, which stays zero if the optimizer gets "
+                'groups=[Group("0.b", frozen=True)], with the place of the layer'
+            )
         n_in = _checks.size("n_in", n_in)
         n_out = _checks.size("n_out", n_out)
         dtype = _checks.float_dtype("dtype", dtype)

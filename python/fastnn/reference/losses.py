@@ -115,6 +115,13 @@ class Loss:
         """Return the gradient of each row's loss with respect to x."""
         raise NotImplementedError
 
+    def predictions(self, x: Any) -> Array:
+        """Return what the loss makes of outputs x (N, ...), its `y`, without targets.
+
+        Probabilities for the losses of classes, exp(x) for Poisson, otherwise the outputs themselves.
+        """
+        return _checks.float_array("x", x)
+
     def config(self) -> dict[str, Any]:
         """Return the arguments that make a loss like this one, as JSON can hold them."""
         return {}
@@ -137,7 +144,8 @@ class SoftmaxCrossEntropy(Loss):
     logarithm of 0.
 
     Targets are labels, integers (N,) in [0, C), or rows of probabilities (N, C), numbers >= 0 that sum to 1
-    (one-hot or soft). `y` holds the softmax.
+    (one-hot or soft). What is plainly labels is taken as such: booleans, whole floats, a column (N, 1). `y`
+    holds the softmax.
 
     Parameters
     ----------
@@ -178,6 +186,7 @@ class SoftmaxCrossEntropy(Loss):
             if not ((rows >= 0).all() and (abs(rows.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all()):
                 raise ValueError("t must hold labels, or rows of numbers >= 0 that sum to 1")
             return rows
+        t = _checks.as_labels(t)
         if t.ndim == 1 and t.dtype.kind not in "iu":
             raise TypeError(
                 f"t must hold integers, or numbers of shape {x.shape}, got {_checks.shown(t)}"
@@ -186,6 +195,14 @@ class SoftmaxCrossEntropy(Loss):
         if t.shape != (len(x),):
             raise ValueError(f"t must have shape ({len(x)},) or {x.shape}, got {t.shape}")
         return _checks.indices("t", t, x.shape[1])
+
+    def predictions(self, x: Any) -> Array:
+        """Return the softmax of outputs x (N, C)."""
+        x = _checks.float_array("x", x)
+        if x.ndim != 2:
+            raise ValueError(f"x must have shape (N, C), got shape {x.shape}")
+        powers = np.exp(x - x.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
         shifted = x - x.max(axis=1, keepdims=True)
@@ -207,8 +224,14 @@ class SoftmaxCrossEntropy(Loss):
         return slope
 
     @staticmethod
-    def check_labels(x: Array, t: Array) -> None:
+    def plain_targets(x: Array, t: Array) -> Array:
+        """Return targets t (M, ...) for logits x (N, C): labels as integers (M,), rows as they are."""
+        return t if t.shape[1:] == x.shape[1:] else _checks.as_labels(t)
+
+    @classmethod
+    def check_labels(cls, x: Array, t: Array) -> None:
         """Raise ValueError unless all labels t (M,), if such they are, are classes of logits x (N, C)."""
+        t = cls.plain_targets(x, t)
         if t.ndim == 1:
             _checks.indices("t", t, x.shape[1])
 
@@ -224,7 +247,8 @@ class SoftmaxCrossEntropy(Loss):
     @staticmethod
     def correct(y: Array, t: Any) -> Array:
         """Return, for each row, 1.0 if the greatest prediction is that of the label, else 0.0."""
-        labels = np.asarray(t)
+        t = np.asarray(t)
+        labels = t if t.shape == y.shape else _checks.as_labels(t)
         return np.asarray(
             y.argmax(axis=1) == (labels if labels.ndim == 1 else labels.argmax(axis=1)), dtype=np.float64
         )
@@ -246,6 +270,10 @@ class SigmoidCrossEntropy(Loss):
         if not ((array >= 0) & (array <= 1)).all():
             raise ValueError(f"t must hold numbers in [0, 1], got a range of {array.min()} to {array.max()}")
         return array
+
+    def predictions(self, x: Any) -> Array:
+        """Return the sigmoid of outputs x (N, ...)."""
+        return sigmoid(_checks.float_array("x", x))
 
     def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
         losses = np.maximum(x, x.dtype.type(0)) - x * t + np.log1p(np.exp(-np.abs(x)))
@@ -409,6 +437,11 @@ class Poisson(Loss):
                 f"t must hold finite numbers >= 0, got a range of {array.min()} to {array.max()}"
             )
         return array
+
+    def predictions(self, x: Any) -> Array:
+        """Return the means exp(x) of outputs x (N, ...)."""
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(_checks.float_array("x", x)))
 
     def _rows(self, x: Array, t: Array) -> tuple[Array, Array]:
         with np.errstate(over="ignore"):

@@ -50,6 +50,7 @@ __all__ = [
 RUNNING = ("running_mean", "running_var")
 ACTIVATIONS = {name: layer.__name__ for name, layer in _layers.ACTIVATIONS.items()}
 PREDICT_ROWS = 1024
+ROWS_INTO = 16 * PREDICT_ROWS  # before they are put into an array that is given
 REPLACED = "parameters must be the arrays of the last forward: some were replaced; call forward again"
 OPTIMIZER = "optimizer."  # begins the names that a trainer adds to a network's file, as does the next
 CALLBACKS = "callbacks."
@@ -224,7 +225,7 @@ class Sequential:
             raise ValueError(REPLACED)
 
     def __call__(self, x: Any) -> Array:
-        """Return `predict(x)`."""
+        """Return `predict(x)`, of a classifier logits."""
         return self.predict(x)
 
     def __len__(self) -> int:
@@ -285,20 +286,34 @@ class Sequential:
         first = self.layers[0]
         getattr(first, "backward_params", first.backward)(dout)
 
-    def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
+    def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0, *, out: Any = None) -> Array:
         """Return the network's outputs, computed with `train=False`.
+
+        They are what the last layer returns: for a loss of classes logits, not probabilities. These are what
+        `Trainer.predict_proba` returns, or the loss's `predictions(y)`; the greatest, `y.argmax(axis=1)`, is
+        the class either way.
 
         Parameters
         ----------
         x : array, shape (N, ...)
             May be a memory map or of another dtype: it is read and converted a batch at a time. What becomes
-            an array, a tensor or a frame, may be given as to `Trainer.fit`.
+            an array, a tensor or a frame, may be given as to `Trainer.fit`. A single row is given as x[None].
         batch_size : int >= 1 or None
             Rows at a time; None: 1024.
         scale : float
             Multiplies x once it has the network's dtype: 1 / 255 for pixels that are bytes. Must be 1 where
             the first layer takes indices.
+        out : array or None
+            In the shape and dtype of the outputs, a memory map say: they are put into it, a batch at a time,
+            and it is returned. It shares no memory with x. After an error it may hold those of some batches.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
         """
+        if out is not None:
+            return self._predict_into(out, x, batch_size, scale)
         x = x if type(x) is np.ndarray else _checks.real_array("x", x)
         rows = PREDICT_ROWS if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         if x.ndim == 0:
@@ -308,12 +323,32 @@ class Sequential:
             first = self.forward(scaled(x[:rows], scale, self.dtype), False)
             if len(x) <= rows:
                 return np.array(first)
-            out = np.empty((len(x), *first.shape[1:]), first.dtype)
-            out[:rows] = first
+            y = np.empty((len(x), *first.shape[1:]), first.dtype)
+            y[:rows] = first
             for batch in data.batches(len(x), rows):
                 if batch.start > 0:
-                    out[batch] = self.forward(scaled(x[batch], scale, self.dtype), False)
-        return out
+                    y[batch] = self.forward(scaled(x[batch], scale, self.dtype), False)
+        return y
+
+    def _predict_into(self, out: Any, x: Any, batch_size: Any, scale: Any) -> Array:
+        """Put the outputs into an array; return it."""
+        x = _checks.real_array("x", x)
+        rows = ROWS_INTO if batch_size is None else _checks.integer("batch_size", batch_size, 1)
+        if x.ndim == 0:
+            raise ValueError("x must have shape (N, ...), got no dimension")
+        for batch in data.batches(max(len(x), 1), rows):
+            y = self.predict(x[batch], batch_size, scale)
+            if batch.start == 0:
+                shape = (len(x), *y.shape[1:])
+                if not isinstance(out, np.ndarray) or out.dtype != y.dtype:
+                    raise TypeError(f"out must be an array of dtype {y.dtype}, got {_checks.shown(out)}")
+                if out.shape != shape:
+                    raise ValueError(f"out must have shape {shape}, got {out.shape}")
+                if not out.flags.writeable or np.may_share_memory(out, x):
+                    raise ValueError("out must be writeable and share no memory with x")
+            out[batch] = y
+        result: Array = out
+        return result
 
     def _state(self) -> dict[str, Array]:
         """Return the live arrays of parameters and running statistics, by name."""
@@ -393,6 +428,23 @@ class Sequential:
 
         "T x dim" are an embedding's, of T indices a row, and "?" those of a layer of your own.
         """
+        rows, total = self._table()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{n:>{widths[0]}}  {name:<{widths[1]}}  {out:>{widths[2]}}  {count:>{widths[3]}}".rstrip()
+            for n, name, out, count in rows
+        ]
+        return "\n".join([*lines, total])
+
+    def _repr_html_(self) -> str:
+        """Return `summary` as a table, for notebooks."""
+        from .. import _html
+
+        (head, *rows), total = self._table()
+        return _html.table(head, rows, total)
+
+    def _table(self) -> tuple[list[tuple[str, str, str, str]], str]:
+        """Return the rows of `summary`, their heads first, and what stands below them."""
         rows, width = [("", "layer", "outputs", "parameters")], ""
         for name, layer in _layers.each_layer(self.layers):
             block = isinstance(layer, _layers.Residual)
@@ -410,12 +462,7 @@ class Sequential:
             rows.append((name[:-1], type(layer).__name__, "" if block else width, parameters))
         total = sum(p.size for p in self.params.values())
         bytes_each = 0 if self.dtype is None else self.dtype.itemsize
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            f"{n:>{widths[0]}}  {name:<{widths[1]}}  {out:>{widths[2]}}  {count:>{widths[3]}}".rstrip()
-            for n, name, out, count in rows
-        ]
-        return "\n".join([*lines, f"{total:,} parameters, {self.dtype}, {total * bytes_each:,} bytes"])
+        return rows, f"{total:,} parameters, {self.dtype}, {total * bytes_each:,} bytes"
 
     def architecture(self) -> list[dict[str, Any]]:
         """Return the layers as JSON can hold them, [{"layer": class name, argument: value, ...}, ...].
@@ -602,7 +649,8 @@ def mlp(
 ) -> Sequential:
     """Return a network of dense layers.
 
-    For each hidden size Affine, BatchNorm if wanted, activation, Dropout if wanted; then a last Affine.
+    For each hidden size Affine, BatchNorm if wanted, activation, Dropout if wanted; then a last Affine, the
+    outputs of which are logits for a loss of classes: it knows what to make of them.
 
     Parameters
     ----------

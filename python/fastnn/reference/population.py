@@ -26,7 +26,7 @@ __all__ = ["Population"]
 
 R = TypeVar("R")
 OF_AN_OPTIMIZER = ("lr", "weight_decay")
-OPTIONS = ("shuffle", "sample_weight", "class_weight", "scale", "weight_mean", "accumulate")
+OPTIONS = ("shuffle", "sample_weight", "class_weight", "scale", "weight_mean", "accumulate", "metrics")
 
 
 class Population:
@@ -229,7 +229,8 @@ class Population:
         progress : bool or None
             Whether to show a bar, which counts the epochs of all members, see `Trainer.fit`.
         **options
-            shuffle, sample_weight, class_weight, scale, weight_mean and accumulate, as for `Trainer.fit`.
+            shuffle, sample_weight, class_weight, scale, weight_mean, accumulate and metrics, as for
+            `Trainer.fit`.
 
         Returns
         -------

@@ -10,16 +10,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Generator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import islice, repeat
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+from warnings import warn
 
 import numpy as np
 
-from .. import _checks, checkpoint, data
+from .. import _checks, _progress, checkpoint, data
 from .._interrupts import Interrupts, look
-from ..callbacks import Checkpoint, EarlyStopping, Told, entered, left, packed, take_up, tell, unpacked
+from ..callbacks import EarlyStopping, Told, entered, in_order, left, packed, take_up, tell, unpacked
+from ..metrics import Metric, resolved
 from ..sparse import CSR, RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
     from .._checks import Array
     from ..checkpoint import Path
+
+    _Slice = tuple[Sequence[float], Sequence[float], int]  # losses and shares of steps, rows so far
 
 __all__ = ["History", "Trainer", "Work", "done"]
 
@@ -344,7 +348,7 @@ class Trainer:
         shuffle: bool = True,
         validation: tuple[Any, ...] | None = None,
         callbacks: Iterable[Callable[[Any, History], Any]] = (),
-        progress: bool | None = None,
+        progress: bool | str | None = None,
         sample_weight: Any = None,
         class_weight: Any = None,
         scale: float = 1.0,
@@ -352,6 +356,8 @@ class Trainer:
         weight_mean: str | float = "batch",
         resume: bool = True,
         accumulate: int = 1,
+        validation_split: float = 0.0,
+        metrics: Any = (),
     ) -> History:
         """Train on a data set.
 
@@ -375,9 +381,11 @@ class Trainer:
         callbacks : iterable of functions (trainer, history)
             Called after each epoch; True ends the training. Objects may be called at other times as
             well, see `fastnn.callbacks`.
-        progress : bool or None
-            Whether to show a bar, with the loss and the samples a second, which takes the package tqdm (the
-            extra fastnn-cpu[progress]); None: if tqdm is there and standard error is a terminal.
+        progress : bool, "epochs" or None
+            Whether to show a bar, with the loss, the samples a second and the figures of the last epoch,
+            which takes the package tqdm (the extra fastnn-cpu[progress]); None: if tqdm is there and this is
+            a notebook, or standard error a terminal. "epochs": a line with the figures of each epoch, on
+            standard output.
         sample_weight : array, shape (N,), or None
             Finite, >= 0. A batch the weights of which are all 0 is passed over.
         class_weight : dict of label: weight, array, shape (C,), "balanced" or None
@@ -407,6 +415,17 @@ class Trainer:
             takes each batch by itself, and dropout's masks are others. Losses, schedules and counts of steps
             are those of the larger batch. (A network with an embedding, and a loss of your own, are then
             trained layer by layer.)
+        validation_split : float in [0, 1)
+            In the place of `validation`: the share of the rows, with their weights, that are held out of the
+            training and evaluated after each epoch. As in Keras they are the last rows as the data come,
+            before any shuffling: data in an order, by class or by time, are shuffled by you, or not to be.
+        metrics : list of str, function (y_true, y_pred) or pair (name, function), or dict of these pairs
+            Figures of the validation beside its loss, recorded as "val_" and their name, which callbacks may
+            watch. Names are those of `fastnn.metrics`: "accuracy", "f1", "auc", "r2", "mse", "rmse", "mae",
+            and "top_3" or ("top_k", 3), of any number. A function is recorded by its own name and is given
+            the targets and the predictions of all rows, to which the loss's link is applied: probabilities,
+            see `predict_proba` (outputs, of a loss of your own without `predictions`); and weights of the
+            validation if it has an argument `sample_weight`.
 
         Returns
         -------
@@ -430,7 +449,8 @@ class Trainer:
             For progress=True without tqdm.
         """
         arguments = (x, t, epochs, batch_size, shuffle, validation, callbacks, progress, sample_weight)
-        return done(self._fitting(*arguments, class_weight, scale, weight_mean, resume, accumulate))
+        options = (class_weight, scale, weight_mean, resume, accumulate, validation_split, metrics)
+        return done(self._fitting(*arguments, *options))
 
     def _fitting(
         self,
@@ -441,13 +461,15 @@ class Trainer:
         shuffle: bool = True,
         validation: tuple[Any, ...] | None = None,
         callbacks: Iterable[Callable[[Any, History], Any]] = (),
-        progress: bool | None = None,
+        progress: bool | str | None = None,
         sample_weight: Any = None,
         class_weight: Any = None,
         scale: float = 1.0,
         weight_mean: str | float = "batch",
         resume: bool = True,
         accumulate: int = 1,
+        validation_split: float = 0.0,
+        metrics: Any = (),
         rows: Array | None = None,
         interrupts: Interrupts | None = None,
     ) -> Work[History]:
@@ -459,23 +481,26 @@ class Trainer:
         looked_at = Interrupts() if interrupts is None else nullcontext(interrupts)
         with looked_at as interrupts:  # also while the arguments are looked at
             x, t, sample_weight = _data_set("", x, t, sample_weight)
-            size = len(x) if rows is None else len(rows)
             epochs = _checks.integer("epochs", epochs, 0)
             batch_size = _checks.integer("batch_size", batch_size, 1)
             shuffle = _checks.flag("shuffle", shuffle)
-            if validation is not None:
-                if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-                    raise TypeError(
-                        f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
-                    )
-                validation = _data_set("validation ", *validation)
+            validation = _validation(validation)
+            split = _checks.real_number("validation_split", validation_split, 0, 1, "[)")
+            if split and validation is not None:
+                raise ValueError("validation_split must be 0 where validation is given")
+            if split:
+                (x, t, sample_weight), validation = _split(x, t, sample_weight, split)
+            size = len(x) if rows is None else len(rows)
+            judged = resolved(metrics)
+            if judged and validation is None:
+                raise ValueError("metrics need validation data: give validation or validation_split")
+            judged = self._beside_the_loss(judged)
             callbacks = _callbacks(callbacks)
-            if progress is not None:
-                _checks.flag("progress", progress)
+            _progress.check(progress)
             scale = input_scale(self.net, scale)
             y = self._check_fit("", x, t, scale)
-            if validation is not None:
-                self._check_fit("validation ", *validation[:2], scale)
+            t = self._plain_targets(y, t)
+            validation = self._check_validation(validation, judged, scale)
             if not isinstance(weight_mean, str):
                 weight_mean = _checks.real_number("weight_mean", weight_mean, 0, None, "(]")
             else:
@@ -486,56 +511,177 @@ class Trainer:
             per_row = sample_weight is not None and weight_mean != "batch"
             if per_row:
                 sample_weight = _over_mean(sample_weight, weight_mean, rows)
-            history = History(self._recorded(validation))
             resume = _checks.flag("resume", resume)
             accumulate = _checks.integer("accumulate", accumulate, 1)
             part, batch_size = batch_size, min(batch_size * accumulate, max(size, 1))
             steps = -(-size // batch_size) - self._joins(size, batch_size)
+
+            def epoch(history: History, bar: Any) -> Work[tuple[bool, bool]]:
+                order = self._order(size) if shuffle else None
+                if rows is not None:
+                    order = rows if order is None else rows[order]
+                batches = x, t, sample_weight, order, batch_size, scale
+                return self._fit_epoch(batches, callbacks, history, bar, interrupts)
+
+            within: dict[str, Any] = {"_per_row": True} if per_row else {}
+            within |= {"_part": part} if part < batch_size else {}
+            judge = _Judge(validation, judged, scale)
+            show = progress, epochs * steps
             yield nothing  # until here nothing has changed
-            own = entered(callbacks, history)
-            bar, begun = None, self.steps
-            outer = {name: value for name, value in self.__dict__.items() if name in OF_A_FIT}
+            return (yield from self._train(epoch, epochs, judge, callbacks, show, resume, within, interrupts))
+
+    def fit_batches(
+        self,
+        batches: Iterable[Any],
+        steps: int | None = None,
+        epochs: int = 1,
+        validation: tuple[Any, ...] | None = None,
+        callbacks: Iterable[Callable[[Any, History], Any]] = (),
+        progress: bool | str | None = None,
+        scale: float = 1.0,
+        *,
+        metrics: Any = (),
+        resume: bool = True,
+    ) -> History:
+        """Train on batches as they come: of a generator, or anything else that yields them.
+
+        Each is a step, as `step` does it; history, callbacks and Ctrl-C are as in `fit`. A slice is a step.
+
+        Parameters
+        ----------
+        batches : iterable of (x, t) or (x, t, sample_weight)
+            As for `step`. A batch the weights of which are all 0 is passed over.
+        steps : int >= 1 or None
+            Batches an epoch: of a generator the next ones; what can begin again, a list say, goes on where
+            the epoch before has ended, and begins again at its end. None: an epoch is all batches, and more
+            than one epoch needs what can begin again.
+        epochs : int >= 0
+        validation, callbacks, progress, scale, metrics, resume
+            As for `fit`.
+
+        Returns
+        -------
+        History
+            Where a generator ends before the last epoch does, the training ends, the epoch counts as far as
+            it came, and a UserWarning says so.
+
+        Raises
+        ------
+        KeyboardInterrupt, FloatingPointError, ImportError
+            As from `fit`.
+        TypeError, ValueError
+            If an argument does not fit, or a batch; the steps before it stay done.
+        """
+        with Interrupts() as interrupts:
+            epochs = _checks.integer("epochs", epochs, 0)
+            stream = _Stream(batches, steps, epochs)
+            validation = _validation(validation)
+            judged = resolved(metrics)
+            if judged and validation is None:
+                raise ValueError("metrics need validation data")
+            judged = self._beside_the_loss(judged)
+            callbacks = _callbacks(callbacks)
+            _progress.check(progress)
+            scale = input_scale(self.net, scale)
+            resume = _checks.flag("resume", resume)
+            if epochs:
+                x, t = stream.look()[:2]
+                if type(self.loss) in self.loss_classes.values():
+                    self._check_fit("", *_data_set("", x, t)[:2], scale)
+            validation = self._check_validation(validation, judged, scale)
+
+            def epoch(history: History, bar: Any) -> Work[tuple[bool, bool]]:
+                if not stream.begin():
+                    return True, False
+                slices = self._steps_of(stream.epoch(), scale)
+                stop, whole = yield from self._fit_slices(
+                    slices, stream.rest, callbacks, history, bar, interrupts
+                )
+                return stop or stream.ended, whole
+
+            judge = _Judge(validation, judged, scale)
+            show = progress, None if stream.size is None else epochs * stream.size
+            history = done(self._train(epoch, epochs, judge, callbacks, show, resume, {}, interrupts))
+            if stream.ended:
+                warn(
+                    f"batches ended after {stream.done} steps of epoch {stream.begun} of {epochs}: the "
+                    "training has ended there",
+                    stacklevel=2,
+                )
+            return history
+
+    def _steps_of(self, batches: Iterable[Any], scale: float) -> Generator[_Slice, Any, None]:
+        """Do the steps of batches; yield each as a slice."""
+        rows = 0
+        for x, t, sample_weight in batches:
+            if sample_weight is not None and not np.any(sample_weight):
+                continue
+            loss = self.step(scaled(x, scale, getattr(self.net, "dtype", None)), t, sample_weight)
+            rows += len(x)
+            yield [loss], [len(x) if sample_weight is None else float(np.sum(sample_weight))], rows
+
+    def _train(
+        self,
+        epoch: Callable[[History, Any], Work[tuple[bool, bool]]],
+        epochs: int,
+        judge: _Judge,
+        callbacks: tuple[Any, ...],
+        show: tuple[Any, int | None],
+        resume: bool,
+        within: Mapping[str, Any],
+        interrupts: Interrupts,
+    ) -> Work[History]:
+        """Do epochs, with what comes before, between and after them; see `fit`.
+
+        `epoch` does the steps of one and returns whether the training is to end and whether all were done;
+        `show` is the argument `progress` and the number of steps, and `within` what the trainer has as
+        attributes meanwhile.
+        """
+        validation, judged, scale = judge
+        history = History([*self._recorded(validation), *(f"val_{metric.name}" for metric in judged)])
+        own = entered(callbacks, history)
+        bar, begun = None, self.steps
+        outer = {name: value for name, value in self.__dict__.items() if name in OF_A_FIT}
+        try:
             try:
-                try:
-                    bar = _progress_bar(progress, epochs * steps)
-                    for name in outer:  # of a fit in a callback of which this is one
-                        del self.__dict__[name]
-                    if per_row:
-                        self._per_row = True
-                    if part < batch_size:
-                        self._part = part
-                    self._begin(callbacks, history, interrupts, resume)
-                    after_epochs = tuple(sorted(callbacks, key=lambda c: isinstance(c, Checkpoint)))
-                    begun = self.steps
-                    stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
-                    while history.epochs < epochs and not stop:
-                        order = self._order(size) if shuffle else None
-                        if rows is not None:
-                            order = rows if order is None else rows[order]
-                        batches = x, t, sample_weight, order, batch_size, scale
-                        stop, whole = yield from self._fit_epoch(batches, callbacks, history, bar, interrupts)
-                        if not whole or interrupts.noted:
-                            break
-                        if validation is not None:
-                            figures = self.evaluate(*validation, scale=scale)
-                            history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
-                        ends = _call(after_epochs, "__call__", self, history, interrupts)
-                        stop = ends or stop or interrupts.noted
-                except KeyboardInterrupt:
-                    if interrupts.leaves:
-                        raise
-                    history.interrupted = True
-                    self._catch_up(history, begun)
-                finally:
-                    for name in OF_A_FIT:
-                        self.__dict__.pop(name, None)
-                    self.__dict__.update(outer)
+                bar = _progress.shown(*show, epochs)
+                for name in outer:  # of a fit in a callback of which this is one
+                    del self.__dict__[name]
+                self.__dict__.update(within)
+                self._begin(callbacks, history, interrupts, resume)
+                after_epochs = tuple(sorted(callbacks, key=in_order))
+                begun = self.steps
+                stop = interrupts.noted or any(c.stopped for c in own if type(c) is EarlyStopping)
+                while history.epochs < epochs and not stop:
                     if bar is not None:
-                        bar.close()
-                history.interrupted |= interrupts.noted
-                _call(callbacks, "on_fit_end", self, history, interrupts)
+                        bar.begin_epoch(history.epochs + 1)
+                    stop, whole = yield from epoch(history, bar)
+                    if not whole or interrupts.noted:
+                        break
+                    if validation is not None:
+                        x, t, sample_weight = validation
+                        options: dict[str, Any] = {"metrics": judged} if judged else {}
+                        figures = self.evaluate(x, t, sample_weight, scale=scale, **options)
+                        history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
+                    ends = _call(after_epochs, "__call__", self, history, interrupts)
+                    if bar is not None:
+                        bar.end_epoch(history)
+                    stop = ends or stop or interrupts.noted
+            except KeyboardInterrupt:
+                if interrupts.leaves:
+                    raise
+                history.interrupted = True
+                self._catch_up(history, begun)
             finally:
-                left(own, history)
+                for name in OF_A_FIT:
+                    self.__dict__.pop(name, None)
+                self.__dict__.update(outer)
+                if bar is not None:
+                    bar.close()
+            history.interrupted |= interrupts.noted
+            _call(callbacks, "on_fit_end", self, history, interrupts)
+        finally:
+            left(own, history)
         history.interrupted |= interrupts.noted  # if too late to end anything
         return history
 
@@ -577,32 +723,65 @@ class Trainer:
         """Do the steps of an epoch; return whether a callback says to stop and whether all were done."""
         x, _, sample_weight, order, batch_size, _ = batches
         size = len(x) if order is None else len(order)
-        begun, first, stop = perf_counter(), history.steps, False
-        shares = self._shares(size, sample_weight, order, batch_size)
-        steps, result = self._run_epoch(*batches), None
+
+        def shares() -> Iterator[float]:
+            return self._shares(size, sample_weight, order, batch_size)
+
+        def slices() -> Generator[Any, Any, None]:
+            steps, result, of_steps, rows = self._run_epoch(*batches), None, shares(), 0
+            while True:
+                try:
+                    losses = steps.send(result) if isinstance(steps, Generator) else next(steps)
+                except StopIteration:
+                    return
+                if callable(losses):
+                    result = yield losses
+                    continue
+                result = None
+                rows = min(rows + len(losses) * batch_size, size)
+                yield losses, list(islice(of_steps, len(losses))), rows
+
+        def rest(done: int) -> bool:
+            return done < sum(1 for _ in shares())
+
+        return (yield from self._fit_slices(slices(), rest, callbacks, history, bar, interrupts))
+
+    def _fit_slices(
+        self,
+        slices: Generator[Any, Any, None],
+        rest: Callable[[int], bool],
+        callbacks: tuple[Any, ...],
+        history: History,
+        bar: Any,
+        interrupts: Interrupts,
+    ) -> Work[tuple[bool, bool]]:
+        """Do the slices of an epoch, of which `rest` says whether any is left after so many steps.
+
+        Return whether a callback says to stop and whether all were done.
+        """
+        begun, first, stop, result = perf_counter(), history.steps, False, None
         while True:
             try:
-                losses = steps.send(result) if isinstance(steps, Generator) else next(steps)
+                one = slices.send(result)
             except StopIteration:
                 break
-            if callable(losses):
-                result = yield losses
+            if callable(one):
+                result = yield one
                 continue
             result = None
+            losses, shares, samples = one
             history.extend(loss=losses)
-            history.weigh(islice(shares, len(losses)))
+            history.weigh(shares)
             if bar is not None and losses:
-                samples = min((history.steps - first) * batch_size, size)
                 loss = history.mean_loss(history.steps - len(losses))
-                _show(bar, len(losses), loss, samples / (perf_counter() - begun))
+                bar.steps(len(losses), loss, samples / (perf_counter() - begun))
             stop = _call(callbacks, "on_slice", self, history, interrupts)
             if stop or interrupts.noted:
                 break
         seconds = perf_counter() - begun
-        if stop or interrupts.noted:
-            planned = sum(1 for _ in self._shares(size, sample_weight, order, batch_size))
-            if history.steps - first < planned:
-                return stop, False
+        done = history.steps - first
+        if (stop or interrupts.noted) and rest(done):
+            return stop, False
         self.epochs += 1
         history.end_epoch(seconds)
         return stop, True
@@ -624,6 +803,49 @@ class Trainer:
                 message = message.removesuffix(_checks.nan_named("t", t[:1])) + _checks.nan_named("t", t)
             raise type(error)(f"{prefix}{message}") from None
         return y
+
+    def _check_validation(
+        self, validation: tuple[Any, ...] | None, metrics: list[Metric], scale: float
+    ) -> tuple[Any, ...] | None:
+        """Refuse validation data that do not fit; return them with targets that the loss takes at no cost."""
+        if validation is None:
+            return None
+        x, t, sample_weight = validation
+        y = self._check_fit("validation ", x, t, scale)
+        t = self._plain_targets(y, t)
+        self._check_metrics(metrics, y, t, sample_weight)
+        return x, t, sample_weight
+
+    def _check_metrics(self, metrics: list[Metric], y: Array, t: Array, sample_weight: Array | None) -> None:
+        """Refuse metrics for which these validation data, whose first outputs are y, will not do."""
+        for metric in metrics:
+            if sample_weight is not None and not metric.weighs:
+                raise ValueError(f"metrics: {metric.name} takes no sample_weight, which the validation has")
+            if metric.own:  # what a function makes of a single row only its author knows
+                continue
+            try:
+                metric.value(self._gather(t, slice(1)), self._predictions(y), None)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"metrics: {error}") from None
+
+    def _plain_targets(self, y: Any, t: Array) -> Array:
+        """Return targets for outputs y in the form that the loss takes at no cost."""
+        plain = getattr(self.loss, "plain_targets", None)
+        return t if plain is None else plain(y, t)
+
+    def _beside_the_loss(self, metrics: list[Metric]) -> list[Metric]:
+        """Return metrics but for an accuracy, which this loss may have itself."""
+        if not hasattr(self.loss, "correct"):
+            return metrics
+        for metric in metrics:
+            if metric.name == "accuracy" and metric.own:
+                raise ValueError('metrics: the loss has an "accuracy" itself, give yours another name')
+        return [metric for metric in metrics if metric.name != "accuracy"]
+
+    def _predictions(self, y: Any) -> Any:
+        """Return what the loss makes of outputs, and of a loss that does not say these."""
+        predictions = getattr(self._criterion, "predictions", None)
+        return y if predictions is None else predictions(y)
 
     def _weigh_classes(
         self, class_weight: Any, t: Array, sample_weight: Array | None, y: Array, rows: Array | None
@@ -652,6 +874,8 @@ class Trainer:
     def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
         """Return the outputs for x, computed with `train=False`, of the average if there is one.
 
+        For a loss of classes they are logits: see `predict_proba`.
+
         Parameters
         ----------
         x : array, shape (N, ...)
@@ -661,6 +885,32 @@ class Trainer:
         """
         net = self.net if self.averaged is None else self.averaged
         y: Array = net.predict(x, batch_size, scale)
+        return y
+
+    def predict_proba(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
+        """Return what the loss makes of the outputs for x, its `y`.
+
+        The softmax for SoftmaxCrossEntropy and the sigmoid for SigmoidCrossEntropy, probabilities; exp for
+        Poisson, means; otherwise the outputs themselves.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+        batch_size : int >= 1 or None
+        scale : float
+            As for `Sequential.predict`.
+
+        Raises
+        ------
+        TypeError
+            For a loss of your own, which does not say what it makes of outputs: without `predictions(y)`.
+        """
+        if not hasattr(self.loss, "predictions"):
+            raise TypeError(
+                "predict_proba needs a loss that has predictions(y), what it makes of outputs; "
+                f"predict returns these, got {_checks.shown(self.loss)}"
+            )
+        y: Array = self.loss.predictions(self.predict(x, batch_size, scale))
         return y
 
     def _order(self, n: int) -> Array:
@@ -747,7 +997,14 @@ class Trainer:
         return a[rows]
 
     def evaluate(
-        self, x: Any, t: Any, sample_weight: Any = None, batch_size: int = 1024, scale: float = 1.0
+        self,
+        x: Any,
+        t: Any,
+        sample_weight: Any = None,
+        batch_size: int = 1024,
+        scale: float = 1.0,
+        *,
+        metrics: Any = (),
     ) -> dict[str, float]:
         """Return the loss over a data set and, for classification, the accuracy.
 
@@ -757,15 +1014,18 @@ class Trainer:
             As for `fit`.
         batch_size : int >= 1
             Rows at a time; the result is that of all rows at once.
+        metrics : list
+            As for `fit`.
 
         Returns
         -------
         dict
-            "loss", and where the loss is one of classification "accuracy", in [0, 1].
+            "loss", where the loss is one of classification "accuracy", in [0, 1], and the metrics.
         """
         x, t, sample_weight = _data_set("", x, t, sample_weight)
         batch_size = _checks.integer("batch_size", batch_size, 1)
         scale = input_scale(self.net, scale)
+        judged, outputs = self._beside_the_loss(resolved(metrics)), []
         reader = copy.copy(self)  # so that what backward needs stays
         criterion = reader.loss = copy.copy(self._criterion)
         correct = getattr(criterion, "correct", None)
@@ -773,16 +1033,28 @@ class Trainer:
         for rows in data.batches(len(x), batch_size):
             weights = None if sample_weight is None else sample_weight[rows]
             share = rows.stop - rows.start if weights is None else float(weights.sum())
-            if share == 0:
+            if share == 0 and not judged:
                 continue
             look()
+            y = self._predict(self._inputs(x, rows, scale))
+            if rows.start == 0:
+                t = self._plain_targets(y, t)
             labels = self._gather(t, rows)
-            loss += share * reader._loss(self._predict(self._inputs(x, rows, scale)), labels, weights)
+            if judged:
+                outputs.append(reader._predictions(y))
+            if share == 0:
+                continue
+            loss += share * reader._loss(y, labels, weights)
             if correct is not None:
                 right = correct(criterion.y, labels)
                 hits += float(right.sum() if weights is None else weights @ right)
             total += share
-        return {"loss": loss / total} | ({} if correct is None else {"accuracy": hits / total})
+        figures = {"loss": loss / total} | ({} if correct is None else {"accuracy": hits / total})
+        if judged:
+            predicted, t = np.concatenate(outputs), t.view()
+            t.flags.writeable = False  # it is the caller's
+            figures |= {metric.name: metric.value(t, predicted, sample_weight) for metric in judged}
+        return figures
 
     # Files
 
@@ -887,6 +1159,15 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, which no `fit` trains."""
         return {name: value for name, value in self.__dict__.items() if name not in OF_A_FIT}
+
+    def _repr_html_(self) -> str:
+        """Return the parts and what was done as a table, for notebooks."""
+        from .. import _html
+
+        options = ("loss", "optimizer", "clip_norm", "seed", "average", "nonfinite", "epochs", "steps")
+        rows = [(name, str(getattr(self, name))) for name in options]
+        net = getattr(self.net, "_repr_html_", None)
+        return _html.table(("Trainer", ""), rows) + ("" if net is None else net())
 
     def __repr__(self) -> str:
         """Return the parts and what was done."""
@@ -1008,6 +1289,112 @@ def added_rows(sparse: Sequence[RowSparse]) -> RowSparse:
     return RowSparse.from_tokens(np.concatenate(rows), np.concatenate(values), sparse[0].shape)
 
 
+class _Judge(NamedTuple):
+    """What is judged after each epoch, and how."""
+
+    validation: tuple[Any, ...] | None
+    metrics: list[Metric]
+    scale: float
+
+
+class _Stream:
+    """Batches, an epoch after another.
+
+    Attributes
+    ----------
+    size : int or None
+        The batches of an epoch, if that is known.
+    ended : bool
+        Whether there are no more.
+    begun, done : int
+        The epoch that was begun last, and its batches so far.
+    """
+
+    def __init__(self, batches: Any, steps: Any, epochs: int) -> None:
+        try:
+            self._iterator = iter(batches)
+        except TypeError:
+            raise TypeError(
+                "batches must be an iterable of (x, t) or (x, t, sample_weight), "
+                f"got {_checks.shown(batches)}"
+            ) from None
+        self._batches = batches
+        self._once = self._iterator is batches
+        self._looked: list[Any] = []
+        self._steps = self.size = None if steps is None else _checks.integer("steps", steps, 1)
+        if steps is None:
+            if epochs > 1 and self._once:
+                raise ValueError(
+                    f"steps must be given for {epochs} epochs of batches that cannot begin again, "
+                    f"{_checks.shown(batches)}"
+                )
+            with suppress(TypeError):
+                self.size = len(batches)
+        self.ended = False
+        self.begun = self.done = 0
+
+    def look(self) -> Any:
+        """Return the first batch, which comes again; ValueError if there is none."""
+        if not self._found():
+            raise ValueError("batches must yield at least one batch, got none")
+        return _batch(self._looked[0])
+
+    def _found(self) -> bool:
+        """Look at the next batch; return whether there is one."""
+        self._looked = self._looked or list(islice(self._iterator, 1))
+        return bool(self._looked)
+
+    def begin(self) -> bool:
+        """Begin the next epoch; return whether it has a batch."""
+        self.begun += 1
+        self.done = 0
+        if self._steps is None and self.begun > 1:
+            self._iterator = iter(self._batches)
+        return self._goes_on()
+
+    def _goes_on(self) -> bool:
+        """Look at the next batch, of the first pass or another; return whether there is one."""
+        if not self._found() and not self._once:
+            self._iterator = iter(self._batches)
+        self.ended = not self._found()
+        return not self.ended
+
+    def epoch(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield the batches of the epoch begun."""
+        if self._steps is None:
+            while self._found():
+                yield self._next()
+        else:
+            while self.done < self._steps and self._goes_on():
+                yield self._next()
+
+    def _next(self) -> tuple[Any, Any, Any]:
+        self.done += 1
+        return _batch(self._looked.pop())
+
+    def rest(self, _: int) -> bool:
+        """Return whether the epoch has, or may have, batches left."""
+        return not self.ended and (self.size is None or self.done < self.size)
+
+
+def _batch(batch: Any) -> tuple[Any, Any, Any]:
+    """Return x, t and weights or None; TypeError if it is no batch."""
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        raise TypeError(f"batches must yield (x, t) or (x, t, sample_weight), got {_checks.shown(batch)}")
+    return batch[0], batch[1], batch[2] if len(batch) == 3 else None
+
+
+def _validation(validation: Any) -> tuple[Array, Array, Array | None] | None:
+    """Return validation data, or None, as they are given to `fit`; TypeError or ValueError for others."""
+    if validation is None:
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise TypeError(
+            f"validation must be (x, t) or (x, t, sample_weight), got {_checks.shown(validation)}"
+        )
+    return _data_set("validation ", *validation)
+
+
 def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[Array, Array, Array | None]:
     """Return a data set as arrays, not copied; TypeError or ValueError if they do not fit together."""
     x = x if isinstance(x, CSR) else _checks.real_array(f"{prefix}x", x)
@@ -1019,6 +1406,20 @@ def _data_set(prefix: str, x: Any, t: Any, sample_weight: Any = None) -> tuple[A
     if sample_weight is not None:
         sample_weight = _checks.sample_weights(f"{prefix}sample_weight", sample_weight, len(x))[0]
     return x, t, sample_weight
+
+
+def _split(
+    x: Array, t: Array, sample_weight: Array | None, share: float
+) -> tuple[tuple[Array, Array, Array | None], tuple[Array, Array, Array | None]]:
+    """Return a data set without the last share of its rows, and these; ValueError if either is empty."""
+    kept = math.floor(len(x) * (1 - share) + 1e-6)  # what 1 - share lacks is no row
+    if not 0 < kept < len(x):
+        raise ValueError(f"validation_split must leave rows on both sides, got {share} of {len(x)} rows")
+    first, last = (
+        _data_set(prefix, x[rows], t[rows], None if sample_weight is None else sample_weight[rows])
+        for prefix, rows in (("", slice(kept)), ("validation ", slice(kept, None)))
+    )
+    return first, last
 
 
 def _callbacks(callbacks: Any) -> tuple[Any, ...]:
@@ -1086,27 +1487,3 @@ def _class_weights(class_weight: Any, labels: Array, classes: int) -> Array:
     if not ((weights >= 0) & (weights < math.inf)).all():
         raise ValueError("class_weight must hold finite numbers >= 0")
     return weights
-
-
-def _progress_bar(progress: bool | None, total: int) -> Any:
-    """Return a tqdm bar, or None where none is wanted."""
-    if progress is None:
-        import sys
-
-        if sys.stderr is None or not sys.stderr.isatty():
-            return None
-    elif not _checks.flag("progress", progress):
-        return None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        if progress is None:
-            return None
-        raise ImportError("progress=True needs the package tqdm: pip install fastnn-cpu[progress]") from None
-    return tqdm(total=total, unit="step")
-
-
-def _show(bar: Any, steps: int, loss: float, samples_per_second: float) -> None:
-    """Move a bar on by the steps of a slice, and show their loss."""
-    bar.update(steps)
-    bar.set_postfix_str(f"loss {loss:.4f}, {samples_per_second:.0f} samples/s", refresh=False)
