@@ -418,7 +418,7 @@ class Trainer:
         validation_split : float in [0, 1)
             In the place of `validation`: the share of the rows, with their weights, that are held out of the
             training and evaluated after each epoch. As in Keras they are the last rows as the data come,
-            before any shuffling: data in an order, by class or by time, are shuffled by you, or not to be.
+            before any shuffling: shuffle data that are sorted, by class say, and leave those in time.
         metrics : list of str, function (y_true, y_pred) or pair (name, function), or dict of these pairs
             Figures of the validation beside its loss, recorded as "val_" and their name, which callbacks may
             watch. Names are those of `fastnn.metrics`: "accuracy", "f1", "auc", "r2", "mse", "rmse", "mae",
