@@ -170,6 +170,60 @@ def test_names_are_those_of_the_way_down(m):
     assert joint.grads.keys() == joint.params.keys()
 
 
+@pytest.mark.parametrize("inside", ["A", "TA", "DRA", "RAR", "NA", "AR"])
+def test_the_input_s_gradient_of_blocks_that_come_first(inside):
+    def net(m):
+        def block(kinds):
+            layers = {
+                "A": lambda: m.Affine.create(4, 4, rng=0, dtype=np.float64),
+                "N": lambda: m.RMSNorm.create(4, dtype=np.float64),
+                "D": lambda: m.Dropout(0.5, seed=1),
+                "T": m.Tanh,
+                "R": lambda: block("A"),
+            }
+            return m.Residual([layers[kind]() for kind in kinds])
+
+        return m.Sequential(
+            [
+                block(inside),
+                m.LayerNorm.create(4, dtype=np.float64),
+                m.Affine.create(4, 5, rng=1, dtype=float),
+            ]
+        )
+
+    rng = np.random.default_rng(0)
+    x, dout = rng.normal(size=(31, 4)), rng.normal(size=(31, 5))
+    native, reference = net(fastnn), net(ref)
+    for passes in (native, reference):
+        passes.forward(x)
+    for go in ("backward", "input_gradient", "backward"):
+        expected = getattr(reference, go)(dout)
+        np.testing.assert_allclose(getattr(native, go)(dout), expected, rtol=1e-9, atol=1e-12)
+
+
+@BOTH
+def test_layers_within_that_would_not_be_trained_are_refused(m):
+    class Scale:
+        def __init__(self, **attributes):
+            self.__dict__ |= attributes
+
+        def forward(self, x, train=True):
+            return x
+
+        def backward(self, dout):
+            return dout
+
+    place = r"layers\[0\].layers\[1\]"
+    w = np.ones(4, np.float32)
+    for bad, error, match in [
+        (Scale(trainable=False), ValueError, place + ".trainable must be True"),
+        (Scale(W=w, dW=w), TypeError, place + " must have dicts params and grads for its W and dW"),
+    ]:
+        net = m.Sequential([m.Residual([m.ReLU(), bad]), m.Affine.create(4, 2)])
+        with pytest.raises(error, match=match):
+            m.Trainer(net, m.MeanSquaredError(), m.SGD())
+
+
 @BOTH
 def test_a_layer_within_goes_back_by_itself_after_a_pass_of_the_network(m):
     net = network(m, "affine block inside")
