@@ -243,6 +243,9 @@ class Trainer:
             raise
         if self.averaged is not None and self.average is not None:
             self.averaged.blend(self.net, 1 - self.average)
+            averaged = dropouts_among(layers_of(self.averaged))
+            for (_, dropout), (_, of_average) in zip(self._dropouts, averaged, strict=False):
+                of_average.step = dropout.step
         return loss
 
     @property
