@@ -200,6 +200,24 @@ def test_a_member_is_an_ordinary_trainer(m, tmp_path):
 
 
 @BOTH
+def test_steps_of_ones_own_are_done(m):
+    class Counting(m.Trainer):
+        asked = 0
+
+        def step(self, x, t, sample_weight=None):
+            self.asked += 1
+            return super().step(x, t, sample_weight)
+
+    def of_ones_own(i):
+        return Counting(m.mlp([12, 5], seed=i), m.SoftmaxCrossEntropy(), m.SGD())
+
+    together, (x, t) = m.Population(map(of_ones_own, range(2))), data()
+    together.step(x, t)
+    together.fit(x, t, 1, 100)
+    assert [trainer.asked for trainer in together] == [4, 4]
+
+
+@BOTH
 def test_a_step_that_fails_names_its_member(m):
     x, t = data()
     together = population(m)
