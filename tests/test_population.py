@@ -276,12 +276,30 @@ def test_bad_arguments_change_nothing(m):
 
 
 @BOTH
+def test_a_network_s_layers_may_share_their_weights(m):
+    def members():
+        def tied(i):
+            W = m.Affine.create(12, 12, rng=i).W
+            layers = [m.Affine(W, np.zeros(12, np.float32)), m.Tanh(), m.Affine(W, np.zeros(12, np.float32))]
+            return m.Trainer(m.Sequential(layers), m.SoftmaxCrossEntropy(), m.SGD(0.01))
+
+        return [tied(i) for i in range(2)]
+
+    together, alone, (x, t) = m.Population(members()), members(), data()
+    histories = together.fit(x, t, 1, 32)
+    assert_same_training(together, alone, histories, [trainer.fit(x, t, 1, 32) for trainer in alone])
+
+
+@BOTH
 def test_bad_populations_are_refused(m):
     a, b = population(m, 2)
     loss, optimizer = m.SoftmaxCrossEntropy(), m.Adam()
     shared = m.Sequential([a.net.layers[0], m.ReLU(), m.Affine.create(16, 5)])
     view = m.Sequential([m.Affine(a.net.layers[0].W[:, :8], np.zeros(8, np.float32)), m.Affine.create(8, 5)])
     trainer = m.Trainer
+    averaging = trainer(m.mlp([12, 5]), m.SoftmaxCrossEntropy(), m.SGD(), average=0.9)
+    average = averaging.averaged.layers
+    of_average = m.Sequential([m.Affine(average[0].W, np.zeros(5, np.float32))])
     for bad, error, match in [
         (3, TypeError, "trainers must be an iterable"),
         ([], ValueError, "at least one"),
@@ -292,6 +310,8 @@ def test_bad_populations_are_refused(m):
         ([a, trainer(b.net, a.loss, optimizer)], ValueError, "share a SoftmaxCrossEntropy"),
         ([a, trainer(b.net, loss, a.optimizer)], ValueError, "share a Adam"),
         ([a, trainer(view, loss, optimizer)], ValueError, r"0.W of trainers\[\d\] .* share memory"),
+        ([averaging, trainer(m.Sequential(average), loss, optimizer)], ValueError, "share a Affine"),
+        ([averaging, trainer(of_average, loss, optimizer)], ValueError, r"0.W of trainers\[\d\] .* share"),
     ]:
         with pytest.raises(error, match=match):
             m.Population(bad)
