@@ -1,9 +1,13 @@
 """Many networks side by side: each member comes to the bits of its own training."""
 
+import signal
+import threading
+
 import numpy as np
 import pytest
 
 import fastnn
+from fastnn import _interrupts
 from fastnn import reference as ref
 from fastnn.callbacks import EarlyStopping
 from fastnn.trainer import Slice
@@ -273,6 +277,51 @@ def test_bad_arguments_change_nothing(m):
             call()
         for trainer, state in zip(together, before, strict=True):
             assert_same_bits(everything(trainer), state)
+
+
+def test_members_are_refused_to_other_threads_meanwhile():
+    together, (x, t), said = population(fastnn), data(), []
+
+    def elsewhere(use):
+        try:
+            use()
+        except RuntimeError as error:
+            said.append(str(error))
+
+    def callback(trainer, _):
+        if trainer is together[0]:
+            other = together[2]
+            for use in (lambda: other.step(x, t), lambda: other.predict(x), lambda: other.evaluate(x, t)):
+                thread = threading.Thread(target=elsewhere, args=(use,))
+                thread.start()
+                thread.join()
+
+    together.fit(x, t, 1, callbacks=[callback])
+    assert len(said) == 3
+    assert all("in use by another thread" in text for text in said)
+    elsewhere(lambda: together[2].step(x, t))
+    assert len(said) == 3
+
+
+@BOTH
+def test_ctrl_c_ends_the_training_of_all(m, monkeypatch):
+    monkeypatch.setattr(_interrupts, "_last", -np.inf)
+    together, (x, t) = population(m, 3), data()
+
+    def press(step):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return 1e-3
+
+    together[0].optimizer.lr = press
+    histories = together.fit(x, t, 50, 32)
+    assert all(history.interrupted for history in histories)
+    for trainer, history in zip(together, histories, strict=True):
+        assert trainer.steps == trainer.optimizer.step == history.steps < 50 * 7
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(_interrupts, "_last", -np.inf)
+    together[0].optimizer.lr = 1e-3
+    assert [history.epochs for history in together.fit(x, t, 2, 32)] == [2, 2, 2]
 
 
 @BOTH

@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -232,6 +233,41 @@ def test_a_layer_within_goes_back_by_itself_after_a_pass_of_the_network(m):
     inner = net.layers[2].layers[-1]
     dx = inner.backward(np.ones((64, 24)))
     np.testing.assert_allclose(dx, np.ones((64, 24)) @ inner.W.T)
+
+
+@BOTH
+def test_predictions_and_steps_in_between_leave_what_backward_needs(m):
+    class Square:
+        def forward(self, x, train=True):
+            self.x = x
+            return x * x
+
+        def backward(self, dout):
+            return 2 * self.x * dout
+
+    rng = np.random.default_rng(0)
+    x, other, dout = rng.normal(size=(7, 4)), rng.normal(size=(9, 4)), rng.normal(size=(7, 2))
+    for square in (Square(), m.SiLU()):
+        net = m.Sequential([m.Residual([m.Residual([square]), small(m)]), m.Affine.create(4, 2, dtype=float)])
+        trainer = m.Trainer(net, m.MeanSquaredError(), m.SGD(0.0))
+        net.forward(x)
+        dx = net.backward(dout)
+        net.predict(other)
+        if not isinstance(square, Square):  # which keeps what it will
+            trainer.step(other, np.zeros((9, 2)))
+        np.testing.assert_array_equal(net.backward(dout), dx)
+
+
+def test_copies_are_used_by_other_threads():
+    block = small(fastnn)
+    twin, done = block.copy(), []
+    x = np.ones((3, 4))
+    twin.forward(x)
+    with block.layers[0]._in_use:
+        thread = threading.Thread(target=lambda: done.append(twin.backward(x)))
+        thread.start()
+        thread.join()
+    assert len(done) == 1
 
 
 def test_a_class_of_ones_own_may_stand_in_a_block():
