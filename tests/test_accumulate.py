@@ -156,6 +156,23 @@ def test_training_goes_on_from_a_file(m, tmp_path):
 
 
 @BOTH
+def test_a_training_in_a_callback_is_one_of_its_own(m):
+    x, t = data()
+    within, apart = (trainer_of(m, "norm") for _ in range(2))
+    weights = np.linspace(0, 2, len(x))
+    outer = {"accumulate": 3, "sample_weight": weights, "weight_mean": "data"}
+
+    def callback(trainer, history):
+        if history.epochs == 1:
+            trainer.fit(x, t, 1, 16)
+
+    within.fit(x, t, 2, 8, callbacks=[callback], **outer)
+    for options in (outer, {}, outer):
+        apart.fit(x, t, 1, 8 if options else 16, **options)
+    assert_same_bits(within.net.state_dict(), apart.net.state_dict())
+
+
+@BOTH
 def test_bad_counts_are_refused(m):
     x, t = data()
     trainer = trainer_of(m)

@@ -381,6 +381,10 @@ def test_losses_of_targets(c, dtype, name):
     c.network_close(handle)
     assert mine.optimizer.lr == 0.5
     assert_same_bits(everything(mine), everything(other))
+    handle = c.network_open(mine)
+    assert c.network_set_rate(handle, 0.25) == OK
+    c.network_close(handle)  # without a step
+    assert mine.optimizer.lr == 0.25
 
 
 def test_what_is_lent_is_refused_to_python_until_it_comes_back(c, dtype):

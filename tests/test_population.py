@@ -1,9 +1,13 @@
 """Many networks side by side: each member comes to the bits of its own training."""
 
+import signal
+import threading
+
 import numpy as np
 import pytest
 
 import fastnn
+from fastnn import _interrupts
 from fastnn import reference as ref
 from fastnn.callbacks import EarlyStopping
 from fastnn.trainer import Slice
@@ -200,6 +204,24 @@ def test_a_member_is_an_ordinary_trainer(m, tmp_path):
 
 
 @BOTH
+def test_steps_of_ones_own_are_done(m):
+    class Counting(m.Trainer):
+        asked = 0
+
+        def step(self, x, t, sample_weight=None):
+            self.asked += 1
+            return super().step(x, t, sample_weight)
+
+    def of_ones_own(i):
+        return Counting(m.mlp([12, 5], seed=i), m.SoftmaxCrossEntropy(), m.SGD())
+
+    together, (x, t) = m.Population(map(of_ones_own, range(2))), data()
+    together.step(x, t)
+    together.fit(x, t, 1, 100)
+    assert [trainer.asked for trainer in together] == [4, 4]
+
+
+@BOTH
 def test_a_step_that_fails_names_its_member(m):
     x, t = data()
     together = population(m)
@@ -257,6 +279,66 @@ def test_bad_arguments_change_nothing(m):
             assert_same_bits(everything(trainer), state)
 
 
+def test_members_are_refused_to_other_threads_meanwhile():
+    together, (x, t), said = population(fastnn), data(), []
+
+    def elsewhere(use):
+        try:
+            use()
+        except RuntimeError as error:
+            said.append(str(error))
+
+    def callback(trainer, _):
+        if trainer is together[0]:
+            other = together[2]
+            for use in (lambda: other.step(x, t), lambda: other.predict(x), lambda: other.evaluate(x, t)):
+                thread = threading.Thread(target=elsewhere, args=(use,))
+                thread.start()
+                thread.join()
+
+    together.fit(x, t, 1, callbacks=[callback])
+    assert len(said) == 3
+    assert all("in use by another thread" in text for text in said)
+    elsewhere(lambda: together[2].step(x, t))
+    assert len(said) == 3
+
+
+@BOTH
+def test_ctrl_c_ends_the_training_of_all(m, monkeypatch):
+    monkeypatch.setattr(_interrupts, "_last", -np.inf)
+    together, (x, t) = population(m, 3), data()
+
+    def press(step):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return 1e-3
+
+    together[0].optimizer.lr = press
+    histories = together.fit(x, t, 50, 32)
+    assert all(history.interrupted for history in histories)
+    for trainer, history in zip(together, histories, strict=True):
+        assert trainer.steps == trainer.optimizer.step == history.steps < 50 * 7
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(_interrupts, "_last", -np.inf)
+    together[0].optimizer.lr = 1e-3
+    assert [history.epochs for history in together.fit(x, t, 2, 32)] == [2, 2, 2]
+
+
+@BOTH
+def test_a_network_s_layers_may_share_their_weights(m):
+    def members():
+        def tied(i):
+            W = m.Affine.create(12, 12, rng=i).W
+            layers = [m.Affine(W, np.zeros(12, np.float32)), m.Tanh(), m.Affine(W, np.zeros(12, np.float32))]
+            return m.Trainer(m.Sequential(layers), m.SoftmaxCrossEntropy(), m.SGD(0.01))
+
+        return [tied(i) for i in range(2)]
+
+    together, alone, (x, t) = m.Population(members()), members(), data()
+    histories = together.fit(x, t, 1, 32)
+    assert_same_training(together, alone, histories, [trainer.fit(x, t, 1, 32) for trainer in alone])
+
+
 @BOTH
 def test_bad_populations_are_refused(m):
     a, b = population(m, 2)
@@ -264,6 +346,9 @@ def test_bad_populations_are_refused(m):
     shared = m.Sequential([a.net.layers[0], m.ReLU(), m.Affine.create(16, 5)])
     view = m.Sequential([m.Affine(a.net.layers[0].W[:, :8], np.zeros(8, np.float32)), m.Affine.create(8, 5)])
     trainer = m.Trainer
+    averaging = trainer(m.mlp([12, 5]), m.SoftmaxCrossEntropy(), m.SGD(), average=0.9)
+    average = averaging.averaged.layers
+    of_average = m.Sequential([m.Affine(average[0].W, np.zeros(5, np.float32))])
     for bad, error, match in [
         (3, TypeError, "trainers must be an iterable"),
         ([], ValueError, "at least one"),
@@ -274,6 +359,8 @@ def test_bad_populations_are_refused(m):
         ([a, trainer(b.net, a.loss, optimizer)], ValueError, "share a SoftmaxCrossEntropy"),
         ([a, trainer(b.net, loss, a.optimizer)], ValueError, "share a Adam"),
         ([a, trainer(view, loss, optimizer)], ValueError, r"0.W of trainers\[\d\] .* share memory"),
+        ([averaging, trainer(m.Sequential(average), loss, optimizer)], ValueError, "share a Affine"),
+        ([averaging, trainer(of_average, loss, optimizer)], ValueError, r"0.W of trainers\[\d\] .* share"),
     ]:
         with pytest.raises(error, match=match):
             m.Population(bad)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -170,6 +171,60 @@ def test_names_are_those_of_the_way_down(m):
     assert joint.grads.keys() == joint.params.keys()
 
 
+@pytest.mark.parametrize("inside", ["A", "TA", "DRA", "RAR", "NA", "AR"])
+def test_the_input_s_gradient_of_blocks_that_come_first(inside):
+    def net(m):
+        def block(kinds):
+            layers = {
+                "A": lambda: m.Affine.create(4, 4, rng=0, dtype=np.float64),
+                "N": lambda: m.RMSNorm.create(4, dtype=np.float64),
+                "D": lambda: m.Dropout(0.5, seed=1),
+                "T": m.Tanh,
+                "R": lambda: block("A"),
+            }
+            return m.Residual([layers[kind]() for kind in kinds])
+
+        return m.Sequential(
+            [
+                block(inside),
+                m.LayerNorm.create(4, dtype=np.float64),
+                m.Affine.create(4, 5, rng=1, dtype=float),
+            ]
+        )
+
+    rng = np.random.default_rng(0)
+    x, dout = rng.normal(size=(31, 4)), rng.normal(size=(31, 5))
+    native, reference = net(fastnn), net(ref)
+    for passes in (native, reference):
+        passes.forward(x)
+    for go in ("backward", "input_gradient", "backward"):
+        expected = getattr(reference, go)(dout)
+        np.testing.assert_allclose(getattr(native, go)(dout), expected, rtol=1e-9, atol=1e-12)
+
+
+@BOTH
+def test_layers_within_that_would_not_be_trained_are_refused(m):
+    class Scale:
+        def __init__(self, **attributes):
+            self.__dict__ |= attributes
+
+        def forward(self, x, train=True):
+            return x
+
+        def backward(self, dout):
+            return dout
+
+    place = r"layers\[0\].layers\[1\]"
+    w = np.ones(4, np.float32)
+    for bad, error, match in [
+        (Scale(trainable=False), ValueError, place + ".trainable must be True"),
+        (Scale(W=w, dW=w), TypeError, place + " must have dicts params and grads for its W and dW"),
+    ]:
+        net = m.Sequential([m.Residual([m.ReLU(), bad]), m.Affine.create(4, 2)])
+        with pytest.raises(error, match=match):
+            m.Trainer(net, m.MeanSquaredError(), m.SGD())
+
+
 @BOTH
 def test_a_layer_within_goes_back_by_itself_after_a_pass_of_the_network(m):
     net = network(m, "affine block inside")
@@ -178,6 +233,41 @@ def test_a_layer_within_goes_back_by_itself_after_a_pass_of_the_network(m):
     inner = net.layers[2].layers[-1]
     dx = inner.backward(np.ones((64, 24)))
     np.testing.assert_allclose(dx, np.ones((64, 24)) @ inner.W.T)
+
+
+@BOTH
+def test_predictions_and_steps_in_between_leave_what_backward_needs(m):
+    class Square:
+        def forward(self, x, train=True):
+            self.x = x
+            return x * x
+
+        def backward(self, dout):
+            return 2 * self.x * dout
+
+    rng = np.random.default_rng(0)
+    x, other, dout = rng.normal(size=(7, 4)), rng.normal(size=(9, 4)), rng.normal(size=(7, 2))
+    for square in (Square(), m.SiLU()):
+        net = m.Sequential([m.Residual([m.Residual([square]), small(m)]), m.Affine.create(4, 2, dtype=float)])
+        trainer = m.Trainer(net, m.MeanSquaredError(), m.SGD(0.0))
+        net.forward(x)
+        dx = net.backward(dout)
+        net.predict(other)
+        if not isinstance(square, Square):  # which keeps what it will
+            trainer.step(other, np.zeros((9, 2)))
+        np.testing.assert_array_equal(net.backward(dout), dx)
+
+
+def test_copies_are_used_by_other_threads():
+    block = small(fastnn)
+    twin, done = block.copy(), []
+    x = np.ones((3, 4))
+    twin.forward(x)
+    with block.layers[0]._in_use:
+        thread = threading.Thread(target=lambda: done.append(twin.backward(x)))
+        thread.start()
+        thread.join()
+    assert len(done) == 1
 
 
 def test_a_class_of_ones_own_may_stand_in_a_block():

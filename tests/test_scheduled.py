@@ -65,6 +65,31 @@ def test_training_is_that_of_the_reference(options, monkeypatch):
 
 
 @BOTH
+def test_an_average_s_ratio_is_that_of_its_steps(m, tmp_path):
+    trainer, (x, t) = trainer_of(m, inverted=False), data()
+    trainer = m.Trainer(trainer.net, trainer.loss, m.SGD(0.0), average=0.5)
+    trainer.step(x[:20], t[:20])
+    trainer.fit(x, t, epochs=1, batch_size=30)
+    assert_same_bits(trainer.predict(x), trainer.net.predict(x))
+    trainer.save(tmp_path / "run.npz")
+    assert_same_bits(m.Trainer.load(tmp_path / "run.npz").predict(x), trainer.predict(x))
+
+
+@BOTH
+def test_an_optimizer_of_ones_own_may_stand_beside_them(m):
+    class Own:
+        lr = staticmethod(StepDecay(0.1, 0.5, 3))
+
+        def update(self, params, grads):
+            for name, p in params.items():
+                p -= 0.1 * grads[name]
+
+    trainer, (x, t) = trainer_of(m), data()
+    trainer.optimizer = Own()
+    assert trainer.fit(x, t, epochs=2, batch_size=30).steps == 8
+
+
+@BOTH
 def test_they_are_asked_for_each_step(m):
     asked = {"lr": [], "decay": [], "ratio": []}
 

@@ -29,7 +29,7 @@ class Population(reference.Population):
         calls = []
         for trainer, batch in zip(self.trainers, batches, strict=True):
             network = getattr(trainer.net, "_compiled", None)
-            if network is None:
+            if network is None or getattr(trainer.step, "__func__", None) is not Trainer.step:
                 return super()._each_step(batches)
             calls.append((network, (trainer, *batch)))
         results = _core.CompiledNetwork.train_together(calls, math.inf)

@@ -13,7 +13,7 @@ from .layers import documented
 from .network import Sequential
 from .reference import trainer as reference
 from .reference.losses import FunctionLoss
-from .reference.optimizers import l2_norm
+from .reference.optimizers import Optimizer, l2_norm
 from .reference.trainer import History
 from .sparse import RowSparse
 
@@ -149,6 +149,8 @@ class Trainer(reference.Trainer):
         optimizer, dropouts = self.optimizer, [layer for _, layer in self._dropouts]
         rates = [getattr(optimizer, name, None) for name in ("lr", "weight_decay")]
         if not any(map(callable, rates)) and not any(callable(layer.ratio) for layer in dropouts):
+            return None
+        if not isinstance(optimizer, Optimizer):  # with one of someone's own a step goes layer by layer
             return None
         done, rates = optimizer.step, []
         for i in range(min(steps, RATES)):

@@ -54,6 +54,7 @@ __all__ = [
     "dropout_threshold",
     "each_layer",
     "erfc",
+    "place_of",
     "sigmoid",
     "tuple_of_layers",
 ]
@@ -173,6 +174,11 @@ def each_layer(layers: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, A
         yield name, layer
         if isinstance(layer, Residual):
             yield from each_layer(layer.layers, name)
+
+
+def place_of(name: str) -> str:
+    """Return where a layer stands whose arrays' names begin with `name`: "layers[0].layers[1]" for "0.1."."""
+    return f"layers[{'].layers['.join(name[:-1].split('.'))}]"
 
 
 def tuple_of_layers(layers: Any, known: Iterable[type] = ()) -> tuple[Any, ...]:

@@ -471,10 +471,9 @@ class Sequential:
         """
         for name, layer in _layers.each_layer(self.layers):
             if self.layer_classes.get(type(layer).__name__) is not type(layer):
-                place = "].layers[".join(name[:-1].split("."))
                 raise TypeError(
-                    f"layers[{place}] must be a layer of fastnn to be saved, got a {type(layer).__name__}; "
-                    "state_dict() works for any"
+                    f"{_layers.place_of(name)} must be a layer of fastnn to be saved, "
+                    f"got a {type(layer).__name__}; state_dict() works for any"
                 )
         return [{"layer": type(layer).__name__, **layer.config()} for layer in self.layers]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -36,7 +35,7 @@ class Population:
     ----------
     trainers : iterable of Trainer
         At least one, of any networks, losses, optimizers and seeds. No two share a network, a layer, an
-        array of parameters, a loss or an optimizer.
+        array of parameters, their averages' neither, a loss or an optimizer.
 
     Attributes
     ----------
@@ -59,16 +58,16 @@ class Population:
         if not self.trainers:
             raise ValueError("trainers must hold at least one")
         parts: dict[int, str] = {}
-        arrays: list[tuple[int, int, str]] = []
+        arrays: list[tuple[int, int, int, str]] = []
         for i, trainer in enumerate(self.trainers):
             if not isinstance(trainer, self.trainer_class):
                 raise TypeError(
                     f"trainers[{i}] must be a {self.trainer_class.__module__}.Trainer, "
                     f"got {_checks.shown(trainer)}"
                 )
-            net = trainer.net
-            layers = getattr(net, "_every", ())
-            for part in (trainer, net, trainer.loss, trainer.optimizer, trainer.averaged, *layers):
+            nets = (trainer.net, trainer.averaged)
+            layers = [layer for net in nets for layer in getattr(net, "_every", ())]
+            for part in (trainer, *nets, trainer.loss, trainer.optimizer, *layers):
                 if part is None:
                     continue
                 if id(part) in parts:
@@ -76,13 +75,12 @@ class Population:
                         f"{parts[id(part)]} and trainers[{i}] must not share a {type(part).__name__}"
                     )
                 parts[id(part)] = f"trainers[{i}]"
-            for name, array in getattr(net, "params", {}).items():
-                first = array.__array_interface__["data"][0] if array.size else 0
-                arrays.append((first, array.nbytes, f"{name} of trainers[{i}]"))
-        arrays.sort()
-        for (first, size, name), (following, nbytes, other) in pairwise(arrays):
-            if size and nbytes and following < first + size:
-                raise ValueError(f"{name} and {other} must not share memory")
+            for net in nets:
+                for name, array in getattr(net, "params", {}).items():
+                    if array.size:
+                        first = array.__array_interface__["data"][0]
+                        arrays.append((first, first + array.nbytes, i, f"{name} of trainers[{i}]"))
+        _check_apart(arrays)
 
     @classmethod
     def of(
@@ -324,6 +322,18 @@ class Population:
     def __repr__(self) -> str:
         """Return the number of members and the first of them."""
         return f"Population of {len(self)}, the first: {self.trainers[0]!r}"
+
+
+def _check_apart(arrays: list[tuple[int, int, int, str]]) -> None:
+    """Refuse (first byte, end, trainer, name) of arrays that two trainers share: ValueError."""
+    farthest: dict[int, tuple[int, str]] = {}  # ends of a trainer's arrays that are not passed yet
+    for first, end, trainer, name in sorted(arrays):
+        for other, (reached, other_name) in [*farthest.items()]:
+            if reached <= first:
+                del farthest[other]
+            elif other != trainer:
+                raise ValueError(f"{other_name} and {name} must not share memory")
+        farthest[trainer] = max(farthest.get(trainer, (0, "")), (end, name))
 
 
 def _each(name: str, value: Any, n: int) -> list[Any]:

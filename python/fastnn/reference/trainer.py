@@ -26,6 +26,7 @@ from ..sparse import CSR, RowSparse
 from . import losses as _losses
 from . import optimizers as _optimizers
 from .history import History
+from .layers import each_layer, place_of
 from .network import (
     AVERAGE,
     OPTIMIZER,
@@ -242,6 +243,9 @@ class Trainer:
             raise
         if self.averaged is not None and self.average is not None:
             self.averaged.blend(self.net, 1 - self.average)
+            averaged = dropouts_among(layers_of(self.averaged))
+            for (_, dropout), (_, of_average) in zip(self._dropouts, averaged, strict=False):
+                of_average.step = dropout.step
         return loss
 
     @property
@@ -1213,22 +1217,22 @@ def name_row(error: FloatingPointError, x: Array, t: Array, rows: Array | slice)
 def _check_trainable(net: Any) -> None:
     """Refuse a network of which a layer, or the whole, is not to be trained: ValueError."""
     _checks.trainable("net.trainable", getattr(net, "trainable", True))
-    for i, layer in enumerate(getattr(net, "layers", ())):
-        _checks.trainable(f"layers[{i}].trainable", getattr(layer, "trainable", True))
+    for name, layer in each_layer(getattr(net, "layers", ())):
+        _checks.trainable(f"{place_of(name)}.trainable", getattr(layer, "trainable", True))
 
 
 def _check_layers(net: Any) -> None:
     """Refuse layers that would not be trained: frozen ones, and those that keep W and dW but no `params`."""
     _check_trainable(net)
-    for i, layer in enumerate(getattr(net, "layers", ())):
+    for prefix, layer in each_layer(getattr(net, "layers", ())):
         own = {} if hasattr(layer, "params") else getattr(layer, "__dict__", {})
         for name, value in own.items():
             passed = name in ("x", "y", "out")  # of the last forward
             is_float = isinstance(value, np.ndarray) and value.dtype in _checks.FLOATS
             if is_float and f"d{name}" in own and not passed:
                 raise TypeError(
-                    f"layers[{i}] must have dicts params and grads for its {name} and d{name} to be trained, "
-                    f"got a {type(layer).__name__} without params"
+                    f"{place_of(prefix)} must have dicts params and grads for its {name} and d{name} to be "
+                    f"trained, got a {type(layer).__name__} without params"
                 )
 
 

@@ -244,8 +244,9 @@ void Plan<T>::place_activations(Index rows, Take&& take) {
   take(losses_, rows);
   take(factors_, rows);
   if (train_) {
-    const auto is_sum = [](const Node& node) { return node.layer.kind == LayerKind::sum; };
-    const bool blocks_first = std::any_of(nodes_.begin(), nodes_.begin() + static_cast<std::ptrdiff_t>(first_), is_sum);
+    // What goes around them must outlast the gradient that the first parameters pass on.
+    const auto is_block = [](const Node& node) { return node.layer.kind == LayerKind::residual; };
+    const bool blocks_first = std::any_of(nodes_.begin(), nodes_.begin() + static_cast<std::ptrdiff_t>(first_), is_block);
     T* dy;
     matrix(dy, outputs_);
     for (std::size_t i = nodes_.size(); i-- > 0;) {

@@ -106,6 +106,7 @@ class Handle {
   bool set_rate(double lr) noexcept {
     if (!trains_ || !(lr >= 0 && std::isfinite(lr))) return false;
     rule_.update.lr = lr;
+    rate_set_ = true;
     return true;
   }
   template <class T>
@@ -128,15 +129,15 @@ class Handle {
   template <class T>
   void write(Typed<T>& typed);
 
-  Locks locks_{reinterpret_cast<InUse::Holder>(this)};
   py::object network_, trainer_;
   std::vector<LayerObject> layers_;
   std::vector<InUse*> reading_;  // locks of a network that is not lent
   Call call_;
+  Locks locks_{reinterpret_cast<InUse::Holder>(this)};  // of what is above, which outlives it
   network::Rule rule_{};
   Typed<float> f32_;
   Typed<double> f64_;
-  bool wide_ = false, trains_ = false;
+  bool wide_ = false, trains_ = false, rate_set_ = false;
   std::atomic<bool> stepping_{false};
   std::mutex guard_;  // of free predictors
   Index updates_ = 0, rows_ = 0;
@@ -292,6 +293,7 @@ int Handle::step(Index rows, const T* x, const long long* labels, const T* targe
 }
 
 void Handle::close() {
+  if (rate_set_) call_.optimizer[names().lr] = py::float_(rule_.update.lr);
   if (updates_ > 0) wide_ ? write(f64_) : write(f32_);
   locks_.release();
 }
@@ -300,7 +302,6 @@ template <class T>
 void Handle::write(Typed<T>& typed) {
   const py::object x = new_matrix<T>(rows_, call_.features);  // whose shape is told
   write_back(layers_, call_, typed.layers, typed.runner.last_plan(), x, rule_, updates_);
-  call_.optimizer[names().lr] = py::float_(rule_.update.lr);
 }
 
 // What f() returns, with a Python exception for what it throws.

@@ -62,6 +62,7 @@ void write_back(const std::vector<LayerObject>& objects, const Call& call, const
       found.attributes[name.seed] = py::int_(layer.seed);
       found.attributes[name.stream] = py::int_(layer.stream);
       found.attributes[name.step] = py::int_(rule.step + static_cast<uint64_t>(updates));
+      if (!call.averages.empty()) call.averages[i][name.step] = found.attributes[name.step];
       write_kept(call, layers, plan, i, x, rows);
     } else if (layer.kind != LayerKind::embedding && objects[i].parameters > 0 && !call.keep) {
       PyDict_Clear(found.grads.ptr());
