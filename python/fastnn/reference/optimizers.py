@@ -708,6 +708,7 @@ def from_config(config: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
         )
     try:
         groups = [Group(**group) for group in arguments.pop("groups", [])]
+        arguments.setdefault("lr", None)  # which is refused
         options = {key: schedules.rate_from_json(value) for key, value in arguments.items()}
         return classes[name](**options, groups=groups)
     except TypeError as error:
