@@ -441,7 +441,8 @@ void triangle(Team& team, const Gemm<T>& g, const GemmPlan& plan, T* packed, T* 
     team.phase(panels, [&](Member& member) {
       T* packed_a = own + own_size * member.rank();
       for (Index i; (i = member.next()) >= 0;) {
-        const Index row = i * kTriangleRows, row_end = std::min(row + kTriangleRows, n), col = std::max(at.j, row / lanes * lanes);
+        const Index row = i * kTriangleRows, row_end = std::min(row + kTriangleRows, n),
+                    col = std::max(at.j, row / lanes * lanes);
         if (col >= at.j + at.width) continue;
         const T* b_part = plan.pack_b ? packed + (col - at.j) / lanes * panel : nullptr;
         block_part(part_of(g, row, row_end, col, at.j + at.width), plan, {0, at.j + at.width - col, at.p, at.depth}, b_part,

@@ -8,16 +8,16 @@
 namespace fastnn::bindings::c_api {
 
 // While it lives, calls of this thread use at most so many threads; 0: as many as ever.
-class AtMost {
+class ThreadLimit {
  public:
-  explicit AtMost(int threads) noexcept : before_(thread_override()), set_(threads > 0) {
+  explicit ThreadLimit(int threads) noexcept : before_(thread_override()), set_(threads > 0) {
     if (set_) set_thread_override(threads < kMaxThreads ? threads : kMaxThreads);
   }
-  ~AtMost() {
+  ~ThreadLimit() {
     if (set_) set_thread_override(before_);
   }
-  AtMost(const AtMost&) = delete;
-  AtMost& operator=(const AtMost&) = delete;
+  ThreadLimit(const ThreadLimit&) = delete;
+  ThreadLimit& operator=(const ThreadLimit&) = delete;
 
  private:
   int before_;
@@ -28,7 +28,7 @@ class AtMost {
 template <class F>
 int status_of(int threads, F&& f) noexcept {
   if (threads < 0) return FASTNN_INVALID;
-  const AtMost limit(threads);
+  const ThreadLimit limit(threads);
   try {
     return f();
   } catch (const std::bad_alloc&) {
