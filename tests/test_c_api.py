@@ -123,7 +123,7 @@ def test_the_first_header_is_what_the_header_begins_as():
         text = path.read_text().split("#define FASTNN_KERNELS")[1]
         return re.findall(r"\(\*\w+\)\([^;]*\);", re.sub(r"\\\n|/\*.*?\*/", " ", text, flags=re.S))
 
-    first, now = fields(HERE / "fastnn_1_0.h"), fields(HEADER)
+    first, now = fields(HERE / "fastnn_1_0.txt"), fields(HEADER)
     squeezed = [[re.sub(r"\s+", " ", field) for field in one] for one in (first, now)]
     assert squeezed[1][: len(squeezed[0])] == squeezed[0]
 
@@ -569,7 +569,7 @@ def test_the_page_s_extension(name, standard, tmp_path):
     if source.stem == "first":
         include = tmp_path / "include"
         include.mkdir()
-        (include / "fastnn.h").write_text((HERE / "fastnn_1_0.h").read_text())
+        (include / "fastnn.h").write_text((HERE / "fastnn_1_0.txt").read_text())
     module = loaded(compiled(tmp_path, source, f"-std={standard}", f"-I{include}", *STRICT))
     assert module.multiply() == 11.0
 
