@@ -514,6 +514,15 @@ class Own(fastnn.ReLU):
             ValueError,
             "weight_decay must be a number",
         ),
+        (
+            lambda: fastnn.Trainer(
+                fastnn.Sequential([fastnn.Dropout(lambda step: 0.1), fastnn.Affine.create(12, 2)]),
+                fastnn.SoftmaxCrossEntropy(),
+                fastnn.SGD(),
+            ),
+            ValueError,
+            "ratio of a Dropout must be a number",
+        ),
     ],
 )
 def test_what_cannot_be_opened_says_why(make, error, match):
