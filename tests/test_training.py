@@ -16,6 +16,8 @@ import pytest
 import fastnn
 from fastnn import _core, optimizers, schedules
 from fastnn import reference as ref
+from fastnn.reference.layers import each_layer
+from fastnn.reference.network import dropouts
 from fastnn.trainer import Trainer
 from native import on_each_fusing_isa, run_python
 from networks import NETS, affine
@@ -99,7 +101,7 @@ def state(trainer):
         },
         "counters": np.array([trainer.steps, trainer.epochs, optimizer.step]),
         "dropouts": np.array(
-            [[d.seed, d.stream, d.step] for d in trainer.net.layers if isinstance(d, ref.Dropout)], np.uint64
+            [[d.seed, d.stream, d.step] for _, d in dropouts(trainer.net.layers)], np.uint64
         ),
     }
 
@@ -110,12 +112,13 @@ def idle(net):
     The gradient of such a bias is zero but for rounding: a sum of 32 numbers below 1/32, off by 1e-16 or so.
     Adam divides it by eps = 1e-8 at least: 200 steps of lr 0.005 add up to 1e-8, those of the others to less.
     """
-    norms = [i for i, layer in enumerate(net.layers) if isinstance(layer, ref.BatchNorm)]
-    return (
-        {f"{i - 1}.b" for i in norms}
-        | {f"{i - 1}.beta" for i in norms}
-        | {f"{i}.running_mean" for i in norms}
-    )
+    names = set()
+    for name, layer in each_layer(net.layers):
+        if isinstance(layer, ref.BatchNorm):
+            block, place = name.split(".")[:-2], int(name.split(".")[-2])
+            before = ".".join([*block, str(place - 1)])
+            names |= {f"{before}.b", f"{before}.beta", f"{name}running_mean"}
+    return names
 
 
 def assert_same_trajectory(native, oracle, history, expected, idle_limit=1e-7):
