@@ -155,6 +155,30 @@ def test_training_goes_on_from_a_file(m, tmp_path):
     assert_same_bits(fitted(again, x, t, 4), fitted(trainer, x, t, 4))
 
 
+@pytest.mark.usefixtures("natively")
+def test_a_batch_that_weighs_nothing_is_passed_over():
+    x, t = data(rows=96)
+    weight = np.ones(len(x))
+    weight[8:16] = weight[40:64] = 0
+    trainers = trainer_of(fastnn, "norm"), trainer_of(ref, "norm")
+    options = {"shuffle": False, "sample_weight": weight}
+    assert_close(*(fitted(trainer, x, t, 3, **options) for trainer in trainers))
+
+
+@BOTH
+@pytest.mark.parametrize("batch", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_a_variance_that_is_not_finite_changes_nothing(m, batch):
+    net = m.Sequential([m.BatchNorm.create(12), m.Affine.create(12, 5, rng=0)])
+    trainer, (x, t) = m.Trainer(net, m.SoftmaxCrossEntropy(), m.SGD()), data(rows=24)
+    x = x.astype(np.float32)
+    x[8 * batch : 8 * batch + 2, 0] = 1e25, -1e25
+    before = net.state_dict()
+    with pytest.raises(FloatingPointError, match="running_var"):
+        trainer.fit(x, t, 1, 8, shuffle=False, accumulate=3)
+    assert_same_bits(net.state_dict(), before)
+
+
 @BOTH
 def test_a_training_in_a_callback_is_one_of_its_own(m):
     x, t = data()

@@ -468,6 +468,7 @@ def test_bad_steps_change_nothing(c, dtype):
         (c.network_step, (handle, 0, 20, x[0], t[0], -weight, loss), INVALID),
         (c.network_step, (handle, 0, 20, x[0], t[0], 0 * weight, loss), INVALID),
         (c.network_step, (handle, 0, 20, x[0], t[0], np.nan * weight, loss), INVALID),
+        (c.network_step, (handle, 0, 20, x[0], t[0], 1e-320 * weight, loss), INVALID),
         (c.network_step, (handle, 0, 1, x[0], t[0], None, loss), INVALID),
         (c.network_step, (handle, 0, 0, x[0], t[0], None, loss), INVALID),
         (c.network_step, (handle, -1, 20, x[0], t[0], None, loss), INVALID),
@@ -512,6 +513,15 @@ class Own(fastnn.ReLU):
             lambda: trainer_of("f4", optimizer=fastnn.Adam(weight_decay=lambda step: 0.1)),
             ValueError,
             "weight_decay must be a number",
+        ),
+        (
+            lambda: fastnn.Trainer(
+                fastnn.Sequential([fastnn.Dropout(lambda step: 0.1), fastnn.Affine.create(12, 2)]),
+                fastnn.SoftmaxCrossEntropy(),
+                fastnn.SGD(),
+            ),
+            ValueError,
+            "ratio of a Dropout must be a number",
         ),
     ],
 )

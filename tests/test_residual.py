@@ -70,6 +70,10 @@ def test_more_axes_are_kept(m):
     net = m.Sequential([block, m.Affine.create(8, 2, rng=0, dtype=np.float64)])
     assert block.forward(x).shape == x.shape
     assert net.backward(net.forward(x)).shape == x.shape
+    flattening = m.Sequential([m.Residual([m.Affine.create(8, 8, rng=0, dtype=np.float64)])])
+    for use in (flattening.forward, flattening.predict):
+        with pytest.raises(ValueError, match=r"must keep the shape of x, \(3, 2, 4\), got \(3, 8\)"):
+            use(x)
 
 
 def trained(m, name, dtype=np.float64, **options):
@@ -171,7 +175,7 @@ def test_names_are_those_of_the_way_down(m):
     assert joint.grads.keys() == joint.params.keys()
 
 
-@pytest.mark.parametrize("inside", ["A", "TA", "DRA", "RAR", "NA", "AR"])
+@pytest.mark.parametrize("inside", ["A", "TA", "DRA", "RAR", "NA", "AR", "T", "PTP"])
 def test_the_input_s_gradient_of_blocks_that_come_first(inside):
     def net(m):
         def block(kinds):
@@ -181,6 +185,7 @@ def test_the_input_s_gradient_of_blocks_that_come_first(inside):
                 "D": lambda: m.Dropout(0.5, seed=1),
                 "T": m.Tanh,
                 "R": lambda: block("A"),
+                "P": lambda: block("T"),
             }
             return m.Residual([layers[kind]() for kind in kinds])
 

@@ -17,6 +17,7 @@ import fastnn
 from fastnn import _core, optimizers, schedules
 from fastnn import reference as ref
 from fastnn.reference.layers import each_layer
+from fastnn.reference.network import dropouts
 from fastnn.trainer import Trainer
 from native import on_each_fusing_isa, run_python
 from networks import NETS, affine
@@ -100,12 +101,7 @@ def state(trainer):
         },
         "counters": np.array([trainer.steps, trainer.epochs, optimizer.step]),
         "dropouts": np.array(
-            [
-                [d.seed, d.stream, d.step]
-                for _, d in each_layer(trainer.net.layers)
-                if isinstance(d, ref.Dropout)
-            ],
-            np.uint64,
+            [[d.seed, d.stream, d.step] for _, d in dropouts(trainer.net.layers)], np.uint64
         ),
     }
 
@@ -119,8 +115,8 @@ def idle(net):
     names = set()
     for name, layer in each_layer(net.layers):
         if isinstance(layer, ref.BatchNorm):
-            *block, place = name[:-1].split(".")
-            before = ".".join([*block, str(int(place) - 1)])
+            block, place = name.split(".")[:-2], int(name.split(".")[-2])
+            before = ".".join([*block, str(place - 1)])
             names |= {f"{before}.b", f"{before}.beta", f"{name}running_mean"}
     return names
 

@@ -919,10 +919,8 @@ template <class T>
 void Plan<T>::backward(Team& team, const Batch<T>& batch, const T* dout, bool parameters, T* dx) noexcept {
   dx_ = dx;
   T* const last = nodes_.front().dy;  // where it would end before the first parameters
-  for (std::size_t i = 0; dx && i < first_; ++i) {
+  for (std::size_t i = 0; dx && i < first_; ++i)
     if (nodes_[i].dy == last) nodes_[i].dy = dx;
-    if (nodes_[i].whole == last) nodes_[i].whole = dx;
-  }
   walk(team, {batch, {}, true, 0, nullptr, 0, nullptr, dout, parameters}, turn_, dx ? ops_.size() : needed_);
   dx_ = nullptr;
   if (parameters) gradients(team, batch, nullptr);
