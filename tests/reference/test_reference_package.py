@@ -32,6 +32,7 @@ NAMES = [
     "Huber",
     "Quantile",
     "Poisson",
+    "Population",
     "GaussianNLL",
     "SGD",
     "Momentum",

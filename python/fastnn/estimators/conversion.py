@@ -105,6 +105,7 @@ def from_sklearn(fitted: Any) -> Any:
             made += model._between(len(W), W.dtype)
         made.append(layers.Affine(W, b))
     model._net = Sequential(made)
+    model._criterion = model._loss()
     model._show_parameters()
     own = getattr(fitted, "_optimizer", None)
     share, _ = model._shares()

@@ -532,7 +532,10 @@ class Trainer:
             judge = _Judge(validation, judged, scale)
             show = progress, epochs * steps
             yield nothing  # until here nothing has changed
-            return (yield from self._train(epoch, epochs, judge, callbacks, show, resume, within, interrupts))
+            train = self._train(epoch, epochs, judge, callbacks, show, resume, within, interrupts)
+            history = yield from train
+        history.interrupted |= interrupts.noted  # if too late to end anything
+        return history
 
     def fit_batches(
         self,
@@ -606,13 +609,14 @@ class Trainer:
             judge = _Judge(validation, judged, scale)
             show = progress, None if stream.size is None else epochs * stream.size
             history = done(self._train(epoch, epochs, judge, callbacks, show, resume, {}, interrupts))
-            if stream.ended:
-                warn(
-                    f"batches ended after {stream.done} steps of epoch {stream.begun} of {epochs}: the "
-                    "training has ended there",
-                    stacklevel=2,
-                )
-            return history
+        history.interrupted |= interrupts.noted  # if too late to end anything
+        if stream.ended:
+            warn(
+                f"batches ended after {stream.done} steps of epoch {stream.begun} of {epochs}: the "
+                "training has ended there",
+                stacklevel=2,
+            )
+        return history
 
     def _steps_of(self, batches: Iterable[Any], scale: float) -> Generator[_Slice, Any, None]:
         """Do the steps of batches; yield each as a slice."""
@@ -686,7 +690,6 @@ class Trainer:
             _call(callbacks, "on_fit_end", self, history, interrupts)
         finally:
             left(own, history)
-        history.interrupted |= interrupts.noted  # if too late to end anything
         return history
 
     def _begin(
