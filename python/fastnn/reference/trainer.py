@@ -8,6 +8,7 @@ its own way stands in small methods: `step`, `_run_epoch` (the steps of an epoch
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Generator
 from contextlib import nullcontext, suppress
@@ -1187,17 +1188,23 @@ class Trainer:
 
 def done(work: Work[R]) -> R:
     """Do what is yielded, one after the other, and send back what it returns or raises; return the result."""
-    try:
-        task = next(work)
-        while True:
-            try:
-                result = task()
-            except BaseException as error:
-                task = work.throw(error)
-            else:
-                task = work.send(result)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+    error: BaseException | None = None
+    while True:
+        try:
+            task = next(work) if error is None else work.throw(error)
+            while True:
+                try:
+                    result = task()
+                except BaseException as raised:
+                    task = work.throw(raised)
+                else:
+                    task = work.send(result)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        except KeyboardInterrupt as raised:
+            if inspect.getgeneratorstate(work) == inspect.GEN_CLOSED:
+                raise
+            error = raised  # came in between: it is the work's to look at
 
 
 def nothing() -> None:
