@@ -11,7 +11,6 @@ is neither float32 nor float64).
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import os
 import weakref
@@ -208,6 +207,8 @@ def tuple_of_layers(layers: Any, known: Iterable[type] = ()) -> tuple[Any, ...]:
 
 def _check_forward(i: int, layer: Any) -> None:
     """Refuse a layer whose forward does not take `train`: TypeError."""
+    import inspect
+
     try:
         inspect.signature(layer.forward).bind(None, True)
     except TypeError:

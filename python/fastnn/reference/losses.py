@@ -7,7 +7,6 @@ l_i. `backward` returns its gradient with respect to x. Rows are averaged in flo
 
 from __future__ import annotations
 
-import inspect
 from itertools import pairwise
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -497,6 +496,8 @@ class FunctionLoss:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        import inspect
+
         self.function = function
         self.y: Array | None = None
         try:

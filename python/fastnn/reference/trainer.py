@@ -8,7 +8,6 @@ its own way stands in small methods: `step`, `_run_epoch` (the steps of an epoch
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Generator
 from contextlib import nullcontext, suppress
@@ -1202,7 +1201,7 @@ def done(work: Work[R]) -> R:
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         except KeyboardInterrupt as raised:
-            if inspect.getgeneratorstate(work) == inspect.GEN_CLOSED:
+            if getattr(work, "gi_frame", None) is None:  # it has ended
                 raise
             error = raised  # came in between: it is the work's to look at
 
