@@ -41,6 +41,13 @@ def test_a_door_says_what_it_needs(door, package, arguments, monkeypatch):
         getattr(interchange, door)(*arguments)
 
 
+def test_an_extra_is_named_where_there_is_one(monkeypatch):
+    for door, package, extra in (("from_onnx", "onnx", "onnx"), ("from_keras", "h5py", "keras")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ImportError, match=rf"pip install fastnn-cpu\[{extra}\]$"):
+            getattr(interchange, door)("a.file")
+
+
 def test_an_old_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(__version__="2.3.1+cpu"))
     with pytest.raises(ImportError, match=r"torch, 2\.4 or newer, found 2\.3\.1\+cpu: pip install torch$"):

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["from_keras", "from_onnx", "from_torch", "to_keras", "to_onnx", "to_torch", "train_torch"]
 
 
+INSTALLED_BY = {
+    "onnx": "fastnn-cpu[onnx]",
+    "h5py": "fastnn-cpu[keras]",
+}  # the extras; the others are their users'
+
+
 def _needs(package: str, version: tuple[int, int], door: str) -> None:
     """Raise ImportError, with what to install, unless the package of a door is there and new enough."""
     try:
@@ -30,7 +36,7 @@ def _needs(package: str, version: tuple[int, int], door: str) -> None:
     if not found[0].isdigit() or tuple(map(int, found.split(".")[:2])) < version:
         raise ImportError(
             f"fastnn.interchange.{door} needs the package {package}, {version[0]}.{version[1]} or newer, "
-            f"found {found}: pip install {package}"
+            f"found {found}: pip install {INSTALLED_BY.get(package, package)}"
         )
 
 
