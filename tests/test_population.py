@@ -382,3 +382,18 @@ def test_bad_populations_are_refused(m):
             make()
     with pytest.raises(TypeError, match="must be a fastnn"):
         fastnn.Population([ref.Trainer(ref.mlp([2, 2]), ref.SoftmaxCrossEntropy(), ref.SGD())])
+
+
+@BOTH
+def test_the_epochs_of_all_members_are_shown(m, capsys):
+    pytest.importorskip("tqdm", reason="the extra is not installed")
+    x, t = data()
+    together, alone = population(m), population(m)
+    histories = together.fit(x, t, 2, 50, progress=True)
+    assert "8/8" in capsys.readouterr().err
+    assert_same_training(together, alone, histories, alone.fit(x, t, 2, 50))
+    assert capsys.readouterr() == ("", "")
+    together.fit(x, t, 2, 50, progress="epochs")
+    assert capsys.readouterr().out.count("epoch 2/2: loss") == 4
+    with pytest.raises(TypeError, match="progress must be"):
+        together.fit(x, t, 2, 50, progress=3)

@@ -189,6 +189,14 @@ def first_row(what: str, array: Array) -> int | None:
     return int(has.argmax()) if has.any() else None
 
 
+def told_of(who: str, error: Exception) -> Exception:
+    """Return an error of the same class that says whose it is; RuntimeError if the class takes no text."""
+    try:
+        return type(error)(f"{who}: {error}")
+    except Exception:
+        return RuntimeError(f"{who}: {type(error).__name__}: {error}")
+
+
 def nan_named(name: str, array: Array) -> str:
     """Return the end of an error of an array: "; x has NaN in row 3", or "" if it has none."""
     row = first_row("NaN", array) if array.ndim else None

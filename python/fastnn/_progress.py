@@ -23,7 +23,7 @@ def check(progress: Any) -> None:
         raise TypeError(f'progress must be True or False, None or "epochs", got {_checks.shown(progress)}')
 
 
-def shown(progress: Any, steps: int | None, epochs: int) -> Bar | Lines | None:
+def shown(progress: Any, steps: int | None, epochs: int, unit: str = "step") -> Bar | Lines | None:
     """Return what shows a training of so many steps (None: not known) and epochs; None for nothing.
 
     ImportError for progress=True without tqdm.
@@ -47,7 +47,7 @@ def shown(progress: Any, steps: int | None, epochs: int) -> Bar | Lines | None:
         if progress is None:
             return None
         raise ImportError("progress=True needs the package tqdm: pip install fastnn-cpu[progress]") from None
-    return Bar(tqdm(total=steps, unit="step"), epochs)
+    return Bar(tqdm(total=steps, unit=unit), epochs)
 
 
 def in_notebook() -> bool:
@@ -74,6 +74,11 @@ class Bar:
         self.bar.update(steps)
         text = f"loss {loss:.4f}, {samples_per_second:.0f} samples/s{self._figures}"
         self.bar.set_postfix_str(text, refresh=False)
+
+    def member_epoch(self, history: History) -> None:
+        """Move on by an epoch of one of several trainings, and show its figures."""
+        self.bar.update(1)
+        self.bar.set_postfix_str(", ".join(_figures(history)), refresh=False)
 
     def end_epoch(self, history: History) -> None:
         """Show the figures of the epoch that is done."""
@@ -103,6 +108,8 @@ class Lines:
         """Print the line."""
         figures = [*_figures(history), f"{history.seconds[-1]:.3g} s"]
         print(f"epoch {history.epochs}/{self.epochs}: {', '.join(figures)}", flush=True)
+
+    member_epoch = end_epoch
 
     def close(self) -> None:
         """Show no more."""

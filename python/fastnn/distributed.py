@@ -292,7 +292,7 @@ class DataParallel:
             raise own
         for rank, error in enumerate(errors):
             if error is not None:
-                raise _named(rank, error)
+                raise _checks.told_of(f"rank {rank}", error)
 
     def __repr__(self) -> str:
         """Return rank, ranks, pieces and the trainer."""
@@ -532,10 +532,3 @@ def _digest(*parts: bytes) -> str:
 
 def _moved(rows: slice, offset: int) -> slice:
     return slice(rows.start - offset, rows.stop - offset)
-
-
-def _named(rank: int, error: Exception) -> Exception:
-    try:
-        return type(error)(f"rank {rank}: {error}")
-    except Exception:
-        return RuntimeError(f"rank {rank}: {type(error).__name__}: {error}")

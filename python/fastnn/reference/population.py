@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from .. import _checks
+from .. import _checks, _progress
 from .._interrupts import Interrupts
 from ..callbacks import Callback
 from .trainer import Trainer, done
@@ -247,8 +247,11 @@ class Population:
         if unknown:
             raise TypeError(f"fit takes {', '.join(OPTIONS)} besides, got {unknown[0]!r}")
         x, t = (_checks.as_array(name, value) for name, value in (("x", x), ("t", t)))
+        epochs = _checks.integer("epochs", epochs, 0)
+        _progress.check(progress)
         own_rows = self._rows(rows, len(x))
         with Interrupts() as interrupts:
+            bar = _progress.shown(progress, epochs * len(self), epochs, "epoch")
             fits = [
                 trainer._fitting(
                     x,
@@ -256,7 +259,7 @@ class Population:
                     epochs,
                     batch_size,
                     validation=validation,
-                    callbacks=_own_callbacks(callbacks),
+                    callbacks=[*_own_callbacks(callbacks), *_shown_on(bar)],
                     progress=False,
                     rows=few,
                     interrupts=interrupts,
@@ -269,6 +272,8 @@ class Population:
             finally:
                 for fit in fits:
                     fit.close()
+                if bar is not None:
+                    bar.close()
 
     def _rows(self, rows: Any, n: int) -> list[Array | None]:
         """Return the rows of each member, checked."""
@@ -293,7 +298,7 @@ class Population:
         try:
             return function(*arguments)
         except Exception as error:
-            raise _named(i, error) from error
+            raise _checks.told_of(f"member {i}", error) from error
 
     def predict(self, x: Any, batch_size: int | None = None, scale: float = 1.0) -> Array:
         """Return the outputs of all members, (members, N, outputs), as `Trainer.predict`.
@@ -375,17 +380,19 @@ def _own_callbacks(callbacks: tuple[Any, ...]) -> list[Any]:
     return [copy.deepcopy(c) if isinstance(c, Callback) else c for c in callbacks]
 
 
+def _shown_on(bar: Any) -> list[Any]:
+    """Return what shows each epoch of a member on a bar, if there is one."""
+    if bar is None:
+        return []
+
+    def show(_: Any, history: History) -> None:
+        bar.member_epoch(history)
+
+    return [show]
+
+
 def _items(name: str, value: Any) -> tuple[Any, ...]:
     try:
         return tuple(value)
     except TypeError:
         raise TypeError(f"{name} must be an iterable, got {_checks.shown(value)}") from None
-
-
-def _named(i: int, error: Exception) -> Exception:
-    """Return an error of the same class that names the member, or the error itself."""
-    try:
-        named = type(error)(f"member {i}: {error}")
-    except Exception:
-        return error
-    return named
