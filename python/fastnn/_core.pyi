@@ -58,11 +58,10 @@ class CompiledNetwork:
         or None: Python has to do it.
         """
     @staticmethod
-    def train_together(calls: list[tuple[CompiledNetwork, tuple[Any, ...]]], seconds: float) -> list[Any]:
-        """Do what `train`, or `step`, of several networks would, given the arguments of each, side by side.
+    def step_together(calls: list[tuple[CompiledNetwork, tuple[Any, ...]]]) -> list[Any]:
+        """Do the `step` of several networks side by side, given the arguments of each.
 
-        Each is one thread's; those not begun in so many seconds have done no step. Returns the result of
-        each, or the exception that it has raised.
+        Each is one thread's. Returns the result of each, or the exception that it has raised.
         """
     def forward(self, x: Any, one_pass: Any) -> Any:
         """Return the outputs in training and keep what `backward` needs, or NotImplemented."""
@@ -73,6 +72,20 @@ class CompiledNetwork:
         """
     def infer(self, x: Any, scale: float) -> Array | None:
         """Return the outputs without training for x * scale, or None."""
+
+class Crowd:
+    """The slices of so many trainings in hand at once, which threads without Python do."""
+
+    def __init__(self, members: int) -> None: ...
+    def begin(self, member: int, network: CompiledNetwork, arguments: tuple[Any, ...]) -> None:
+        """Have a slice done, with the arguments of `CompiledNetwork.train`."""
+    def next(self) -> tuple[int, Any] | None:
+        """Return a slice that is done: its member and its result, or the exception that it raised.
+
+        Does one itself as long as none is; None where none is in hand.
+        """
+    def close(self) -> None:
+        """Wait for those that are being done, and forget the others."""
 
 def permutation(n: int, seed: int, epoch: int) -> Array:
     """Return what `fastnn.data.permutation` does."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from . import _core
+from . import _core, callbacks
 from .layers import documented
 from .reference import population as reference
 from .reference.history import History
-from .trainer import SLICE_SECONDS, Slice, Trainer
+from .trainer import Slice, Trainer
 
 if TYPE_CHECKING:
     from .reference.trainer import Work
 
 __all__ = ["Population"]
 
-UNDONE = object()  # the result of a task that is Python's to do
-NOT_BEGUN = (0, 0, None)  # that of a slice when the time was over before its turn
 
 
 @documented
@@ -32,50 +31,69 @@ class Population(reference.Population):
             if network is None or getattr(trainer.step, "__func__", None) is not Trainer.step:
                 return super()._each_step(batches)
             calls.append((network, (trainer, *batch)))
-        results = _core.CompiledNetwork.train_together(calls, math.inf)
+        results = _core.CompiledNetwork.step_together(calls)
         for i, result in enumerate(results):
             if type(result) is not float or not math.isfinite(result):
                 results[i] = self._of_member(i, _checked, self.trainers[i], batches[i], result)
         return results
 
-    def _run(self, fits: list[Work[History]]) -> list[History]:
+    def _run(self, fits: list[Work[History]], given: tuple[Any, ...]) -> list[History]:
+        crowd = _core.Crowd(len(fits))
         with ExitStack() as held:
             for trainer in self.trainers:
                 for lock in trainer._locks:  # type: ignore[attr-defined]
                     held.enter_context(lock)
-            return self._run_together(fits)
+            held.callback(crowd.close)
+            return self._run_together(fits, crowd, all(map(_is_own, given)))
 
-    def _run_together(self, fits: list[Work[History]]) -> list[History]:
+    def _run_together(self, fits: list[Work[History]], crowd: _core.Crowd, aside: bool) -> list[History]:
+        """Do what the trainings of all members ask for.
+
+        `aside`: what one asks of Python may be done while slices of others are, since it looks at no other.
+        """
         histories: dict[int, History] = {}
-        tasks = {i: self._of_member(i, next, fit) for i, fit in enumerate(fits)}
-        while tasks:
-            natively = [i for i, task in tasks.items() if type(task) is Slice]
-            calls = [(tasks[i].compiled, tasks[i].arguments) for i in natively]
-            done = zip(natively, _core.CompiledNetwork.train_together(calls, SLICE_SECONDS), strict=True)
-            results = dict.fromkeys(tasks, UNDONE) | dict(done)
-            for i, result in results.items():
-                if result == NOT_BEGUN:
-                    continue
-                task = self._of_member(i, _go_on, fits[i], tasks[i], result)
+
+        def go_on(results: list[tuple[int, Any]]) -> None:
+            slices = []
+            for i, result in results:
+                task = self._of_member(i, _go_on, fits[i], result)
                 if isinstance(task, History):
                     histories[i] = task
-                    del tasks[i]
                 else:
-                    tasks[i] = task
+                    slices.append((i, task))
+            for i, task in slices:
+                crowd.begin(i, task.compiled, task.arguments)
+
+        for i, fit in enumerate(fits):
+            self._of_member(i, next, fit)  # arguments are looked at
+        go_on([(i, None) for i in range(len(fits))])
+        while (done := crowd.next()) is not None:
+            results = [done]
+            while not aside and (done := crowd.next()) is not None:
+                results.append(done)
+            go_on(sorted(results, key=itemgetter(0)))
         return [histories[i] for i in range(len(fits))]
 
 
-def _go_on(fit: Work[History], task: Any, result: Any) -> Any:
-    """Send a training what its task has come to; return its next task, or its history."""
-    try:
-        if result is UNDONE:
+def _is_own(callback: Any) -> bool:
+    """Return whether a callback is one of fastnn's, which look at their trainer alone."""
+    return type(callback).__module__ == callbacks.__name__
+
+
+def _go_on(fit: Work[History], result: Any) -> Slice | History:
+    """Send a training what its task has come to; return its next slice, or its history."""
+    while True:
+        try:
+            task = fit.throw(result) if isinstance(result, BaseException) else fit.send(result)
+        except StopIteration as end:
+            history: History = end.value
+            return history
+        if isinstance(task, Slice):
+            return task
+        try:
             result = task()
-    except BaseException as error:
-        result = error
-    try:
-        return fit.throw(result) if isinstance(result, BaseException) else fit.send(result)
-    except StopIteration as end:
-        return end.value
+        except BaseException as error:
+            result = error
 
 
 def _checked(trainer: Trainer, batch: tuple[Any, Any, Any], result: Any) -> float:

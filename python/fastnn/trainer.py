@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,32 @@ __all__ = ["History", "Trainer"]
 
 SLICE_SECONDS = 0.05  # between looks at callbacks, the progress bar and Ctrl-C
 RATES = 256
+
+
+class Order:
+    """The rows of an epoch in the order of their use: drawn by the native steps, or here where Python looks.
+
+    Attributes
+    ----------
+    drawn_from : tuple
+        What native steps are given: how many, seed, epoch, and the rows that are permuted or None for all.
+    """
+
+    def __init__(self, n: int, seed: int, epoch: int, rows: Any) -> None:
+        self.drawn_from = n, seed, epoch, rows
+
+    def __len__(self) -> int:
+        return self.drawn_from[0]
+
+    @cached_property
+    def rows(self) -> Any:
+        """Their numbers, int64 (n,)."""
+        n, seed, epoch, rows = self.drawn_from
+        order = _core.permutation(n, seed, epoch)
+        return order if rows is None else rows[order]
+
+    def __getitem__(self, places: Any) -> Any:
+        return self.rows[places]
 
 
 class Slice:
@@ -103,6 +130,7 @@ class Trainer(reference.Trainer):
         batch_size = min(batch_size, size)
         joined = 2 * self._joins(size, batch_size)  # the last batch, a row larger, is a step of its own
         steps, step = -(-size // batch_size) - joined, 0
+        rows = order.drawn_from if isinstance(order, Order) else order
         room = np.empty(steps)
         while compiled is not None and step < steps:
             rates, losses = self._rates(steps - step), room[: steps - step]
@@ -112,7 +140,7 @@ class Trainer(reference.Trainer):
                 x,
                 t,
                 sample_weight,
-                order,
+                rows,
                 step,
                 batch_size,
                 scale,
@@ -137,8 +165,12 @@ class Trainer(reference.Trainer):
             rest = np.arange(size) if order is None else order
             yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)
 
-    def _order(self, n: int) -> Any:
-        return _core.permutation(n, self.seed, self.epochs)
+    def _order(self, n: int, rows: Any) -> Any:
+        order = Order(n, self.seed, self.epochs, rows)
+        return order if self._native_loss() else order.rows
+
+    def _native_loss(self) -> bool:
+        return self.loss_classes.get(type(self.loss).__name__) is type(self.loss)
 
     def _rates(self, steps: int) -> Any:
         """Return what changes from step to step, for a few hundred steps at most; None if nothing does.

@@ -268,7 +268,7 @@ class Population:
                 for trainer, few in zip(self.trainers, own_rows, strict=True)
             ]
             try:
-                return self._run(fits)
+                return self._run(fits, callbacks)
             finally:
                 for fit in fits:
                     fit.close()
@@ -287,8 +287,8 @@ class Population:
             raise ValueError(f"{expected}, got {len(rows)}")
         return [None if few is None else _rows_of(f"rows[{i}]", few, n) for i, few in enumerate(rows)]
 
-    def _run(self, fits: list[Work[History]]) -> list[History]:
-        """Do what the trainings of all members ask for."""
+    def _run(self, fits: list[Work[History]], callbacks: tuple[Any, ...]) -> list[History]:
+        """Do what the trainings of all members ask for; `callbacks` are those of each, as given to `fit`."""
         for i, fit in enumerate(fits):
             self._of_member(i, next, fit)  # arguments are looked at
         return [self._of_member(i, done, fit) for i, fit in enumerate(fits)]

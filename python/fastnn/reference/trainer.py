@@ -521,9 +521,7 @@ class Trainer:
             steps = -(-size // batch_size) - self._joins(size, batch_size)
 
             def epoch(history: History, bar: Any) -> Work[tuple[bool, bool]]:
-                order = self._order(size) if shuffle else None
-                if rows is not None:
-                    order = rows if order is None else rows[order]
+                order = self._order(size, rows) if shuffle else rows
                 batches = x, t, sample_weight, order, batch_size, scale
                 return self._fit_epoch(batches, callbacks, history, bar, interrupts)
 
@@ -920,9 +918,10 @@ class Trainer:
         y: Array = self.loss.predictions(self.predict(x, batch_size, scale))
         return y
 
-    def _order(self, n: int) -> Array:
-        """Return the order of the rows in the next epoch."""
-        return data.permutation(n, self.seed, self.epochs)
+    def _order(self, n: int, rows: Array | None) -> Any:
+        """Return the n rows of the next epoch, these or all, in the order of their use."""
+        order = data.permutation(n, self.seed, self.epochs)
+        return order if rows is None else rows[order]
 
     def _run_epoch(
         self,
@@ -969,7 +968,7 @@ class Trainer:
 
     def _joins(self, n: int, batch_size: int) -> bool:
         """Return whether the last of n rows joins the batch before it: it cannot be normalized alone."""
-        return bool(self._running) and 1 < batch_size < n and n % batch_size == 1
+        return 1 < batch_size < n and n % batch_size == 1 and bool(self._running)
 
     def _batches(self, n: int, batch_size: int) -> Iterator[slice]:
         """Yield the batches of n rows."""

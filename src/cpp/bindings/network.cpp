@@ -1,5 +1,6 @@
 // Networks of native layers, compiled: what the Python objects say is read anew for each call, then steps run without them, and
 // what they leave is written back.
+#include "bindings/network/crowd.h"
 #include "bindings/network/run.h"
 #include "ops/cost.h"
 #include "ops/shuffle.h"
@@ -26,16 +27,19 @@ void bind_network(py::module_& m) {
     };
   };
   m.attr("LAYERS") = numbered(network::kLayerNames);
-  using Handle = py::handle;
   py::class_<CompiledNetwork>(m, "CompiledNetwork", py::custom_type_setup(collected))
       .def(py::init<InUse&, const py::tuple&>(), py::keep_alive<1, 2>())
       .def("step", &CompiledNetwork::step)
-      .def("train", py::overload_cast<Handle, Handle, Handle, Handle, Handle, Index, Index, double, Handle, double, Handle>(
-                        &CompiledNetwork::train))
-      .def_static("train_together", &CompiledNetwork::train_together)
+      .def("train", py::overload_cast<const py::args&>(&CompiledNetwork::train))
+      .def_static("step_together", &CompiledNetwork::step_together)
       .def("forward", &CompiledNetwork::forward)
       .def("backward", &CompiledNetwork::backward)
       .def("infer", &CompiledNetwork::infer);
+  py::class_<Crowd>(m, "Crowd")
+      .def(py::init<int>())
+      .def("begin", &Crowd::begin)
+      .def("next", &Crowd::next)
+      .def("close", &Crowd::close);
   m.def("register_class", &register_class, py::arg("role"), py::arg("type"), py::arg("kind") = 0, py::arg("activation") = 0,
         py::arg("names") = py::tuple(), py::arg("slots") = py::tuple());
 }

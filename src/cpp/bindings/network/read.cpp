@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
+
+#include "ops/shuffle.h"
 
 namespace fastnn::bindings {
 namespace {
@@ -76,17 +79,50 @@ void Call::clear() {
   extents.clear();
 }
 
-const int64_t* Order::read(py::handle order, Index n, bool anew) {
-  if (!anew && order.is(array)) return rows.data();
-  clear();
-  if (!(is_array(order) && is_i64(order) && is_contiguous(order) && rank(order) == 1)) throw Unsupported{};
-  const int64_t* from = data_of<const int64_t>(order);
-  rows.assign(from, from + extent(order, 0));
+namespace {
+
+bool in_range(const std::vector<int64_t>& rows, Index n) noexcept {
   uint64_t highest = 0;  // a negative number is a large one
   for (const int64_t row : rows) highest = std::max(highest, static_cast<uint64_t>(row));
-  if (highest >= static_cast<uint64_t>(n)) throw Unsupported{};
-  array = py::reinterpret_borrow<py::object>(order);
-  return rows.data();
+  return rows.empty() || highest < static_cast<uint64_t>(n);
+}
+
+}  // namespace
+
+void Order::read(py::handle order, Index n, bool anew) {
+  if (!anew && order.is(source_)) return;
+  clear();
+  const auto is_rows = [](py::handle a) { return is_array(a) && is_i64(a) && is_contiguous(a) && rank(a) == 1; };
+  n_ = n;
+  drawn_ = false;
+  if (PyTuple_CheckExact(order.ptr())) {
+    const auto [size, seed, epoch, of] = py::cast<std::tuple<Index, uint64_t, uint64_t, py::object>>(order);
+    if (size < 0 || (of.is_none() ? size > n : !is_rows(of) || extent(of, 0) != size)) throw Unsupported{};
+    size_ = size;
+    seed_ = seed;
+    epoch_ = epoch;
+    of_ = of.is_none() ? nullptr : data_of<const int64_t>(of);
+  } else {
+    if (!is_rows(order)) throw Unsupported{};
+    size_ = extent(order, 0);
+    of_ = data_of<const int64_t>(order);
+    rows_.assign(of_, of_ + size_);
+    if (!in_range(rows_, n)) throw Unsupported{};
+    drawn_ = true;
+  }
+  source_ = py::reinterpret_borrow<py::object>(order);
+}
+
+const int64_t* Order::draw() {
+  if (drawn_) return rows_.data();
+  rows_.resize(static_cast<std::size_t>(size_));
+  ops::permutation(seed_, epoch_, size_, rows_.data());
+  if (of_) {
+    for (int64_t& row : rows_) row = of_[row];
+    if (!in_range(rows_, n_)) throw Unsupported{};
+  }
+  drawn_ = true;
+  return rows_.data();
 }
 
 namespace {

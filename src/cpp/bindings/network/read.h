@@ -83,16 +83,27 @@ struct Calling {
   Call& call;
 };
 
-// The order of the rows of an epoch, each of which is in range: a copy, as the array may be somebody's.
-struct Order {
-  py::object array;
-  std::vector<int64_t> rows;
-
-  const int64_t* read(py::handle order, Index n, bool anew);
+// The order of the rows of an epoch, each of which is in range: a copy of an array, which may be somebody's, or drawn from
+// (n, seed, epoch, array of n rows or None), a permutation of these or of all.
+class Order {
+ public:
+  // What is given for an epoch of a data set of `n` rows, or goes on with it.
+  void read(py::handle order, Index n, bool anew);
+  // The rows; needs no GIL. Throws Unsupported for one that is out of range, std::bad_alloc.
+  const int64_t* draw();
+  Index size() const noexcept { return size_; }
   void clear() {
-    array = py::object();
-    rows = {};
+    source_ = py::object();
+    rows_ = {};
   }
+
+ private:
+  py::object source_;
+  std::vector<int64_t> rows_;
+  Index size_ = 0, n_ = 0;
+  bool drawn_ = false;
+  uint64_t seed_ = 0, epoch_ = 0;
+  const int64_t* of_ = nullptr;  // the rows that are permuted
 };
 
 // Finds the arrays of all layers; whether they are of float64.

@@ -16,11 +16,10 @@ class CompiledNetwork {
   CompiledNetwork& operator=(const CompiledNetwork&) = delete;
 
   // Trains on rows of a data set; the stub says what it takes and returns. None: Python has to do it.
-  py::object train(py::handle trainer, py::handle x, py::handle t, py::handle weight, py::handle order, Index step, Index rows,
-                   double scale, py::handle rates, double seconds, py::handle losses);
-  // The calls of several networks side by side, each a tuple of its network and the tuple of what train() or step() takes. Each
-  // call's result, or the exception that it has raised.
-  static py::list train_together(const py::list& calls, double seconds);
+  py::object train(const py::args& arguments);
+  // One step of each of several networks side by side, each a tuple of its network and the tuple of what step() takes. Returns
+  // the result of each, or the exception that it has raised.
+  static py::list step_together(const py::list& calls);
   // One step on all rows.
   py::object step(py::handle trainer, py::handle x, py::handle t, py::handle weight);
   // A pass at a time; NotImplemented where Python has to do it. Forward in training keeps what backward needs, known by `pass`,
@@ -39,6 +38,9 @@ class CompiledNetwork {
     layers_.clear();
     pass_ = pass_x_ = py::object();
   }
+
+  struct Request;
+  class Job;
 
  private:
   template <class T>
@@ -66,8 +68,6 @@ class CompiledNetwork {
   };
   class Lent;
 
-  struct Request;
-  class Job;
   py::object train(const Request& request);
   template <class T>
   void run_by_python(Training<T>& typed, const Request& request, const network::Data& data, const network::Steps& steps,

@@ -1,0 +1,189 @@
+#include "bindings/network/job.h"
+
+#include <cmath>
+#include <string>
+#include <utility>
+
+namespace fastnn::bindings {
+namespace {
+
+constexpr Index kKeepBytes = 8 << 20;
+constexpr Index kCheckRows = 4096;  // of targets: they are converted to be checked, and no copy of all is to be made
+
+[[noreturn]] void refuse_square(uint64_t step) {
+  const std::string message = "the square of a gradient of step " + std::to_string(step) +
+                              " is infinite: the elements it belongs to are as before it, the others are updated; scale the "
+                              "data or limit the norm with clip_norm; a trainer with nonfinite=\"ignore\" goes on";
+  PyErr_SetString(PyExc_FloatingPointError, message.c_str());
+  throw py::error_already_set();
+}
+
+}  // namespace
+
+py::object current_exception() {
+  try {
+    throw;
+  } catch (py::error_already_set& error) {
+    return error.value();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return py::error_already_set().value();
+}
+
+CompiledNetwork::Request CompiledNetwork::Request::of(const py::tuple& a) {
+  if (a.size() == 4) return {a[0], a[1], a[2], a[3]};
+  if (a.size() != 11) refuse("a training takes 4 or 11 arguments, got " + std::to_string(a.size()));
+  Request r{a[0], a[1], a[2], a[3], a[4], a[5].cast<Index>(), a[6].cast<Index>(), a[7].cast<double>(), a[8], a[9].cast<double>(),
+            a[10]};
+  if (r.step < 0 || r.rows < 1) refuse("there is no such step");
+  return r;
+}
+
+// What changes from step to step.
+void CompiledNetwork::read_rates(py::handle rates, network::Steps& steps) const {
+  const auto drops =
+      std::count_if(layers_.begin(), layers_.end(), [](const LayerObject& layer) { return layer.kind == LayerKind::dropout; });
+  steps.rate_columns = 2 + static_cast<Index>(drops);
+  const bool fits = is_array(rates) && is_f64(rates) && is_contiguous(rates) && rank(rates) == 2 && extent(rates, 0) > 0 &&
+                    extent(rates, 1) == steps.rate_columns;
+  if (!fits) refuse("rates must have rows of " + std::to_string(steps.rate_columns));
+  steps.rates = data_of<const double>(rates);
+}
+
+Index CompiledNetwork::affine_bytes() const {
+  Index bytes = 0;
+  for (std::size_t i = 0; i < layers_.size(); ++i)
+    if (layers_[i].kind == LayerKind::affine && is_array(call_.layers[i].parameters[0]))
+      bytes += size_of(call_.layers[i].parameters[0]) * 4;
+  return bytes;
+}
+
+CompiledNetwork::Job::Job(CompiledNetwork& net, const Request& request)
+    : net_(net), request_(request), hold_(net.lock_), hold_layers_(net.layers_), calling_(net.call_) {
+  if (net.training_ || !net.type_.attributes.holds_for(net.type_.type)) throw Unsupported{};
+  busy_.emplace(net.training_);
+  net.call_.train = true;
+  wide_ = look_up(net.layers_, net.call_);
+  wide_ ? read(net.f64_) : read(net.f32_);
+}
+
+template <class T>
+void CompiledNetwork::Job::read(Training<T>& typed) {
+  Call& call = net_.call_;
+  const std::vector<LayerObject>& objects = net_.layers_;
+  const Request& request = request_;
+  const bool single = request.rows == 0, indices = net_.takes_indices();
+  rule_ = read_rule(call, request.trainer, !single, !request.rates.is_none());
+  hold_optimizer_.emplace(*call.lock);
+  if (call.average_lock) hold_average_.emplace(*call.average_lock);
+  if (!request.rates.is_none()) net_.read_rates(request.rates, steps_);
+  read_ratios(objects, call, steps_.rates ? steps_.rates + 2 : nullptr, &rule_.step);
+
+  const Rows rows = read_rows<T>(call, "x", request.x, single, indices);
+  const Index n = rows.n;
+  if (n == 0) throw Unsupported{};
+  data_.x = rows.from;
+  data_.scale = request.scale;
+  call.features = data_.x.cols;
+  call.deep = indices || rank(request.x) > 2;
+  if (data_.x.type == number_of<T>()) {
+    const char* last = data_.x.data + (n - 1) * data_.x.row_bytes;
+    call.x = {std::min(data_.x.data, last), std::max(data_.x.data, last) + data_.x.cols * static_cast<Index>(sizeof(T))};
+  }
+  const Index part = single ? 0 : read_part(call);
+  read_groups(call, objects);
+  const bool matrices = call.matrices && PySet_GET_SIZE(call.matrices.ptr()) > 0;
+  call.keep = std::isfinite(rule_.clip_norm) || part || matrices || net_.affine_bytes() <= kKeepBytes;
+  std::vector<Layer<T>>& layers = typed.layers;
+  read_layers(objects, call, layers);
+  rule_.factors = call.own_factors;
+  if (indices && request.step == 0 && !ops::in_range(data_.x, n, layers.front().vocabulary)) throw Unsupported{};
+
+  if (!call.own_loss)
+    read_targets<T>(call, data_, rule_.loss, request.t, n, layers.back().out, single ? n : request.step == 0 ? kCheckRows : 0);
+  const Weights weights = weights_of(request.weight, n);
+  if (weights.subnormal) throw Unsupported{};  // they would be flushed
+  data_.weight = weights.data;
+  call.owned.push_back(weights.array);
+  used_ = n;
+  if (!request.order.is_none()) {
+    net_.order_.read(request.order, n, request.step == 0);
+    used_ = net_.order_.size();
+    if (used_ == 0) throw Unsupported{};
+  }
+
+  network::Steps& steps = steps_;
+  steps.rows = single ? n : std::min(request.rows, used_);
+  steps.first = request.step * steps.rows;
+  if (steps.first >= used_) throw Unsupported{};
+  steps.count = (used_ - steps.first) / steps.rows;
+  if (steps.count == 0) {  // what is left of the data is one smaller batch
+    steps.rows = used_ - steps.first;
+    steps.count = 1;
+  }
+  if (steps.rates) steps.count = std::min(steps.count, extent(request.rates, 0));
+  steps.part = part ? std::min(part, steps.rows) : steps.rows;
+  if (steps.part < steps.rows && (call.own_loss || indices)) throw Unsupported{};
+  // A layer of batch normalization refuses a single row.
+  if (normalizes(layers) && (steps.part == 1 || steps.rows % steps.part == 1)) throw Unsupported{};
+  steps.seconds = request.seconds;
+  if (single) {
+    steps.losses = &one_;
+  } else {
+    steps.losses = vector<double>("losses", request.losses, extent(request.losses, 0));
+    steps.count = std::min(steps.count, extent(request.losses, 0));
+  }
+  rule_.update.lost = &lost_;
+  limit<T>(rule_);
+}
+
+template <class T>
+double CompiledNetwork::Job::prepare(Training<T>& typed, bool alone) {
+  const bool clip = std::isfinite(rule_.clip_norm);
+  if (runs_python()) {
+    typed.halves.prepare(typed.layers, steps_.rows, clip);
+    return 0;
+  }
+  typed.runner.prepare(typed.layers, steps_.rows, steps_.part, clip, alone);
+  return typed.runner.cost() * static_cast<double>(steps_.count);
+}
+
+template <class T>
+void CompiledNetwork::Job::run(Training<T>& typed) {
+  try {
+    if (!request_.order.is_none()) data_.order = net_.order_.draw();
+    if (runs_python())
+      net_.run_by_python(typed, request_, data_, steps_, rule_, done_);
+    else
+      done_ = typed.runner.run(typed.layers, data_, steps_, rule_);
+  } catch (...) {
+    failed_ = std::current_exception();
+  }
+}
+
+template <class T>
+py::object CompiledNetwork::Job::finish(Training<T>& typed) {
+  const bool single = request_.rows == 0;
+  const network::Plan<T>& plan = runs_python() ? typed.halves.plan() : typed.runner.last_plan();
+  if (done_.updates > 0) write_back(net_.layers_, net_.call_, typed.layers, plan, request_.x, rule_, done_.updates);
+  if (failed_) std::rethrow_exception(failed_);
+  if (steps_.first + done_.steps * steps_.rows >= used_) net_.order_.clear();
+  if (lost_ && rule_.stop_at_nonfinite) refuse_square(rule_.step + static_cast<uint64_t>(done_.updates) - 1);
+  const bool bad_loss = !done_.finite && !std::isfinite(done_.loss), bad_norm = !done_.finite && !bad_loss;
+  // What a loss that is large, statistics or a norm may mean is for the step in Python to find out. The steps before it are
+  // returned like any others; the next call comes upon it first.
+  if (bad_norm && done_.steps == 0) return py::none();
+  if (single) return py::float_(done_.finite ? one_ : done_.loss);
+  return py::make_tuple(done_.updates, done_.steps, bad_loss ? py::object(py::float_(done_.loss)) : py::none());
+}
+
+double CompiledNetwork::Job::prepare(bool alone) { return wide_ ? prepare(net_.f64_, alone) : prepare(net_.f32_, alone); }
+void CompiledNetwork::Job::run() { wide_ ? run(net_.f64_) : run(net_.f32_); }
+py::object CompiledNetwork::Job::finish() { return wide_ ? finish(net_.f64_) : finish(net_.f32_); }
+
+}  // namespace fastnn::bindings
