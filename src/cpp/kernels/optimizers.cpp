@@ -74,6 +74,8 @@ struct RmsProp {
 };
 // m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p -= step1 m/(sqrt(v) rsqrt2 + eps)  (Kingma & Ba 2015, Algorithm
 // 1)
+// (With AVX-512 the square root by its approximation of 14 bits and two steps, beside the division: half the time of both alone,
+// but 0.87 to 1.12 of that of an update, 0.97 to 1.05 of a step.)
 template <class T>
 struct Adam {
   static constexpr bool kDecoupled = false, kSquares = true;

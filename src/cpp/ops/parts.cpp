@@ -173,7 +173,8 @@ double squares(const T* x, Index n) noexcept {
 template <class T>
 void gather(const RowSource& from, const int64_t* rows, Index first, Index count, T scale, T* to) noexcept {
   const Kernels<T>& k = kernels<T>();
-  // (Fetching the lines of the rows to come changed nothing: a batch of 128 x 784 in any order costs 45 us either way.)
+  // (Fetching the lines of the rows to come changed nothing: a batch of 128 x 784 in any order costs 45 us either way. Fetching
+  // those of the next step while this one runs: 0.95 to 1.04 of the time of 64-32-10, batches of 32 of up to 100,000 rows.)
   for (Index i = 0; i < count; ++i, to += from.cols) {
     const char* row = from.data + (rows ? rows[first + i] : first + i) * from.row_bytes;
     switch (from.type) {
