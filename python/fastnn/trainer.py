@@ -14,6 +14,7 @@ from .layers import documented
 from .network import Sequential
 from .reference import trainer as reference
 from .reference.losses import FunctionLoss
+from .reference.network import dropouts_among, layers_of
 from .reference.optimizers import Optimizer, l2_norm
 from .reference.trainer import History
 from .sparse import RowSparse
@@ -178,10 +179,11 @@ class Trainer(reference.Trainer):
         Each row has the learning rate, the weight decay and the ratio of each layer of dropout. Where one
         cannot be had the steps before it come first.
         """
-        optimizer, dropouts = self.optimizer, [layer for _, layer in self._dropouts]
+        optimizer, layers = self.optimizer, layers_of(self.net)
         rates = [getattr(optimizer, name, None) for name in ("lr", "weight_decay")]
-        if not any(map(callable, rates)) and not any(callable(layer.ratio) for layer in dropouts):
+        if not any(map(callable, [*rates, *(getattr(layer, "ratio", None) for layer in layers)])):
             return None
+        dropouts = [layer for _, layer in dropouts_among(layers)]
         if not isinstance(optimizer, Optimizer):  # with one of someone's own a step goes layer by layer
             return None
         done, rates = optimizer.step, []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,7 +159,11 @@ class History:
         shares = self._shares[first : self.steps]
         if len(shares) < len(losses):  # steps of a trainer that does not say count alike
             shares = [1.0] * len(losses)
-        return float(np.average(losses, weights=shares)) if losses else float("nan")
+        if not losses:
+            return math.nan
+        with suppress(OverflowError, ValueError):
+            return math.fsum(map(mul, losses, shares)) / math.fsum(shares)
+        return float(np.average(losses, weights=shares))  # of what is not finite, or too large to be added
 
     def end_epoch(self, seconds: float) -> None:
         """Count an epoch, the steps of which took that long."""

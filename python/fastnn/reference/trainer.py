@@ -226,19 +226,19 @@ class Trainer:
             self._check_state(grads)
             self._check_average()
             arrays = dict(params)
+            updates, before = getattr(self.optimizer, "step", None), self.steps
+            self._lately = before, (loss,)
         except BaseException:
             undo()
             raise
-        updates = getattr(self.optimizer, "step", None)
-        self._lately = self.steps, (loss,)
-        self.steps += 1
         try:
+            self.steps += 1
             self.optimizer.update(params, grads)
             _check_in_place(arrays, params, self.net.params)
         except BaseException as error:
             undone = updates is not None and self.optimizer.step == updates
             if undone or isinstance(error, Exception):  # Ctrl-C may come when the update is done
-                self.steps -= 1
+                self.steps = before
                 undo()
             raise
         if self.averaged is not None and self.average is not None:
@@ -1191,18 +1191,13 @@ def done(work: Work[R]) -> R:
         try:
             task = next(work) if error is None else work.throw(error)
             while True:
-                try:
-                    result = task()
-                except BaseException as raised:
-                    task = work.throw(raised)
-                else:
-                    task = work.send(result)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        except KeyboardInterrupt as raised:
+                task = work.send(task())
+        except BaseException as raised:
             if getattr(work, "gi_frame", None) is None:  # it has ended
+                if isinstance(raised, StopIteration):
+                    return raised.value  # type: ignore[no-any-return]
                 raise
-            error = raised  # came in between: it is the work's to look at
+            error = raised  # of a task, or KeyboardInterrupt in between: it is the work's to look at
 
 
 def nothing() -> None:
