@@ -63,6 +63,22 @@ class CompiledNetwork:
 
         Each is one thread's. Returns the result of each, or the exception that it has raised.
         """
+    def pieces(
+        self,
+        trainer: Any,
+        x: Any,
+        t: Any,
+        weight: Any,
+        scale: float,
+        pieces: tuple[Array, Array, float, Array],
+    ) -> tuple[Any, Any] | None:
+        """Pass pieces of a batch through network and loss, and add up their gradients along a binary tree.
+
+        `pieces`: where in x each begins and ends, one after the other; the number of each in the batch; what
+        the sum of the rows' losses is divided by; and rows of room for the sums, of as many numbers as are
+        trained. Returns the losses of the pieces and the nodes of the tree (level, place) in these rows; or
+        the number of the piece whose loss is not finite and that loss; or None: Python has to do it.
+        """
     def forward(self, x: Any, one_pass: Any) -> Any:
         """Return the outputs in training and keep what `backward` needs, or NotImplemented."""
     def backward(self, dout: Any, parameters: bool, input: bool) -> Any:

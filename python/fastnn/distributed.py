@@ -21,7 +21,7 @@ import os
 import time
 from contextlib import ExitStack, suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from .sparse import RowSparse
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ._checks import Array
     from .reference.history import History
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["DataParallel"]
 
 LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MPI_LOCALRANKID")  # set by an mpiexec
+YIELDS = 0.02  # seconds that a rank which waits only yields its processor; then it sleeps
 Node = tuple[int, int]  # level and place in the tree of pieces
 
 
@@ -90,6 +91,7 @@ class DataParallel:
         self.exact = _checks.flag("exact", exact)
         self.timeout = _checks.real_number("timeout", timeout, 0, None, "(]")
         self._free: list[Array] = []
+        self._memory: tuple[tuple[int, Any], _Memory] | None = None
         self.comm = _world() if comm is None else comm
         self.rank: int = self.comm.Get_rank()
         self.ranks: int = self.comm.Get_size()
@@ -176,17 +178,53 @@ class DataParallel:
             for lock in trainer._locks:
                 held.enter_context(lock)
             try:
-                return trainer._step_by_parts(self._parts(n, weights, take, sums), sums)
+                natively = self._passes_natively()
+                parts = (
+                    self._passed(n, weights, take, sums) if natively else self._parts(n, weights, take, sums)
+                )
+                return trainer._step_by_parts(parts, sums)
             except Exception as error:
                 if not sums.told:
                     sums.fail(error)
                 raise
 
+    def _passes_natively(self) -> bool:
+        """Return whether this rank's pieces are one native call, on every rank alike."""
+        net, layers = self.trainer.net, layers_of(self.trainer.net)
+        return (
+            getattr(net, "_compiled", None) is not None
+            and self.trainer._native_loss()
+            and not _norms(self.trainer)
+            and not any(getattr(layer, "takes_indices", False) for layer in layers)
+        )
+
+    def _passed(self, n: int, weights: Array | None, take: Any, sums: _Exchange) -> Iterable[Any]:
+        """Pass this rank's pieces natively; return those that are left for the trainer."""
+        trainer, room = self.trainer, sums.room  # which all ranks make together
+        pieces = [(p, self._begin(p, n), self._begin(p + 1, n)) for p in range(*self._pieces_of(self.rank))]
+        pieces = [(p, a, b) for p, a, b in pieces if a < b and (weights is None or weights[a:b].any())]
+        if not pieces:
+            return ()
+        first, last = pieces[0][1], pieces[-1][2]
+        x, t = take(slice(first, last))
+        numbers = np.array([p for p, _, _ in pieces])
+        bounds = np.array([[a - first, b - first] for _, a, b in pieces]).reshape(-1)
+        _, whole = self._whole(n, weights)
+        own = None if weights is None else weights[first:last]
+        result = trainer.net._compiled.pieces(trainer, x, t, own, 1.0, (bounds, numbers, whole, room))
+        if result is None:
+            return self._parts(n, weights, take, sums)
+        losses, nodes = result
+        if not isinstance(losses, list):
+            trainer._check_loss(nodes)
+        sums.losses = dict(zip(numbers.tolist(), losses, strict=True))
+        sums.nodes = {node: room[i] for i, node in enumerate(nodes)}
+        return ()
+
     def _parts(self, n: int, weights: Array | None, take: Any, sums: _Exchange) -> Iterator[Any]:
         """Yield this rank's pieces as a trainer takes them; note what each makes of running statistics."""
-        per_row = weights is None or self.trainer._per_row
         norms = _norms(self.trainer)
-        whole = float(n) if per_row else sum(self._weight(p, n, weights) for p in range(self.pieces))
+        per_row, whole = self._whole(n, weights)
         for piece in range(*self._pieces_of(self.rank)):
             rows = slice(self._begin(piece, n), self._begin(piece + 1, n))
             if rows.start == rows.stop:
@@ -198,6 +236,12 @@ class DataParallel:
                 yield piece, *take(rows), own, share
                 if share:
                     sums.statistics[piece] = statistics()
+
+    def _whole(self, n: int, weights: Array | None) -> tuple[bool, float]:
+        """Return whether each of n rows counts alike, and what their losses are divided by."""
+        if weights is None or self.trainer._per_row:
+            return True, float(n)
+        return False, sum(self._weight(p, n, weights) for p in range(self.pieces))
 
     def _weight(self, piece: int, n: int, weights: Any) -> float:
         return float(weights[self._begin(piece, n) : self._begin(piece + 1, n)].sum())
@@ -262,6 +306,18 @@ class DataParallel:
                 failed = error
         self._raise(failed, self._share(failed))
 
+    def _memory_for(self, size: int, dtype: Any) -> _Memory:
+        """Return room for the sums of so many numbers, that of the steps before if it fits."""
+        if self._memory is None or self._memory[0] != (size, dtype):
+            self._memory = (size, dtype), _Memory(self, size, dtype)
+        return self._memory[1]
+
+    def _segments(self, size: int) -> list[Any]:
+        """Return memory of so many bytes that all ranks see, that of each; or this rank's alone."""
+        if self.ranks == 1 or not self.exact or not (shared := _Shared.of(self.comm)).is_whole:
+            return [bytearray(size)]
+        return shared.segments(size)
+
     def _room(self, size: int, dtype: Any) -> Array:
         """Return room for the gradients of a piece: used before, where there is some."""
         self._free = [room for room in self._free if room.size == size and room.dtype == dtype]
@@ -277,14 +333,16 @@ class DataParallel:
 
     def _wait(self, request: Any) -> None:
         """Wait for a request, as long as that is allowed."""
-        deadline, looks = time.monotonic() + self.timeout, 0
+        began, looks = time.monotonic(), 0
         while not request.Test():
             looks += 1
-            if looks > 1000:
-                if time.monotonic() > deadline:
-                    waited = f"rank {self.rank} of {self.ranks} has waited {self.timeout:g} s for the others"
-                    raise RuntimeError(f"{waited}: one has ended, or does something else")
-                time.sleep(0.0001)
+            if looks % 100:
+                continue
+            waited = time.monotonic() - began
+            if waited > self.timeout:
+                told = f"rank {self.rank} of {self.ranks} has waited {self.timeout:g} s for the others"
+                raise RuntimeError(f"{told}: one has ended, or does something else")
+            time.sleep(0 if waited < YIELDS else 0.0001)
 
     def _raise(self, own: Exception | None, errors: list[Exception | None]) -> None:
         """Raise this rank's own error, or one of its kind where another rank has one."""
@@ -326,6 +384,7 @@ class _Exchange(Sums):
     def __init__(self, parallel: DataParallel) -> None:
         super().__init__()
         self.parallel = parallel
+        self._memory: _Memory | None = None
         self.losses: dict[int, float] = {}
         self.statistics: dict[int, Any] = {}
         self.nodes: dict[Node, Array] = {}
@@ -363,9 +422,20 @@ class _Exchange(Sums):
             return trainer.optimizer.trained(trainer.net.params, grads)  # type: ignore[no-any-return]
         return grads
 
+    @property
+    def room(self) -> Array:
+        """Room for the sums of this rank's pieces, seen by all ranks if they share a machine."""
+        parallel, trainer = self.parallel, self.parallel.trainer
+        if self._memory is None:
+            trained = list(self._trained(trainer.net.params).values())
+            self._memory = parallel._memory_for(sum(p.size for p in trained), trained[0].dtype)
+        return self._memory.own()
+
     def fail(self, error: Exception) -> None:
         """Tell the others that this rank cannot go on."""
         self.told = True
+        if self._memory is not None and self._memory.is_shared:
+            self._memory.tell({}, None)
         with suppress(RuntimeError):  # they do not listen
             self.parallel._share((error, None))
 
@@ -373,6 +443,8 @@ class _Exchange(Sums):
         """Put the sums over all ranks in the place of this rank's last piece's; return the loss."""
         parallel = self.parallel
         self.told = True
+        if self._memory is not None and self._memory.is_shared:
+            return self._move_in_memory(self._memory, grads)
         told = parallel._share((None, (self.losses, list(self.nodes), self.sparse, self.statistics)))
         parallel._raise(None, [error for error, _ in told])
         by_rank = [contents for _, contents in told]
@@ -383,6 +455,27 @@ class _Exchange(Sums):
         self._move_statistics({p: s for *_, statistics in by_rank for p, s in statistics.items()})
         losses = {p: loss for losses, *_ in by_rank for p, loss in losses.items()}
         return float(sum(losses[p] for p in sorted(losses)))
+
+    def _move_in_memory(self, memory: _Memory, grads: dict[str, Any]) -> float:
+        """Do the same where each rank sees what the others have: each adds up a stretch of the numbers."""
+        parallel = self.parallel
+        memory.tell(self.losses, list(self.nodes))
+        parallel._wait(parallel.comm.Ibarrier())
+        if any(head[0] < 0 for head in memory.heads):
+            told = parallel.comm.allgather((None, None))
+            parallel._raise(None, [error for error, _ in told])
+        cuts = memory.cuts
+        own = slice(cuts[parallel.rank], cuts[parallel.rank + 1])
+        nodes = {
+            node: memory.rooms[rank][i, own]
+            for rank in range(parallel.ranks)
+            for i, node in enumerate(memory.nodes(rank))
+        }
+        self._sum(nodes, memory.totals[parallel.rank])
+        losses = np.sum(memory.by_piece, axis=0).tolist()
+        parallel._wait(parallel.comm.Ibarrier())
+        self._take(grads, memory.totals)
+        return float(sum(losses))
 
     def _move_statistics(self, by_piece: dict[int, Any]) -> None:
         norms = _norms(self.parallel.trainer)
@@ -401,11 +494,24 @@ class _Exchange(Sums):
         arrays = [g for g in self._trained(grads).values() if not isinstance(g, RowSparse)]
         if not arrays:
             return
-        total, at = self._total(sum(g.size for g in arrays), arrays[0].dtype, nodes), 0
-        for g in arrays:
-            g[...] = total[at : at + g.size].reshape(g.shape)
-            at += g.size
+        self._take(grads, [self._total(sum(g.size for g in arrays), arrays[0].dtype, nodes)])
         self.parallel._free += self.nodes.values()
+
+    def _take(self, grads: dict[str, Any], totals: list[Array]) -> None:
+        """Copy the sums, stretch by stretch, to the gradients."""
+        stretches = iter(totals)
+        rest = next(stretches)
+        for g in self._trained(grads).values():
+            if isinstance(g, RowSparse):
+                continue
+            flat, at = g.reshape(-1), 0
+            while at < flat.size:
+                if not rest.size:
+                    rest = next(stretches)
+                    continue
+                few = min(rest.size, flat.size - at)
+                flat[at : at + few] = rest[:few]
+                rest, at = rest[few:], at + few
 
     def _total(self, size: int, dtype: Any, nodes: list[list[Node]]) -> Array:
         """Return the sum over all pieces of all ranks."""
@@ -437,22 +543,89 @@ class _Exchange(Sums):
         parallel._wait(comm.Iallgatherv(self._sum(stretches), (total, widths.tolist())))
         return total
 
-    def _sum(self, nodes: dict[Node, Array]) -> Array:
-        """Return the sum at the root of the tree, of which these nodes are known."""
+    def _sum(self, nodes: dict[Node, Array], out: Array | None = None) -> Array:
+        """Return the sum at the root of the tree, of which these nodes are known; in `out` if given."""
         level = (self.parallel.pieces - 1).bit_length()
 
-        def at(node: Node) -> Array | None:
+        def at(node: Node, out: Array | None) -> Array | None:
             if node in nodes:
                 return nodes[node]
             level, place = node
             if level == 0:
                 return None
-            left, right = at((level - 1, 2 * place)), at((level - 1, 2 * place + 1))
-            return left if right is None else right if left is None else left + right
+            left, right = at((level - 1, 2 * place), None), at((level - 1, 2 * place + 1), None)
+            return left if right is None else right if left is None else np.add(left, right, out=out)
 
-        root = at((level, 0))
+        root = at((level, 0), out)
         assert root is not None  # some piece weighs something
-        return root
+        if out is not None and root is not out:
+            out[...] = root
+        return root if out is None else out
+
+
+class _Memory:
+    """Room for the sums of pieces: this rank's, or that of all ranks, which they all see on one machine.
+
+    A rank's segment holds how many nodes it has (-1: it has failed) and which; the losses of its pieces, 0
+    for those of others; a row for each node; and its stretch of the whole sum.
+
+    Attributes
+    ----------
+    rooms : list of arrays (rows, size)
+    totals : list of arrays
+        The stretches, numbers cuts[rank] to cuts[rank + 1] of each.
+    """
+
+    def __init__(self, parallel: DataParallel, size: int, dtype: Any) -> None:
+        own = parallel.pieces // parallel.ranks + 1  # pieces of a rank, at most
+        rows = min(own, 2 * own.bit_length())  # nodes left when they are added up, and one
+        ranks, dtype = range(parallel.ranks), np.dtype(dtype)
+        self.rank = parallel.rank
+        self.cuts = [size * rank // parallel.ranks for rank in (*ranks, parallel.ranks)]
+        parts = [
+            (np.int64, 1 + 2 * rows),
+            (np.float64, parallel.pieces),
+            (dtype, rows * size),
+            (dtype, -(-size // parallel.ranks)),
+        ]
+        starts = [0]
+        for kind, count in parts:
+            starts.append(-(-(starts[-1] + np.dtype(kind).itemsize * count) // 64) * 64)
+        segments = parallel._segments(starts[-1])
+        self.is_shared = len(segments) == parallel.ranks > 1
+        views = [
+            [
+                np.frombuffer(segment, kind, count, start)
+                for (kind, count), start in zip(parts, starts, strict=False)
+            ]
+            for segment in segments
+        ]
+        self.heads, self.by_piece, rooms, self.totals = (list(kind) for kind in zip(*views, strict=True))
+        self.rooms = [room.reshape(rows, size) for room in rooms]
+        if self.is_shared:
+            self.totals = [
+                total[: b - a] for total, (a, b) in zip(self.totals, pairwise(self.cuts), strict=True)
+            ]
+
+    def own(self) -> Array:
+        """Return this rank's rows."""
+        room: Array = self.rooms[self.rank if self.is_shared else 0]
+        return room
+
+    def tell(self, losses: dict[int, float], nodes: list[Node] | None) -> None:
+        """Say what this rank has; no nodes at all: it has failed."""
+        head, by_piece = self.heads[self.rank], self.by_piece[self.rank]
+        by_piece[:] = 0
+        for piece, loss in losses.items():
+            by_piece[piece] = loss
+        head[0] = -1 if nodes is None else len(nodes)
+        for i, node in enumerate(nodes or ()):
+            head[1 + 2 * i : 3 + 2 * i] = node
+
+    def nodes(self, rank: int) -> list[Node]:
+        """Return the nodes of a rank, in the order of its rows."""
+        head = self.heads[rank].tolist()
+        return [(head[1 + 2 * i], head[2 + 2 * i]) for i in range(head[0])]
 
 
 def _norms(trainer: Trainer) -> list[Any]:
@@ -467,6 +640,36 @@ def _each(flat: Array, arrays: list[Array], function: Any) -> None:
         stretch = flat[at : at + g.size]
         function(stretch, g, out=stretch)
         at += g.size
+
+
+class _Shared:
+    """Memory of one machine that all ranks of a communicator see: one window, which grows."""
+
+    known: ClassVar[dict[int, _Shared]] = {}  # by the communicator's handle
+
+    def __init__(self, comm: Any) -> None:
+        from mpi4py import MPI
+
+        self._here = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self._window: Any = None
+        self._size = 0
+        self.is_whole = self._here.Get_size() == comm.Get_size()
+
+    @classmethod
+    def of(cls, comm: Any) -> _Shared:
+        """Return that of a communicator; the first time all its ranks have to call this."""
+        if comm.handle not in cls.known:
+            cls.known[comm.handle] = cls(comm)
+        return cls.known[comm.handle]
+
+    def segments(self, size: int) -> list[Any]:
+        """Return `size` bytes of each rank; all ranks have to call this."""
+        from mpi4py import MPI
+
+        if size > self._size:
+            self._window = MPI.Win.Allocate_shared(size, 1, comm=self._here)
+            self._size = size
+        return [self._window.Shared_query(rank)[0] for rank in range(self._here.Get_size())]
 
 
 class _Alone:

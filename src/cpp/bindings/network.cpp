@@ -32,6 +32,7 @@ void bind_network(py::module_& m) {
       .def("step", &CompiledNetwork::step)
       .def("train", py::overload_cast<const py::args&>(&CompiledNetwork::train))
       .def_static("step_together", &CompiledNetwork::step_together)
+      .def("pieces", &CompiledNetwork::pieces)
       .def("forward", &CompiledNetwork::forward)
       .def("backward", &CompiledNetwork::backward)
       .def("infer", &CompiledNetwork::infer);

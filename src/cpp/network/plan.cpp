@@ -652,6 +652,12 @@ void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* up
           const Node& to = *static_cast<const Node*>(context);
           each_run(part, to.layer.out, [&](const T* c, Index i, Index n) { to.update->run(to.layer.weight, i, n, c); });
         };
+      } else if (node.sum) {
+        g.context = &node;
+        g.finish = [](const void* context, const ops::GemmPart<T>& part) {
+          const Node& to = *static_cast<const Node*>(context);
+          each_run(part, to.layer.out, [&](const T* c, Index i, Index n) { ops::add_run(to.sum + i, c, n, to.sum + i); });
+        };
       }
       const ops::GemmCut cut = ops::cut_gemm(g, node.for_dw, team.size());
       if (ops::is_one_phase(g, node.for_dw, cut)) {
@@ -865,6 +871,46 @@ typename Plan<T>::Outcome Plan<T>::step_part(Team& team, const Batch<T>& batch, 
   for (const Node& node : nodes_)
     if (node.layer.kind == LayerKind::batchnorm) update_running(node, 0, node.layer.out);
   return {value, true};
+}
+
+template <class T>
+Index Plan<T>::trained() const noexcept {
+  Index count = 0;
+  each_gradient([&](const Node&, const Parameter<T>&, const T*, Index size) { count += size; });
+  return count;
+}
+
+template <class T>
+double Plan<T>::piece(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor, T* to,
+                      bool add) noexcept {
+  const double value = pass(team, batch, rule, feed, divisor);
+  if (rule.stop_at_nonfinite && !(value <= rule.largest_loss)) return value;
+  // f(node, parameter, its place)
+  const auto each_place = [&](auto&& f) {
+    T* at = to;
+    for (Node& node : nodes_)
+      for (Parameter<T>* p : {&node.layer.weight, &node.layer.bias})
+        if (p->size && !p->frozen) {
+          f(node, *p, at);
+          at += p->size;
+        }
+  };
+  own_gradients_.clear();
+  each_place([&](Node& node, Parameter<T>& p, T* at) {
+    own_gradients_.push_back(p.g);
+    if (!add)
+      p.g = at;
+    else if (node.layer.kind == LayerKind::affine && &p == &node.layer.weight)
+      node.sum = at;
+  });
+  gradients(team, batch, nullptr);
+  std::size_t i = 0;
+  each_place([&](Node& node, Parameter<T>& p, T* at) {
+    if (add && !(node.sum && &p == &node.layer.weight)) ops::add_run(at, p.g, p.size, at);
+    p.g = own_gradients_[i++];
+  });
+  for (Node& node : nodes_) node.sum = nullptr;
+  return value;
 }
 
 template <class T>

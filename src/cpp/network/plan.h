@@ -47,6 +47,10 @@ class Plan {
     bool first, last;
   };
   Outcome step_part(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, const Share& share) noexcept;
+  // A piece of a batch that others have pieces of: its gradients go to `to`, or are added to what is there; as many numbers as
+  // are trained. Returns its part of the batch's loss; `divisor` is of all pieces. No batch normalization, no embedding.
+  double piece(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor, T* to, bool add) noexcept;
+  Index trained() const noexcept;  // how many numbers that is
   // The halves. Forward, in training, to contiguous outputs; running statistics are left alone. What it keeps stays until the
   // next.
   void forward(Team& team, const Batch<T>& batch, uint64_t step, const Feed& feed, T* out) noexcept;
@@ -96,6 +100,7 @@ class Plan {
     ops::GemmPlan forward, for_dx, for_dw;
     T *shared_forward, *shared_dx, *shared_dw;  // scratch of these products
     const Update* update;                       // of the weight, while its gradient is made
+    T* sum;                                     // what the weight's gradient is added to then, or null
   };
   // What happens to the rows of a batch, one after the other.
   enum class Act { feed, forward, loss, output, gradient, backward };
@@ -201,6 +206,7 @@ class Plan {
   T *predictions_ = nullptr, *factors_ = nullptr;
   double *losses_ = nullptr, *norms_ = nullptr;
   std::vector<T> loss_numbers_;
+  std::vector<T*> own_gradients_;           // where they are to be but in a piece
   T average_share_ = 0, average_rest_ = 0;  // of the new and of the old in averages
   std::vector<OptimizerStep<T>> steps_;     // of the rule, and with each of its factors
   ops::Occurrences occurrences_;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 namespace fastnn::network {
 namespace {
@@ -161,6 +162,71 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
     }
   });
   return done;
+}
+
+template <class T>
+Index Runner<T>::pieces(const std::vector<Layer<T>>& layers, const Data& data, const Rule& rule, const Pieces<T>& pieces) {
+  const auto rows_of = [&](Index i) { return pieces.bounds[2 * i + 1] - pieces.bounds[2 * i]; };
+  Index most = 0;
+  for (Index i = 0; i < pieces.count; ++i) most = std::max(most, rows_of(i));
+  crew_ = prepare_for_now(plan_, layers, most, Use::step, true);
+  last_ = &plan_;
+  const Index cols = layers.front().in, targets = rule.loss.targets(layers.back().out);
+  const bool in_place = lies_there<T>(data.x, data.scale);
+  arena_.lay_out([&](auto&& take) {
+    take(x_, in_place ? 0 : most * cols);
+    take(labels_, data.labels ? most : 0);
+    take(dense_, data.labels ? 0 : most * targets);
+  });
+  Index top = 0, failed = 0;
+  for (Index i = 0; i < pieces.count && !failed; ++i) {
+    const Index first = pieces.bounds[2 * i], rows = rows_of(i);
+    Plan<T>& plan = rows == most ? plan_ : rest_;
+    if (&plan == &rest_) rest_.prepare(layers, rows, crew_.members, Use::step, true);
+    TreeNode node{0, pieces.numbers[i]};
+    const auto joins = [&] {
+      return top > 0 && node.place % 2 == 1 && pieces.nodes[top - 1].level == node.level &&
+             pieces.nodes[top - 1].place == node.place - 1;
+    };
+    const bool add = joins();
+    if (!add && top == pieces.rows) throw std::length_error("there is no room for the pieces of a tree");
+    Batch<T> batch{};
+    batch.rows = rows;
+    batch.part = static_cast<uint32_t>(pieces.numbers[i]);
+    batch.x = in_place ? reinterpret_cast<const T*>(data.x.data + first * data.x.row_bytes) : x_;
+    batch.labels = data.labels ? labels_ : nullptr;
+    batch.dense = data.labels ? nullptr : dense_;
+    batch.weight = data.weight ? data.weight + first : nullptr;
+    const auto feed = [&](Index from, Index to) {
+      if (!in_place) ops::gather(data.x, nullptr, first + from, to - from, static_cast<T>(data.scale), x_ + from * cols);
+      if (!data.labels) return ops::gather(data.dense, nullptr, first + from, to - from, T(1), dense_ + from * targets);
+      for (Index r = from; r < to; ++r) labels_[r] = ops::within(data.labels[first + r], targets);
+    };
+    Crew crew = crew_;
+    crew.nanoseconds = plan.cost();
+    run_team(crew, [&](Team& team) {
+      T* to = pieces.room + (add ? top - 1 : top) * pieces.stride;
+      pieces.losses[i] = plan.piece(team, batch, rule, feed_of<T>(feed), pieces.divisor, to, add);
+      if (rule.stop_at_nonfinite && !(pieces.losses[i] <= rule.largest_loss)) {
+        failed = -1 - i;
+        return;
+      }
+      if (add) {
+        node = {1, node.place / 2};
+        --top;
+      }
+      while (joins()) {  // with what lies before it
+        T* const left = pieces.room + (top - 1) * pieces.stride;
+        const T* const right = left + pieces.stride;
+        team.each(pieces.stride, 64, 4096,
+                  [&](Index begin, Index end) { ops::add_run(left + begin, right + begin, end - begin, left + begin); });
+        node = {node.level + 1, node.place / 2};
+        --top;
+      }
+      pieces.nodes[top++] = node;
+    });
+  }
+  return failed ? failed : top;
 }
 
 template <class T>

@@ -32,6 +32,23 @@ struct Done {
   double loss;           // of that step
 };
 
+// The rows of a batch that this process has, in pieces whose gradients are added up along a tree: node (level, place) is the sum
+// of nodes (level - 1, 2 place) and (level - 1, 2 place + 1), or the first where there is no other.
+struct TreeNode {
+  int level;
+  int64_t place;
+};
+template <class T>
+struct Pieces {
+  const int64_t *bounds, *numbers;  // where each begins and ends; which of the batch's it is
+  Index count;
+  double divisor;      // of the batch's loss
+  T* room;             // for the nodes, `stride` numbers apart
+  Index stride, rows;  // of the room
+  double* losses;      // of each piece, its part of the batch's
+  TreeNode* nodes;     // room for as many as room has rows: what is left when all are added that can be
+};
+
 template <class T>
 class Runner {
  public:
@@ -39,6 +56,9 @@ class Runner {
   void prepare(const std::vector<Layer<T>>& layers, Index rows, Index part, bool clip, bool alone = false);
   // The steps that it is prepared for. Throws std::bad_alloc before anything has changed.
   Done run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule);
+  // Prepares for these pieces and passes them; returns how many nodes there are, or -1 - i where the loss of piece i is not
+  // finite and the rule minds. Throws std::bad_alloc, and std::length_error where there is no room.
+  Index pieces(const std::vector<Layer<T>>& layers, const Data& data, const Rule& rule, const Pieces<T>& pieces);
   // What has gone through the last part, and what one thread takes for a step.
   const Plan<T>& last_plan() const noexcept { return *last_; }
   double cost() const noexcept { return cost_; }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <string>
+#include <tuple>
 #include <utility>
 
 namespace fastnn::bindings {
@@ -182,8 +183,45 @@ py::object CompiledNetwork::Job::finish(Training<T>& typed) {
   return py::make_tuple(done_.updates, done_.steps, bad_loss ? py::object(py::float_(done_.loss)) : py::none());
 }
 
+// The pieces' losses and the nodes that are left, (level, place); the number of the piece whose loss is not finite and its loss,
+// where the trainer minds.
+template <class T>
+py::object CompiledNetwork::Job::pass_pieces(Training<T>& typed) {
+  if (runs_python() || net_.takes_indices() || normalizes(typed.layers)) throw Unsupported{};
+  const auto [bounds, numbers, divisor, room] = py::cast<std::tuple<py::object, py::object, double, py::object>>(request_.pieces);
+  const auto is_counts = [](py::handle a) { return is_array(a) && is_i64(a) && is_contiguous(a) && rank(a) == 1; };
+  const bool fits = is_counts(bounds) && is_counts(numbers) && extent(bounds, 0) == 2 * extent(numbers, 0) && is_array(room) &&
+                    is_dtype<T>(room) && is_contiguous(room) && rank(room) == 2;
+  if (!fits) refuse("pieces must be (bounds, numbers, divisor, room)");
+  Index size = 0;
+  for (const Layer<T>& layer : typed.layers)
+    for (const network::Parameter<T>* p : {&layer.weight, &layer.bias})
+      if (!p->frozen) size += p->size;
+  const int64_t* bound = data_of<const int64_t>(bounds);
+  const Index count = extent(numbers, 0);
+  bool in_order = extent(room, 1) == size;
+  for (Index i = 0, before = 0; i < count; before = bound[2 * i++ + 1])
+    in_order = in_order && before <= bound[2 * i] && bound[2 * i] < bound[2 * i + 1] && bound[2 * i + 1] <= used_;
+  if (!in_order) refuse("pieces must be rows of x in their order, and room one number a parameter");
+  std::vector<double> losses(static_cast<std::size_t>(count));
+  std::vector<network::TreeNode> nodes(static_cast<std::size_t>(extent(room, 0)));
+  const network::Pieces<T> pieces{
+      bound,       data_of<const int64_t>(numbers), count, divisor, data_of<T>(room), size, extent(room, 0), losses.data(),
+      nodes.data()};
+  const Index left =
+      unlocked(std::numeric_limits<double>::infinity(), [&] { return typed.runner.pieces(typed.layers, data_, rule_, pieces); });
+  for (const auto& [dict, key, array] : net_.call_.entries) dict[key] = array;
+  if (left < 0) return py::make_tuple(-1 - left, losses[static_cast<std::size_t>(-1 - left)]);
+  py::list own, tree;
+  for (const double loss : losses) own.append(loss);
+  for (Index i = 0; i < left; ++i)
+    tree.append(py::make_tuple(nodes[static_cast<std::size_t>(i)].level, nodes[static_cast<std::size_t>(i)].place));
+  return py::make_tuple(own, tree);
+}
+
 double CompiledNetwork::Job::prepare(bool alone) { return wide_ ? prepare(net_.f64_, alone) : prepare(net_.f32_, alone); }
 void CompiledNetwork::Job::run() { wide_ ? run(net_.f64_) : run(net_.f32_); }
 py::object CompiledNetwork::Job::finish() { return wide_ ? finish(net_.f64_) : finish(net_.f32_); }
+py::object CompiledNetwork::Job::pass_pieces() { return wide_ ? pass_pieces(net_.f64_) : pass_pieces(net_.f32_); }
 
 }  // namespace fastnn::bindings

@@ -70,6 +70,7 @@ struct CompiledNetwork::Request {
   py::handle rates = py::none();
   double seconds = std::numeric_limits<double>::infinity();
   py::handle losses = py::none();
+  py::handle pieces = py::none();  // (bounds, numbers, divisor, room): of these rows, whose gradients are wanted and no step
 
   // What train() or step() takes: the handles are the tuple's.
   static Request of(const py::tuple& arguments);
@@ -89,6 +90,7 @@ class CompiledNetwork::Job {
   double prepare(bool alone);
   void run();  // prepared; with the GIL only where it runs Python
   py::object finish();
+  py::object pass_pieces();  // in the place of these three
 
  private:
   template <class T>
@@ -99,6 +101,8 @@ class CompiledNetwork::Job {
   void run(Training<T>& typed);
   template <class T>
   py::object finish(Training<T>& typed);
+  template <class T>
+  py::object pass_pieces(Training<T>& typed);
 
   CompiledNetwork& net_;
   const Request& request_;

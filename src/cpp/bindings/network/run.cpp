@@ -77,6 +77,18 @@ py::object CompiledNetwork::train(const Request& request) {
   }
 }
 
+py::object CompiledNetwork::pieces(py::handle trainer, py::handle x, py::handle t, py::handle weight, double scale,
+                                   py::handle pieces) {
+  Request request{trainer, x, t, weight};
+  request.scale = scale;
+  request.pieces = pieces;
+  try {
+    return Job(*this, request).pass_pieces();
+  } catch (const Unsupported&) {
+    return py::none();
+  }
+}
+
 // Each step is one thread's: networks that are small enough to be trained side by side have nothing for a team.
 py::list CompiledNetwork::step_together(const py::list& calls) {
   struct One {

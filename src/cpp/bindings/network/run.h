@@ -20,6 +20,8 @@ class CompiledNetwork {
   // One step of each of several networks side by side, each a tuple of its network and the tuple of what step() takes. Returns
   // the result of each, or the exception that it has raised.
   static py::list step_together(const py::list& calls);
+  // The gradients of pieces of a batch, added up as far as they can be; the stub says how. None: Python has to do it.
+  py::object pieces(py::handle trainer, py::handle x, py::handle t, py::handle weight, double scale, py::handle pieces);
   // One step on all rows.
   py::object step(py::handle trainer, py::handle x, py::handle t, py::handle weight);
   // A pass at a time; NotImplemented where Python has to do it. Forward in training keeps what backward needs, known by `pass`,
