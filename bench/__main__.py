@@ -1,8 +1,8 @@
 """Benchmarks of fastnn against NumPy and, where they are installed, PyTorch, JAX and scikit-learn.
 
 Operations: gemm, sweep, kernels, optimizers, overhead, import, threads, neighbours. Training: step (with
---sweep, of many sizes), epoch, predict, memory, estimators. Searching: search, samplers. `guard` is the one
-that can fail.
+--sweep, of many sizes), epoch, predict, memory, estimators, population. Searching: search, samplers. `guard`
+is the one that can fail.
 
 Every result is checked before it is timed, and the libraries take turns within one run.
 """
@@ -26,6 +26,7 @@ from . import (
     neighbours,
     overhead,
     plots,
+    population,
     predict,
     report,
     search,
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "search": search.run,
     "samplers": search.samplers,
     "estimators": estimators.run,
+    "population": population.run,
     "overhead": overhead.calls,
     "import": overhead.imports,
     "threads": threads.run,

@@ -67,6 +67,67 @@ class Net:
         return np.asarray(self._predict(self.state["params"], x))
 
 
+def _population(
+    network: Network,
+    nets: Sequence[Any],
+    lr: float,
+    x: Any,
+    t: Any,
+    orders: Any,
+    *,
+    at_once: bool,
+    shared: bool,
+) -> Callable[[], Any] | None:
+    """Return a call that does an epoch of all members and returns their losses, (members, steps).
+
+    `orders`: the rows of each step of each member. None: there is but one device, or they do not divide.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    devices = jax.devices()
+    if shared and (len(devices) < 2 or len(nets) % len(devices)):
+        return None
+    states = [jax.tree.map(jnp.array, _start(network, weights)) for weights in nets]
+    states = [state | {"key": jax.random.key(i, impl="rbg")} for i, state in enumerate(states)]
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    given, rows = arrays(x, t), jnp.array(orders)
+    step = partial(_step, network, lr)
+
+    def epoch(state: Any, rows: Any, x: Any, t: Any) -> Any:
+        return jax.lax.scan(lambda s, some: step(s, (x[some], t[some])), state, rows)
+
+    def members(state: Any, rows: Any, x: Any, t: Any) -> Any:
+        if at_once:
+            return jax.vmap(lambda s, r: epoch(s, r, x, t))(state, rows)
+        return jax.lax.map(lambda own: epoch(*own, x, t), (state, rows))
+
+    if shared:
+        from jax.sharding import Mesh, PartitionSpec
+
+        each, all_ = PartitionSpec("members"), PartitionSpec()
+        mesh = Mesh(np.array(devices), ("members",))
+        members = jax.shard_map(
+            members, mesh=mesh, in_specs=(each, each, all_, all_), out_specs=each, check_vma=False
+        )
+    run = jax.jit(members, donate_argnums=0)
+
+    def call() -> Any:
+        nonlocal state
+        state, losses = run(state, rows, *given)
+        return np.asarray(losses)
+
+    return call
+
+
+POPULATIONS = {
+    "JAX, map": partial(_population, at_once=False, shared=False),
+    "JAX, vmap": partial(_population, at_once=True, shared=False),
+    "JAX, map on devices": partial(_population, at_once=False, shared=True),
+    "JAX, vmap on devices": partial(_population, at_once=True, shared=True),
+}
+
+
 def arrays(*given: Any) -> tuple[Any, ...]:
     """Return arrays as JAX's own; labels become int32."""
     import jax.numpy as jnp

@@ -317,6 +317,7 @@ RUNS = {
     "estimators": "1",
     "search": "1,2",
     "samplers": "1",
+    "population": "1,2",
     "overhead": "1",
     "import": "1",
     "threads": "1,2",
