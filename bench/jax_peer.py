@@ -78,7 +78,7 @@ def _population(
     at_once: bool,
     shared: bool,
 ) -> Callable[[], Any] | None:
-    """Return a call that does an epoch of all members and returns their losses, (members, steps).
+    """Return a call that does some steps of all members and returns their losses, (members, steps).
 
     `orders`: the rows of each step of each member. None: there is but one device, or they do not divide.
     """

@@ -1,4 +1,4 @@
-"""Many networks trained side by side: an epoch of `Population.fit`, of threads of Python, and of JAX.
+"""Many networks trained side by side: a few epochs of `Population.fit`, of threads of Python, and of JAX.
 
 JAX's forms are a member after another in a loop on the device (`lax.map`), all at once (`vmap`), each also
 with the members shared among two host devices where JAX has been started with these:
@@ -24,7 +24,7 @@ from .timing import time_interleaved
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-STEPS = 56  # of an epoch
+STEPS, EPOCHS = 56, 4  # of an epoch, and of a call
 BUDGET = 60.0  # seconds for all rounds of a comparison
 
 
@@ -44,7 +44,7 @@ TASKS = (
 
 
 def run(threads: Sequence[int] = (1, 2), rounds: int = 7, quick: bool = False) -> Report:
-    """Measure an epoch of all members; a row is a task and a number of threads."""
+    """Measure some epochs of all members; a row is a task and a number of threads."""
     rows: list[dict[str, Any]] = []
     peak = {n: machine.fma_peak(n) for n in threads}
     for network, members in [Task(TASKS[0].network, 3)] if quick else TASKS:
@@ -53,7 +53,7 @@ def run(threads: Sequence[int] = (1, 2), rounds: int = 7, quick: bool = False) -
             calls = _calls(network, members, steps, n)
             with machine.limited(n):
                 times = time_interleaved(calls, rounds=rounds, threads=n, budget=BUDGET)
-            each = {name: t.median / (members * steps) for name, t in times.items()}
+            each = {name: t.median / (members * steps * EPOCHS) for name, t in times.items()}
             jax = [seconds for name, seconds in each.items() if name.startswith("JAX")]
             own = each["Population"]
             rows.append(
@@ -65,14 +65,14 @@ def run(threads: Sequence[int] = (1, 2), rounds: int = 7, quick: bool = False) -
                 | {"share of FMA peak %": 100 * network.flops / own / peak[n]}
             )
     notes = [
-        f"microseconds a step of a member, in a shuffled epoch of {STEPS} steps",
+        f"microseconds a step of a member, in {EPOCHS} shuffled epochs of {STEPS} steps",
         "Python threads: each trains a share of the members, one after another",
     ]
     return Report(rows, [*notes, *peers.notes()])
 
 
 def _calls(network: Network, members: int, steps: int, threads: int) -> dict[str, Callable[[], Any]]:
-    """Return an epoch of all members as a call of each library, which agree on the losses of the first."""
+    """Return some epochs of all members as a call of each library, which agree on the first losses."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(steps * network.batch, network.sizes[0])).astype(np.float32)
     t = rng.integers(0, network.sizes[-1], len(x))
@@ -85,7 +85,7 @@ def _calls(network: Network, members: int, steps: int, threads: int) -> dict[str
             made.append(fastnn.Trainer(net, fastnn.SoftmaxCrossEntropy(), optimizer, seed=seed))
         return made
 
-    options: dict[str, Any] = {"epochs": 1, "batch_size": network.batch, "progress": False}
+    options: dict[str, Any] = {"epochs": EPOCHS, "batch_size": network.batch, "progress": False}
     population, apart = fastnn.Population(trainers()), trainers()
 
     def by_threads() -> list[fastnn.History]:
@@ -107,10 +107,11 @@ def _calls(network: Network, members: int, steps: int, threads: int) -> dict[str
     first = [[history.loss for history in call()] for call in calls.values()]
     np.testing.assert_array_equal(*first)
     if jax_peer.load():
-        orders = np.stack([fastnn.data.permutation(len(x), seed, 0) for seed in range(members)])
+        seeds, epochs = range(members), range(EPOCHS)
+        orders = np.array([[fastnn.data.permutation(len(x), s, e) for e in epochs] for s in seeds])
         nets = [list(trainer.net.params.values()) for trainer in trainers()]
         for name, make in jax_peer.POPULATIONS.items():
-            form = make(network, nets, peers.rate(network), x, t, orders.reshape(members, steps, -1))
+            form = make(network, nets, peers.rate(network), x, t, orders.reshape(members, EPOCHS * steps, -1))
             if form is not None:
                 np.testing.assert_allclose(form(), first[0], rtol=2e-2)
                 calls[name] = form
