@@ -601,7 +601,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         own = [copy.deepcopy(c) if isinstance(c, CALLBACKS) else c for c in callbacks]
         penalty = 0.0 if self.solver in DECOUPLED else self.alpha / (2 * mean_weight)
         course = Course(self, self._solver, of_loss, len(X), batch_size, penalty, judge)
-        self._trainer.begin(len(X), random)
+        self._trainer.begin(np.arange(len(X)), random)
         targets = self._targets(t)
         if targets is not t:  # of which no loss reads the classes
             weights = weight, None

@@ -32,9 +32,9 @@ class ShuffledTrainer(Trainer):
 
     lazy = False
 
-    def begin(self, rows: int, random: np.random.RandomState) -> None:
-        """Start with the rows in their own order."""
-        self._rows = np.arange(rows)
+    def begin(self, rows: Array, random: np.random.RandomState) -> None:
+        """Start with these rows, by their numbers, in this order."""
+        self._rows = np.array(rows)
         self._random = random
 
     def _run_epoch(self, x: Any, *batches: Any) -> Iterator[Sequence[float]]:
@@ -75,7 +75,7 @@ class ShuffledTrainer(Trainer):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_rows"}
 
-    def _order(self, n: int) -> Array:
+    def _order(self, n: int, rows: Any) -> Array:
         self._random.shuffle(self._rows)
         return self._rows
 
