@@ -521,7 +521,7 @@ class Trainer:
             steps = -(-size // batch_size) - self._joins(size, batch_size)
 
             def epoch(history: History, bar: Any) -> Work[tuple[bool, bool]]:
-                order = self._order(size, rows) if shuffle else rows
+                order = self._order(size, *(() if rows is None else (rows,))) if shuffle else rows
                 batches = x, t, sample_weight, order, batch_size, scale
                 return self._fit_epoch(batches, callbacks, history, bar, interrupts)
 
@@ -918,7 +918,7 @@ class Trainer:
         y: Array = self.loss.predictions(self.predict(x, batch_size, scale))
         return y
 
-    def _order(self, n: int, rows: Array | None) -> Any:
+    def _order(self, n: int, rows: Array | None = None) -> Any:
         """Return the n rows of the next epoch, these or all, in the order of their use."""
         order = data.permutation(n, self.seed, self.epochs)
         return order if rows is None else rows[order]
