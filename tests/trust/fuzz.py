@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-HANGS = 60  # seconds
+HANGS = 10  # seconds of the processor for one input
 MEMORY = 2048  # MiB
 EVERY = 1024  # executions the figures are written
 INSTRUMENTED = ["fastnn", "zipfile", "gzip", "json", "numpy.lib.format", "numpy.lib._format_impl"]
@@ -60,14 +60,19 @@ WORDS = [
 
 
 class Counted:
-    """A reader that counts what it has done, and writes the figures to a file now and then."""
+    """A reader that counts what it has done, writes the figures to a file now and then, and may not hang."""
 
-    def __init__(self, read, path):
+    def __init__(self, read, path=None):
         self.read, self.path = read, path
         self.figures = {"executions": 0, "accepted": 0, "refused": 0}
+        signal.signal(signal.SIGPROF, _hangs)
 
     def __call__(self, content):
-        accepted = self.read(content)
+        signal.setitimer(signal.ITIMER_PROF, HANGS)
+        try:
+            accepted = self.read(content)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         self.figures["executions"] += 1
         self.figures["accepted" if accepted else "refused"] += 1
         if self.figures["executions"] % EVERY == 0:
@@ -76,6 +81,10 @@ class Counted:
     def write(self):
         if self.path:
             Path(self.path).write_text(json.dumps(self.figures))
+
+
+def _hangs(*_):
+    raise AssertionError(f"an input takes more than {HANGS} s")
 
 
 VALUES = [
@@ -158,24 +167,14 @@ def change_bytes(rng, content, seeds):
 
 
 def ours(read, seeds, runs, seed):
-    """Run a reader on so many inputs; an error goes up, with the input that led to it."""
-
-    def hang(*_):
-        raise AssertionError(f"an input took more than {HANGS} s")
-
-    rng, before = random.Random(seed), signal.signal(signal.SIGALRM, hang)
-    try:
-        for i in range(runs):
-            content = seeds[i] if i < len(seeds) else mutated(rng, seeds)
-            signal.alarm(HANGS)
-            try:
-                read(content)
-            except BaseException as error:
-                raise AssertionError(f"{type(error).__name__}: {error}, at the input {content!r}") from error
-            finally:
-                signal.alarm(0)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    """Run a reader on the seeds and so many inputs in all; an error tells the input that led to it."""
+    rng = random.Random(seed)
+    for i in range(runs):
+        content = seeds[i] if i < len(seeds) else mutated(rng, seeds)
+        try:
+            read(content)
+        except Exception as error:
+            raise AssertionError(f"{type(error).__name__}: {error}, at the input {content!r}") from error
 
 
 def main(argv=None):
@@ -208,13 +207,14 @@ def main(argv=None):
     corpus.mkdir(parents=True, exist_ok=True)
     for i, content in enumerate(seeds()):
         (corpus / f"seed-{i}").write_bytes(content)
+        read(content)  # which imports what it needs
     words = Path(args.folder) / "words"
     words.write_text("".join(f'"{"".join(f"{chr(92)}x{byte:02x}" for byte in word)}"\n' for word in WORDS))
     options = {
         "runs": args.runs,
         "max_total_time": args.seconds,
         "seed": args.seed,
-        "timeout": HANGS,
+        "timeout": 3600,  # by the clock, of which other processes may have much: HANGS is what counts
         "rss_limit_mb": MEMORY,
         "max_len": 4 * max(map(len, seeds())),
         "dict": words,

@@ -442,8 +442,9 @@ class Trainer:
         ------
         KeyboardInterrupt
             At a second Ctrl-C within a second, be the first of the same `fit` or of one before, or while the
-            first is still waiting for its slice to end; and at Ctrl-C in a callback, but one that is
-            `uninterrupted`, see `fastnn.callbacks`.
+            first is still waiting for its slice to end; at Ctrl-C in a callback, but one that is
+            `uninterrupted`, see `fastnn.callbacks`; and from the error, where one of those below leaves `fit`
+            in the slice in which Ctrl-C came.
         TypeError, ValueError
             If an argument does not fit.
         FloatingPointError
