@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -404,6 +405,30 @@ def test_what_is_lent_is_refused_to_python_until_it_comes_back(c, dtype):
         ):
             use()
     assert trainer.steps == 0
+    c.network_close(handle)
+    trainer.step(x[0], t[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_what_is_lent_is_refused_to_python_in_a_forked_child_too(c, dtype):
+    trainer, (x, t), loss = trainer_of(dtype, average=0.9), batches(dtype), np.empty(1)
+    handle = c.network_open(trainer)
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            for use in (lambda: trainer.step(x[0], t[0]), lambda: trainer.net.predict(x[0])):
+                with pytest.raises(RuntimeError, match="in use by another thread"):
+                    use()
+            assert c.network_step(handle, 1, 20, x[0], t[0], None, loss) == OK
+            c.network_close(handle)
+            trainer.step(x[1], t[1])
+            assert trainer.steps == 2
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
     c.network_close(handle)
     trainer.step(x[0], t[0])
 

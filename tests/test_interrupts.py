@@ -230,6 +230,39 @@ def test_one_in_a_callback_leaves_fit(module, when):
 
 
 @BOTH
+def test_one_before_an_error_that_leaves_fit_is_not_lost(module):
+    kind = "native" if module is fastnn else "reference"
+
+    def failing():
+        calls = []
+
+        def loss(y, t):
+            calls.append(len(y))
+            if len(calls) == 7:
+                press()
+                raise ValueError("at the same time")
+            return 0.5, 0 * y
+
+        return module.Trainer(module.mlp([6, 8, 3], seed=0), loss, module.SGD())
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        failing().fit(X, T, 9, 8, progress=False)
+    assert str(caught.value.__cause__) == "at the same time"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    _interrupts._last = -math.inf
+    with pytest.raises(KeyboardInterrupt):
+        module.Population([failing()]).fit(X, T, 9, 8, progress=False)
+    _interrupts._last = -math.inf
+
+    def in_another(*_):  # the error of which is caught, so that the fit around it ends by Ctrl-C
+        with pytest.raises(ValueError, match="at the same time"):
+            failing().fit(X, T, 9, 8, progress=False)
+
+    assert fit(build(kind), 2, in_another).interrupted
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@BOTH
 def test_a_fit_within_a_callback_has_its_own(module):
     kind, inner = "native" if module is fastnn else "reference", []
 

@@ -28,7 +28,8 @@ class Interrupts:
 
     In the main thread, unless there is a handler of someone's own, Ctrl-C is noted. It raises
     KeyboardInterrupt at once where it follows another within a second, or one that nobody has looked at yet,
-    and in callbacks. In other threads, and with such a handler, nothing changes.
+    and in callbacks; and at the end, from the error, where one leaves the training before it is looked at. In
+    other threads, and with such a handler, nothing changes.
 
     Attributes
     ----------
@@ -54,8 +55,12 @@ class Interrupts:
                 _innermost = self
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
         self._give_back()
+        if self.noted and isinstance(error, Exception):  # and with it goes the history that would tell
+            if self._outer is None:
+                raise KeyboardInterrupt from error
+            self._outer.noted = True
 
     def _give_back(self) -> None:
         """Put the handler before back, unless another has taken the place of this one."""

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Population"]
 
 
-
 @documented
 class Population(reference.Population):
     trainer_class = Trainer

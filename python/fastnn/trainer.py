@@ -166,7 +166,7 @@ class Trainer(reference.Trainer):
             rest = np.arange(size) if order is None else order
             yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)
 
-    def _order(self, n: int, rows: Any) -> Any:
+    def _order(self, n: int, rows: Any = None) -> Any:
         order = Order(n, self.seed, self.epochs, rows)
         return order if self._native_loss() else order.rows
 

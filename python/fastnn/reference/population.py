@@ -240,7 +240,9 @@ class Population:
         TypeError, ValueError
             If an argument does not fit; then nothing has changed.
         FloatingPointError and others
-            As `Trainer.fit`, with the number of the member. The steps that were done stay done.
+            As `Trainer.fit`, with the number of the member. It ends the training of all, in the middle of an
+            epoch: the steps that were done stay done, in every member, as its `steps` says, and no history
+            tells of them.
         """
         callbacks = _items("callbacks", callbacks)
         unknown = sorted(options.keys() - set(OPTIONS))

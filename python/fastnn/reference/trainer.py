@@ -442,8 +442,9 @@ class Trainer:
         ------
         KeyboardInterrupt
             At a second Ctrl-C within a second, be the first of the same `fit` or of one before, or while the
-            first is still waiting for its slice to end; and at Ctrl-C in a callback, but one that is
-            `uninterrupted`, see `fastnn.callbacks`.
+            first is still waiting for its slice to end; at Ctrl-C in a callback, but one that is
+            `uninterrupted`, see `fastnn.callbacks`; and from the error, where one of those below leaves `fit`
+            in the slice in which Ctrl-C came.
         TypeError, ValueError
             If an argument does not fit.
         FloatingPointError
@@ -521,7 +522,7 @@ class Trainer:
             steps = -(-size // batch_size) - self._joins(size, batch_size)
 
             def epoch(history: History, bar: Any) -> Work[tuple[bool, bool]]:
-                order = self._order(size, rows) if shuffle else rows
+                order = self._order(size, *(() if rows is None else (rows,))) if shuffle else rows
                 batches = x, t, sample_weight, order, batch_size, scale
                 return self._fit_epoch(batches, callbacks, history, bar, interrupts)
 
@@ -918,7 +919,7 @@ class Trainer:
         y: Array = self.loss.predictions(self.predict(x, batch_size, scale))
         return y
 
-    def _order(self, n: int, rows: Array | None) -> Any:
+    def _order(self, n: int, rows: Array | None = None) -> Any:
         """Return the n rows of the next epoch, these or all, in the order of their use."""
         order = data.permutation(n, self.seed, self.epochs)
         return order if rows is None else rows[order]

@@ -40,18 +40,19 @@ void InUse::check(Holder self) {
     const auto other = [&](const Reader& reader) { return reader.thread != self; };
     readers_.erase(std::remove_if(readers_.begin(), readers_.end(), other), readers_.end());
     reading_.store(!readers_.empty(), std::memory_order_relaxed);
-    if (owner_ != self) depth_ = 0;
+    if (owner_ != self && !lent_) depth_ = 0;
     generation_ = generation;
   }
   if (depth_ > 0 && owner_ != self) refuse_thread();
 }
 
-void InUse::enter(Holder self) {
+void InUse::enter(Holder self, bool lent) {
   const Alone alone(*this);
   check(self);
   for (const Reader& reader : readers_)
     if (reader.thread != self) refuse_thread();
   owner_ = self;
+  lent_ = lent;
   depth_.store(depth_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 

@@ -13,7 +13,8 @@ class InUse {
   using Holder = unsigned long;  // a thread, or the address of what an object is lent to
   static Holder this_thread() noexcept;
 
-  void enter(Holder self = this_thread());
+  // `lent`: to an object, which a child of this process has a copy of, rather than to a thread, which it has not.
+  void enter(Holder self = this_thread(), bool lent = false);
   void leave() noexcept { depth_.store(depth_.load(std::memory_order_relaxed) - 1, std::memory_order_release); }  // its own
   void enter_reading(Holder self = this_thread());
   void leave_reading(Holder self = this_thread()) noexcept;
@@ -39,6 +40,7 @@ class InUse {
   };
   mutable std::atomic<bool> guarded_{false};
   Holder owner_ = 0;  // who writes
+  bool lent_ = false;
   std::atomic<int> depth_{0};
   std::vector<Reader> readers_;
   std::atomic<bool> reading_{false};  // whether there are any

@@ -25,7 +25,7 @@ class Locks {
 
   void hold(InUse& lock) {
     held_.reserve(held_.size() + 1);
-    lock.enter(holder_);
+    lock.enter(holder_, true);
     held_.push_back(&lock);
   }
   void release() noexcept {

@@ -1,0 +1,1 @@
+"""Promises, each shown by a command: python -m tests.trust --help."""
