@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Population"]
 
 
-
 @documented
 class Population(reference.Population):
     trainer_class = Trainer
@@ -57,10 +56,10 @@ class Population(reference.Population):
             slices = []
             for i, result in results:
                 task = self._of_member(i, _go_on, fits[i], result)
-                if isinstance(task, History):
-                    histories[i] = task
-                else:
+                if isinstance(task, Slice):
                     slices.append((i, task))
+                else:
+                    histories[i] = task
             for i, task in slices:
                 crowd.begin(i, task.compiled, task.arguments)
 
