@@ -70,7 +70,7 @@ def assert_alike(theirs, ours, x, rtol=1e-9):
             np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=rtol)
 
 
-ADDED = ({"dropout": 0.1, "batch_norm": True}, {"dtype": "float32"})
+ADDED = ({"dropout": 0.1, "batch_norm": True}, {"dtype": "float32"}, {"n_ensemble": 2})
 WEIGHT_IS_REPETITION = {
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weight_equivalence_on_sparse_data",
@@ -106,7 +106,7 @@ def test_scikit_learns_own_checks(estimator, check):
 )
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_own_checks_but_one(estimator, check):
-    """A row of weight 2 is not a row twice: in a mask, in a mean over rows, in float32's eighth digit."""
+    """A row of weight 2 is not a row twice: in a mask, a mean over rows, a sample, float32's eighth digit."""
     check(estimator)
 
 
