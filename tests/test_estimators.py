@@ -585,15 +585,16 @@ def test_coefs_can_be_changed_and_replaced():
 
 @SINCE_1_7
 def test_parameters_are_scikit_learns_and_more():
-    for name, added in (
+    added = {"dropout", "batch_norm", "dtype", "sparse_update", "n_ensemble", "bootstrap"}
+    for name, more in (
         (
             "MLPClassifier",
-            {"dropout", "batch_norm", "dtype", "sparse_update", "class_weight", "label_smoothing"},
+            {*added, "class_weight", "label_smoothing"},
         ),
-        ("MLPRegressor", {"dropout", "batch_norm", "dtype", "sparse_update"}),
+        ("MLPRegressor", added),
     ):
         theirs, ours = (getattr(lib, name)().get_params() for lib in (sk, fn))
-        assert ours.keys() - theirs.keys() == added
+        assert ours.keys() - theirs.keys() == more
         assert {key: ours[key] for key in theirs} == theirs
         for key in ours:
             assert re.search(rf"\b{key}\b.* : ", getattr(fn, name).__doc__), key

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Function = Callable[[], None]
 
-__all__ = ["Together"]
+__all__ = ["Abandoned", "Together"]
 
 
 class Abandoned(BaseException):
@@ -46,6 +46,7 @@ class Together:
     def __init__(self, most: int, begin: Callable[[], Function | None]) -> None:
         self._most, self._begin = most, begin
         self._told: SimpleQueue[Any] = SimpleQueue()  # by the one whose turn it is
+        self._locked: set[_core.InUse] = set()  # which this thread may enter once more
 
     def run(self) -> None:
         """Run functions until there are no more."""
@@ -85,7 +86,7 @@ class Together:
         if told is None:
             one.over = True
             return
-        one.train(*told)
+        one.train(*told, self._locked)
         if one.result is None:
             self._go_on(one, None)
         self._answer(one)
@@ -157,12 +158,16 @@ class _One(threading.Thread):
 
     # What the conductor does
 
-    def train(self, trainer: Trainer, work: Work[History]) -> None:
-        """Begin a training."""
+    def train(self, trainer: Trainer, work: Work[History], locked: set[_core.InUse]) -> None:
+        """Begin a training, unless others, whose locks are `locked`, train some of the same."""
         self.work = work
         try:
-            for lock in trainer._locks:
+            for lock in set(trainer._locks):
+                if lock in locked:
+                    raise RuntimeError("an object is in use in another trial: networks are for one at a time")
                 self._held.enter_context(lock)
+                locked.add(lock)
+                self._held.callback(locked.remove, lock)
         except BaseException as error:
             self.end(error)
 

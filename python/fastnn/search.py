@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _checks
-from ._together import Together
+from ._together import Abandoned, Together
 from .metrics import more_is_better
 from .runtime import get_num_threads
 from .runtime import threads as thread_limit
@@ -625,6 +625,8 @@ class _Search:
         try:
             with thread_limit(1):
                 self._attempt()
+        except Abandoned:  # by an error that ends the search
+            pass
         except BaseException as error:
             self._fail(error)
         finally:
