@@ -86,7 +86,8 @@ class Together:
         if told is None:
             one.over = True
             return
-        one.train(*told, self._locked)
+        trainer, work = told
+        one.train(trainer, work, self._locked)
         if one.result is None:
             self._go_on(one, None)
         self._answer(one)

@@ -353,8 +353,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _draft(self, incremental: bool) -> Iterator[Any]:
         """Give a copy of the model to train, which takes the model's place unless an error leaves."""
         self._check_parameters()
-        draft = object.__new__(type(self))
-        draft.__dict__.update(self.__dict__)
+        draft = _twin(self)
         with nullcontext() if self._begins(incremental) else self._restored():
             yield draft
         for name in vars(self).keys() - vars(draft).keys():
@@ -455,8 +454,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 member.random_state = int(seed)
                 member._learn_from(self)
         else:
-            self.estimators_, self._samples = map(copy.copy, self.estimators_), copy.deepcopy(self._samples)
-            self.estimators_ = list(self.estimators_)
+            self.estimators_ = [_twin(member) for member in self.estimators_]
+            self._samples = copy.deepcopy(self._samples)
         params = self.get_params(deep=False) | {"n_ensemble": 1}
         with ExitStack() as ends:
             works, trainings = [], []
@@ -822,6 +821,13 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         with reading(self._net._in_use):  # a network on sparse rows is made of layers that others may train
             outputs: Array = self._net_for(X).predict(X)
         return outputs.astype(_float_of(X), copy=False)
+
+
+def _twin(model: Any) -> Any:
+    """Return a model with the attributes of another: the same objects."""
+    twin = object.__new__(type(model))
+    twin.__dict__.update(model.__dict__)
+    return twin
 
 
 def _float_of(X: Array) -> np.dtype[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -79,7 +80,7 @@ def side_by_side(trainings: Sequence[Training]) -> list[Ended]:
             result = error
         return Ended(result, perf_counter() - begun)
 
-    return _together(trainings, [lambda i, t=t: caught(t, i) for t in trainings]) if trainings else []
+    return _together(trainings, [partial(caught, t) for t in trainings]) if trainings else []
 
 
 def _together(trainings: Sequence[Training], works: Sequence[Callable[[Interrupts], Work[Any]]]) -> list[Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .._checks import Array
-    from .trainings import Ended, Trainings
+    from .trainings import Ended, Training, Trainings
 
 __all__ = ["cross_validate"]
 
@@ -162,7 +162,8 @@ class _Fold:
     def __init__(self, estimator: Any, X: Any, seen: _Seen | None) -> None:
         self.estimator, self._X, self._seen = estimator, X, seen
         self._fit: Trainings | None = None
-        self.ready, self.trainings = False, []  # type: bool, list[Training]
+        self.ready = False
+        self.trainings: list[Training] = []
         self.error: Exception | None = None
         self.seconds = 0.0
         estimator.fit = self._begin
