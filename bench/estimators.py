@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 EPOCHS, EPOCHS_QUICK = 30, 5
 TOLERANCE = 0.005  # of the mean accuracy
+TOGETHER = "fastnn together"
+NAMES = ("fastnn", TOGETHER, "scikit-learn")
 BUDGET = 120.0  # seconds for all rounds of a comparison
 
 
@@ -49,11 +51,16 @@ def run(threads: Sequence[int] = (1, 2), rounds: int = 7, quick: bool = False) -
         times = peers.timed(case.calls, threads, rounds, BUDGET)
         for n in threads:
             seconds = peers.seconds(times, n)
-            columns = {"threads": n, "estimator": case.name} | peers.microseconds(seconds, list(case.calls))
+            columns = {"threads": n, "estimator": case.name} | peers.microseconds(seconds, NAMES)
             ratio = seconds["scikit-learn"] / seconds["fastnn"]
             columns |= {"spread %": times[n]["fastnn"].spread, "over scikit-learn": ratio}
-            rows.append(columns | {f"accuracy, {name}": a for name, a in accuracies.items()})
-    return Report(rows, ["the digits of scikit-learn, Adam; float64 given, fastnn with dtype='float32'"])
+            gained = seconds["fastnn"] / seconds[TOGETHER] if TOGETHER in seconds else peers.NONE
+            columns |= {"together, over one by one": gained}
+            rows.append(
+                columns | {f"accuracy, {name}": accuracies[name] for name in ("fastnn", "scikit-learn")}
+            )
+    note = "the digits of scikit-learn, Adam; float64 given, fastnn with dtype='float32'; "
+    return Report(rows, [note + "fastnn together: cross_validate of fastnn.estimators"])
 
 
 def compared(task: Task, epochs: int) -> tuple[Case, dict[str, float]]:
@@ -67,13 +74,17 @@ def compared(task: Task, epochs: int) -> tuple[Case, dict[str, float]]:
     x /= 16
     libraries = {"fastnn": fastnn.estimators, "scikit-learn": sklearn.neural_network}
     calls = {name: _fit(lib, task, epochs, x, t) for name, lib in libraries.items()}
+    if task.folds:
+        calls[TOGETHER] = _fit(fastnn.estimators, task, epochs, x, t, together=True)
     accuracies = {name: call() for name, call in calls.items()}
     if abs(accuracies["fastnn"] - accuracies["scikit-learn"]) > TOLERANCE:
         raise AssertionError(f"{task.name}: accuracies {accuracies} are further apart than {TOLERANCE}")
+    if accuracies.get(TOGETHER, accuracies["fastnn"]) != accuracies["fastnn"]:
+        raise AssertionError(f"{task.name}: folds together come to other accuracies, {accuracies}")
     return Case(task.name, calls), accuracies
 
 
-def _fit(lib: Any, task: Task, epochs: int, x: Any, t: Any) -> Callable[[], float]:
+def _fit(lib: Any, task: Task, epochs: int, x: Any, t: Any, together: bool = False) -> Callable[[], float]:
     from sklearn.model_selection import cross_val_score
 
     model = lib.MLPClassifier(task.hidden, batch_size=task.batch, max_iter=epochs, random_state=0)
@@ -83,6 +94,8 @@ def _fit(lib: Any, task: Task, epochs: int, x: Any, t: Any) -> Callable[[], floa
     def call() -> float:
         with warnings.catch_warnings():  # that so few epochs have not converged
             warnings.simplefilter("ignore")
+            if together:
+                return float(lib.cross_validate(model, x, t, cv=task.folds)["test_score"].mean())
             if task.folds:
                 return float(cross_val_score(model, x, t, cv=task.folds).mean())
             return float(model.fit(x, t).score(x, t))

@@ -98,7 +98,7 @@ def test_the_loss_is_fastnns_over_all_targets(name, y):
     """The curve begins with the loss of the initial weights: all rows are a batch."""
     model = regressor(name, alpha=0, batch_size=400, max_iter=1).fit(X, y)
     start = regressor(name, alpha=0, batch_size=400, max_iter=1, learning_rate_init=1e-12).fit(X, y)
-    outputs = start._outputs(X)
+    outputs = start._outputs(X)[0]
     targets = 1 if y.ndim == 1 else y.shape[1]
     each = {"quantile": 3, "gaussian": 2}.get(name, 1)
     assert outputs.shape == (400, targets * each)
@@ -129,7 +129,7 @@ def test_quantiles():
     shares = [(SEVERAL < model.predict(X, quantile=q)).mean(axis=0) for q in quantiles]
     np.testing.assert_allclose(shares, np.tile(np.array(quantiles)[:, None], 2), atol=0.07)
     np.testing.assert_array_equal(model.predict(X), model.predict(X, quantile=0.45))
-    outputs = model._outputs(X)
+    outputs = model._outputs(X)[0]
     np.testing.assert_array_equal(model.predict(X, quantile=0.95), outputs[:, [3, 7]])
     for wrong, words in (
         (0.5, r"quantile must be one of 0.05, 0.4, 0.45, 0.95, got 0.5"),
@@ -153,7 +153,7 @@ def test_means_and_standard_deviations():
     assert mean.shape == sigma.shape == y.shape
     assert 0.8 < sigma[X[:, 0] > 0.2, 0].mean() < 1.2
     assert sigma[X[:, 0] < -0.2, 0].mean() < 0.2
-    outputs = model._outputs(X)
+    outputs = model._outputs(X)[0]
     np.testing.assert_array_equal(sigma, np.exp(outputs[:, 2:] / 2))
     with pytest.raises(ValueError, match="quantile must be None but for loss='quantile'"):
         model.predict(X, quantile=0.5)
@@ -286,7 +286,7 @@ def test_smoothing_is_that_of_the_targets(data, class_weight):
         random_state=0,
     )
     model.fit(x, y, w, validation=data, callbacks=[lambda t, h: seen.append(h.val_loss[-1])])
-    z = model._outputs(x)
+    z = model._outputs(x)[0]
     if data is IRIS:
         loss, t = ref.SoftmaxCrossEntropy(), 0.8 * np.eye(3)[y] + 0.2 / 3
     else:

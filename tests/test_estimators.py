@@ -70,7 +70,7 @@ def assert_alike(theirs, ours, x, rtol=1e-9):
             np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=rtol)
 
 
-ADDED = ({"dropout": 0.1, "batch_norm": True}, {"dtype": "float32"})
+ADDED = ({"dropout": 0.1, "batch_norm": True}, {"dtype": "float32"}, {"n_ensemble": 2})
 WEIGHT_IS_REPETITION = {
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weight_equivalence_on_sparse_data",
@@ -106,7 +106,7 @@ def test_scikit_learns_own_checks(estimator, check):
 )
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_own_checks_but_one(estimator, check):
-    """A row of weight 2 is not a row twice: in a mask, in a mean over rows, in float32's eighth digit."""
+    """A row of weight 2 is not a row twice: in a mask, a mean over rows, a sample, float32's eighth digit."""
     check(estimator)
 
 
@@ -585,15 +585,16 @@ def test_coefs_can_be_changed_and_replaced():
 
 @SINCE_1_7
 def test_parameters_are_scikit_learns_and_more():
-    for name, added in (
+    added = {"dropout", "batch_norm", "dtype", "sparse_update", "n_ensemble", "bootstrap"}
+    for name, more in (
         (
             "MLPClassifier",
-            {"dropout", "batch_norm", "dtype", "sparse_update", "class_weight", "label_smoothing"},
+            {*added, "class_weight", "label_smoothing"},
         ),
-        ("MLPRegressor", {"dropout", "batch_norm", "dtype", "sparse_update"}),
+        ("MLPRegressor", added),
     ):
         theirs, ours = (getattr(lib, name)().get_params() for lib in (sk, fn))
-        assert ours.keys() - theirs.keys() == added
+        assert ours.keys() - theirs.keys() == more
         assert {key: ours[key] for key in theirs} == theirs
         for key in ours:
             assert re.search(rf"\b{key}\b.* : ", getattr(fn, name).__doc__), key

@@ -93,9 +93,9 @@ class Crowd:
     """The slices of so many trainings in hand at once, which threads without Python do."""
 
     def __init__(self, members: int) -> None: ...
-    def begin(self, member: int, network: CompiledNetwork, arguments: tuple[Any, ...]) -> None:
+    def begin(self, member: Any, network: CompiledNetwork, arguments: tuple[Any, ...]) -> None:
         """Have a slice done, with the arguments of `CompiledNetwork.train`."""
-    def next(self) -> tuple[int, Any] | None:
+    def next(self) -> tuple[Any, Any] | None:
         """Return a slice that is done: its member and its result, or the exception that it raised.
 
         Does one itself as long as none is; None where none is in hand.

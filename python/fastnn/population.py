@@ -56,10 +56,10 @@ class Population(reference.Population):
             slices = []
             for i, result in results:
                 task = self._of_member(i, _go_on, fits[i], result)
-                if isinstance(task, History):
-                    histories[i] = task
-                else:
+                if isinstance(task, Slice):
                     slices.append((i, task))
+                else:
+                    histories[i] = task
             for i, task in slices:
                 crowd.begin(i, task.compiled, task.arguments)
 

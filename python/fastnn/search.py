@@ -26,13 +26,14 @@ import threading
 import zlib
 from collections import deque
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _checks
+from ._together import Abandoned, Together
 from .metrics import more_is_better
 from .runtime import get_num_threads
 from .runtime import threads as thread_limit
@@ -371,11 +372,18 @@ def run(
     threads: int | None = None,
     timeout: float | None = None,
     progress: bool | None = None,
+    together: int | None = None,
 ) -> Study:
     """Search for good hyper-parameters: train trials side by side, one a thread, and keep what they found.
 
     A trial runs within `fastnn.threads(1)`, and training releases Python's lock, so that as many trials train
     as there are threads. Where the objective passes a `PruneTrial` to `fit`, bad trials end early.
+
+    With `together` more trials run at a time than there are threads, as a `Population` does: the threads do
+    what their `Trainer.fit`, or that of `fastnn.estimators`, have to do, one after another, so that trials of
+    small networks keep them busy. An objective runs by itself but for that, and all trials go through their
+    epochs in step: when each has done one, reports, ends and new trials come in the order of the trials.
+    With a sampler that has a seed the same call gives the same study then, on any number of threads.
 
     Trials run on a study in memory, and each is stored when it has finished, at once with all that it
     reported: a report for every epoch would take a database longer (some 6 ms) than a small network takes to
@@ -433,6 +441,8 @@ def run(
         Seconds after which no more trials begin.
     progress : bool or None
         Whether to show a progress bar; None: if standard error is a terminal.
+    together : int >= 1 or None
+        How many trials run at a time, on `threads` threads; None: one a thread.
 
     Returns
     -------
@@ -455,6 +465,7 @@ def run(
     threads = get_num_threads() if threads is None else _checks.integer("threads", threads, 1)
     timeout = math.inf if timeout is None else _checks.real_number("timeout", timeout, 0, None, "(]")
     hidden = None if progress is None else not _checks.flag("progress", progress)
+    together = None if together is None else _checks.integer("together", together, 1)
     options = {
         "direction": direction,
         "sampler": _sampler_class()() if sampler is None else sampler,
@@ -469,7 +480,7 @@ def run(
         if stored.directions != study.directions:
             raise ValueError(f"direction must be that of the stored study {name!r}, got {direction!r}")
     search = _Search(objective, study, stored, n_trials, monotonic() + timeout, catch)
-    search.run(threads, hidden)
+    search.run(threads, hidden, together)
     return stored
 
 
@@ -532,7 +543,7 @@ class _Search:
         self.waiting: deque[FrozenTrial] = deque()  # in the storage, enqueued
         self.claimed: set[int] = set()  # those that this process has taken to run, by their ids there
 
-    def run(self, threads: int, hidden: bool | None) -> None:
+    def run(self, threads: int, hidden: bool | None, together: int | None) -> None:
         """Run trials until there are enough, or something ends the search."""
         if self.apart:
             for key, value in self.attributes.items():
@@ -540,12 +551,15 @@ class _Search:
         self._import()
         done = self._done()
         count = min(threads, max(0, self.n_trials - done))
+        work: Callable[..., None] = self._work
+        if together is not None:
+            work, count = partial(self._work_together, threads, together), min(count, 1)
         workers: list[threading.Thread] = []
         self.study.stop = self.stopped.set  # type: ignore[method-assign]  # Optuna's is for its own loop
         with _interrupting(self.over), _bar(self.n_trials, done, hidden) as bar:
             try:
                 for i in range(count):
-                    worker = threading.Thread(target=self._work, name=f"trial-{i}")
+                    worker = threading.Thread(target=work, name=f"trial-{i}")
                     try:
                         worker.start()
                     except RuntimeError as error:  # the system refuses another
@@ -553,7 +567,7 @@ class _Search:
                         break
                     workers.append(worker)
                 if count and not workers:
-                    self._work(bar)
+                    work(bar)
                 self._store(len(workers), bar)
             finally:
                 self.over.set()
@@ -590,6 +604,35 @@ class _Search:
         _this_thread.over = None
         self.storage.remove_session()
         self.finished.put(None)
+
+    def _work_together(self, threads: int, together: int, bar: Any = None) -> None:
+        """Run so many trials at a time on these threads; with a bar in the calling thread."""
+        _this_thread.over = self.over
+        try:
+            with thread_limit(threads):
+                Together(together, lambda: self._one if self._claim() else None).run()
+            if bar is not None:
+                self._store(0, bar)
+        except BaseException as error:
+            self._fail(error)
+        _this_thread.over = None
+        self.storage.remove_session()
+        self.finished.put(None)
+
+    def _one(self) -> None:
+        """Run a trial that is claimed, in a thread of its own."""
+        _this_thread.over = self.over
+        try:
+            with thread_limit(1):
+                self._attempt()
+        except Abandoned:  # by an error that ends the search
+            pass
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            with self.lock:
+                self.running -= 1
+            self.storage.remove_session()
 
     def _claim(self) -> bool:
         """Return whether there is a trial to run, and count it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,10 +23,14 @@ from .sparse import RowSparse
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from .reference.trainer import Work
+
 __all__ = ["History", "Trainer"]
 
 SLICE_SECONDS = 0.05  # between looks at callbacks, the progress bar and Ctrl-C
 RATES = 256
+
+of_thread = threading.local()  # .take: does, elsewhere, the trainings that this thread begins
 
 
 class Order:
@@ -118,7 +123,12 @@ class Trainer(reference.Trainer):
         return loss
 
     _step_by_layers = exclusive(reference.Trainer.step)
-    fit = exclusive(reference.Trainer.fit)
+    _done_here = exclusive(reference.Trainer._done)
+
+    def _done(self, work: Work[History]) -> History:
+        take = getattr(of_thread, "take", None)
+        return self._done_here(work) if take is None else take(self, work)
+
     fit_batches = exclusive(reference.Trainer.fit_batches)
     save = shared(reference.Trainer.save)
     evaluate = shared(reference.Trainer.evaluate)

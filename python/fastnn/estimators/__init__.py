@@ -6,6 +6,7 @@ Parameters, attributes, methods and errors are scikit-learn's, and so are the in
 the rows and the loss curve of a `random_state`. Added are Dropout, BatchNorm, weights of samples and classes,
 a validation set of one's own, callbacks, single precision, more solvers, activations and losses.
 `from_sklearn` makes one of a fitted model of scikit-learn's, and its method `to_sklearn` the other way.
+Ensembles (`n_ensemble`) and the folds of `cross_validate` are trained side by side.
 
 It takes scikit-learn 1.3 or newer, the extra fastnn-cpu[sklearn].
 """
@@ -20,5 +21,6 @@ except ImportError:
 from .classifier import MLPClassifier
 from .conversion import from_sklearn
 from .regressor import MLPRegressor
+from .validation import cross_validate
 
-__all__ = ["MLPClassifier", "MLPRegressor", "from_sklearn"]
+__all__ = ["MLPClassifier", "MLPRegressor", "cross_validate", "from_sklearn"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -23,18 +22,20 @@ from .._sharing import reading
 from ..network import Sequential
 from ..reference.network import ACTIVATIONS
 from ..sparse import CSR
-from .compat import validate_data, validate_weights
+from .compat import validate_data, validate_weights, warn
 from .course import Course, Judge, ShuffledTrainer
 from .lbfgs import Objective, minimized
 from .solvers import DECOUPLED, SOLVERS, Solver
 from .sparse import SparseNetwork
+from .trainings import Training, alone, go_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .._checks import Array
+    from .trainings import Trainings
 
-__all__ = ["MLP", "PARAMETERS", "READ", "is_stochastic"]
+__all__ = ["MLP", "PARAMETERS", "READ", "is_stochastic", "placed"]
 
 HIDDEN = {"identity": None, "logistic": "Sigmoid", **ACTIVATIONS}
 READ = (np.float64, np.float32, np.uint8, np.int64)  # dtypes of X that training reads as they are
@@ -106,6 +107,12 @@ PARAMETERS = """\
         Of the parameters, in which training computes. "auto": as in scikit-learn, float32 where the X of the
         first call is float32, else float64, which takes about twice the time. Predictions are float32 where
         their X is, else float64.
+    n_ensemble : int >= 1
+        How many networks, which are trained side by side (by "lbfgs" one after another). With more than one
+        predictions are the mean of theirs, and they are in `estimators_`.
+    bootstrap : bool
+        Whether each network of an ensemble has a sample of its own: as many rows, drawn with replacement, of
+        those that early_stopping does not set aside (Breiman 1996). False: they differ by their seeds.
 """
 
 BATCH_CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
@@ -121,6 +128,15 @@ UNSCALED = (
     "%s has values as large as %.2g, from which a network learns next to nothing: scale it, as "
     "StandardScaler does"
 )
+OF_DATA = (  # attributes that `_checked` sets
+    *("n_features_in_", "feature_names_in_", "n_outputs_", "out_activation_"),
+    *("classes_", "_multilabel"),
+)
+OF_A_NETWORK = (  # attributes that an ensemble has not: its members have them
+    *("coefs_", "intercepts_", "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_"),
+    *("_net", "_criterion", "_trainer", "_solver", "_no_improvement_count"),
+)
+OF_AN_ENSEMBLE = ("estimators_", "_samples")
 NO_WEIGHT = "Sample weights must contain at least one non-zero number."
 
 
@@ -131,6 +147,23 @@ def is_stochastic(model: Any) -> bool:
             "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
         )
     return True
+
+
+class Data(NamedTuple):
+    """What a call of `fit` or `partial_fit` trains on, checked."""
+
+    X: Any
+    t: Array
+    weights: tuple[Array | None, Array | None]  # of the rows, and of the classes
+    rows: Array | None  # the numbers of those that are the data set; None: all
+    judge: Judge | None
+    callbacks: tuple[Any, ...]
+    incremental: bool
+
+    @property
+    def numbers(self) -> Array:
+        """The numbers of the rows that are the data set."""
+        return np.arange(len(self.X)) if self.rows is None else self.rows
 
 
 class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -163,6 +196,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     batch_norm: bool
     sparse_update: str
     dtype: Any
+    n_ensemble: int
+    bootstrap: bool
 
     _own: ClassVar[str]  # the parameter that says what the network is trained for
 
@@ -194,6 +229,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         "batch_norm": ["boolean"],
         "sparse_update": [StrOptions({"dense", "lazy"})],
         "dtype": [StrOptions({"auto", "float32", "float64"}), type, np.dtype],
+        "n_ensemble": [Interval(Integral, 1, None, closed="left")],
+        "bootstrap": ["boolean"],
     }
 
     def _take(self, arguments: dict[str, Any]) -> None:
@@ -280,16 +317,43 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         TypeError, ValueError
             If an argument does not fit, worded as scikit-learn does, or if the training diverges.
         """
-        with self._draft(incremental=False) as draft:
-            draft._fit(X, y, sample_weight, validation, callbacks, incremental=False)
+        alone(self._fitting(X, y, sample_weight, validation, callbacks))
         return self
+
+    def _fitting(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        validation: tuple[Any, ...] | None = None,
+        callbacks: Iterable[Callable[[Any, Any], Any]] = (),
+        *,
+        incremental: bool = False,
+        classes: Any = None,
+        rows: Array | None = None,
+        seen_by: Any = None,
+    ) -> Trainings:
+        """Yield the trainings that a call of `fit` or, `incremental`, of `partial_fit` is made of.
+
+        `rows`: numbers of the rows of X, y and sample_weight that are the data set; None: all.
+        `seen_by`: another model, which has looked at X and y; they are what its `_checked` has returned.
+        """
+        with self._draft(incremental) as draft:
+            draft._meet(incremental, classes)
+            first = draft._begins(incremental)
+            if not first:
+                draft._check_architecture()
+            data = draft._looked_at(X, y, sample_weight, validation, callbacks, incremental, rows, seen_by)
+            yield from draft._members(data, first) if self.n_ensemble > 1 else draft._learning(data, first)
+
+    def _meet(self, incremental: bool, classes: Any) -> None:
+        """Take the classes that `partial_fit` is given."""
 
     @contextmanager
     def _draft(self, incremental: bool) -> Iterator[Any]:
         """Give a copy of the model to train, which takes the model's place unless an error leaves."""
         self._check_parameters()
-        draft = object.__new__(type(self))
-        draft.__dict__.update(self.__dict__)
+        draft = _twin(self)
         with nullcontext() if self._begins(incremental) else self._restored():
             yield draft
         for name in vars(self).keys() - vars(draft).keys():
@@ -298,11 +362,18 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _begins(self, incremental: bool) -> bool:
         """Return whether the training begins with a new network."""
-        return not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        fitted = hasattr(self, "_net") or hasattr(self, "estimators_")
+        return not fitted or not (self.warm_start or incremental)
 
     @contextmanager
     def _restored(self) -> Iterator[None]:
         """Bring back, if an error leaves, what a training that goes on changes in place."""
+        if hasattr(self, "estimators_"):
+            with ExitStack() as restored:
+                for member in self.estimators_:
+                    restored.enter_context(member._restored())
+                yield
+            return
         net, optimizers, parts = self._net, [], []
         if hasattr(self, "_trainer"):  # "lbfgs" has none
             optimizers = [self._trainer.optimizer]
@@ -323,7 +394,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                     del curve[length:]
                 raise
 
-    def _fit(
+    def _looked_at(
         self,
         X: Any,
         y: Any,
@@ -331,8 +402,10 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         validation: tuple[Any, ...] | None,
         callbacks: Iterable[Any],
         incremental: bool,
-    ) -> None:
-        """Train; what goes wrong is for `_draft` to forget."""
+        rows: Array | None,
+        seen_by: Any,
+    ) -> Data:
+        """Return what to train on, checked; what goes wrong is for `_draft` to forget."""
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         if not hasattr(callbacks, "__iter__"):
@@ -340,34 +413,98 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         callbacks = tuple(callbacks)
         if self.solver == "lbfgs" and (callbacks or validation is not None):
             raise ValueError("validation and callbacks are not for solver='lbfgs', which knows no epochs")
-        first = self._begins(incremental)
-        if not first:
-            self._check_architecture()
-        X, t = self._checked(X, y, first, incremental)
-        if self.batch_norm and len(X) == 1:
+        if seen_by is None:
+            X, t = self._checked(X, y, self._begins(incremental), incremental)
+        else:
+            X, t = X, y
+            self._learn_from(seen_by)
+        if self.batch_norm and len(X if rows is None else rows) == 1:
             raise ValueError("batch_norm=True needs 2 samples or more, got 1 sample")
         for name, values in (("X", X), ("y", t)):
-            sample = values[:SAMPLE_ROWS]
+            sample = values[:SAMPLE_ROWS] if rows is None else values[rows[:SAMPLE_ROWS]]
             largest = float(np.abs(sample.values if isinstance(sample, CSR) else sample).max(initial=0))
             if largest > LARGE:
-                warnings.warn(UNSCALED % (name, largest), ConvergenceWarning, stacklevel=3)
+                warn(UNSCALED % (name, largest), ConvergenceWarning)
         sample_weight = _weights("sample_weight", sample_weight, X)
-        weights = self._weights_of(t, sample_weight, incremental)
+        if rows is None:
+            weights = self._weights_of(t, sample_weight, incremental)
+        else:
+            of_rows = None if sample_weight is None else sample_weight[rows]
+            of_rows, of_classes = self._weights_of(t[rows], of_rows, incremental)
+            weights = placed(of_rows, rows, len(t)), of_classes
         judge = self._judge(validation)
+        return Data(X, t, weights, rows, judge, callbacks, incremental)
+
+    def _learn_from(self, other: Any) -> None:
+        """Take over what another model knows of the data."""
+        self.__dict__.update({name: value for name, value in vars(other).items() if name in OF_DATA})
+
+    def _members(self, data: Data, first: bool) -> Trainings:
+        """Train the networks of an ensemble."""
         random = check_random_state(self.random_state)
         if first:
-            self._initialize(X, random)
+            for name in OF_A_NETWORK:
+                self.__dict__.pop(name, None)
+            self._made_as = self._architecture()
+            self.n_layers_ = len(self._made_as[0]) + 2
+            seeds = random.randint(2**31 - 1, size=(self.n_ensemble, 2))
+            self.estimators_ = [clone(self) for _ in seeds]
+            self._samples = [np.random.RandomState(seed) for _, seed in seeds]
+            for member, (seed, _) in zip(self.estimators_, seeds, strict=True):
+                member.random_state = int(seed)
+                member._learn_from(self)
+        else:
+            self.estimators_ = [_twin(member) for member in self.estimators_]
+            self._samples = copy.deepcopy(self._samples)
+        params = self.get_params(deep=False) | {"n_ensemble": 1}
+        with ExitStack() as ends:
+            works, trainings = [], []
+            for member, sample in zip(self.estimators_, self._samples, strict=True):
+                member.__dict__.update(params | {"random_state": member.random_state})
+                work = member._learning(data, first, sample if self.bootstrap else None)
+                ends.callback(work.close)
+                begun = next(work, None)
+                if begun is not None:  # "lbfgs" is done by now
+                    works.append(work)
+                    trainings += begun
+            if trainings:
+                try:
+                    histories = yield trainings
+                except FloatingPointError as error:
+                    raise ValueError(DIVERGED) from error
+                for i, (work, history) in enumerate(zip(works, histories, strict=True)):
+                    try:
+                        go_on(work.send, [history])
+                    except ValueError as error:
+                        raise _checks.told_of(f"member {i}", error) from error
+        for name, of_all in (("n_iter_", max), ("t_", sum), ("loss_", np.mean)):
+            setattr(self, name, of_all([getattr(member, name) for member in self.estimators_]))
+
+    def _learning(self, data: Data, first: bool, sample: np.random.RandomState | None = None) -> Trainings:
+        """Train one network, on a bootstrap sample of the rows if `sample` is given, which draws it."""
+        random = check_random_state(self.random_state)
+        if first:
+            for name in OF_AN_ENSEMBLE:
+                self.__dict__.pop(name, None)
+            self._initialize(data.X, random)
         else:
             self._resume()
         if self.solver == "lbfgs":
-            self._minimize(X, t, _combined(t, weights))
+            self._minimize(data, sample)
         else:
-            self._train(X, t, weights, random, judge, callbacks, incremental)
+            yield from self._train(data, random, sample)
         if not all(np.isfinite(p).all() for p in (*self.coefs_, *self.intercepts_)):
             raise ValueError(DIVERGED)
 
-    def _minimize(self, X: Array, t: Array, weight: Array | None) -> None:
+    def _minimize(self, data: Data, sample: np.random.RandomState | None) -> None:
         """Train by L-BFGS."""
+        X, t, weight, rows = data.X, data.t, _combined(data.t, data.weights), data.rows
+        if sample is not None:
+            rows = _drawn(data.numbers, sample)
+        if rows is not None:
+            X, t, weight = X[rows], t[rows], None if weight is None else weight[rows]
+            if weight is not None and not weight.any():
+                raise ValueError(NO_WEIGHT)
         for name in ("_trainer", "_solver"):
             self.__dict__.pop(name, None)
         places = [i for i, layer in enumerate(self._net.layers) if isinstance(layer, layers.Affine)]
@@ -489,6 +626,14 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             to[...] = array
         self._show_parameters()
 
+    def __getattr__(self, name: str) -> Any:
+        """Refuse, in an ensemble's words, what a network has."""
+        if name in OF_A_NETWORK and not name.startswith("_") and "estimators_" in vars(self):
+            raise AttributeError(
+                f"{name} is an attribute of each member of an ensemble: see estimators_[0].{name}"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state; the parameters are in it once, those of the network."""
         state = dict(super().__getstate__())
@@ -509,6 +654,12 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _check_architecture(self) -> None:
         """Raise ValueError if the parameters that are there are those of another network."""
+        members = len(getattr(self, "estimators_", [self]))
+        if members != self.n_ensemble:
+            raise ValueError(
+                f"n_ensemble must be as in the previous call, {members}, to go on from its parameters, got "
+                f"{self.n_ensemble}"
+            )
         if self._made_as != self._architecture():
             raise ValueError(
                 f"hidden_layer_sizes, activation, dropout, batch_norm, dtype and {self._own} must be as in "
@@ -532,57 +683,44 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         X, t = self._checked(validation[0], validation[1], first=False, incremental=True)
         return Judge(X, t, _weights("validation[2]", (*validation, None)[2], X))
 
-    def _set_aside(
-        self,
-        X: Array,
-        t: Array,
-        weights: tuple[Array | None, Array | None],
-        random: np.random.RandomState,
-    ) -> tuple[Array, Array, tuple[Array | None, Array | None], Judge]:
+    def _set_aside(self, data: Data, random: np.random.RandomState) -> tuple[Array, Judge]:
         """Return the rows to train on, and those to stop by."""
+        X, t, weights, rows = data.X, data.t, data.weights, data.numbers
         train, held = train_test_split(
-            np.arange(len(X)),
+            np.arange(len(rows)),
             random_state=random,
             test_size=self.validation_fraction,
-            stratify=self._strata(t),
+            stratify=self._strata(t[rows]),
         )
         if len(held) < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        of_rows, of_classes = weights
+        train, held = rows[train], rows[held]
         weight = _combined(t, weights)
         if weight is not None and not weight[held].any():
             raise ValueError(
                 "The rows set aside for validation have no weight: increase validation_fraction, or give fit "
                 "validation data"
             )
-        return (
-            X[train],
-            t[train],
-            (None if of_rows is None else of_rows[train], of_classes),
-            Judge(X[held], t[held], None if weight is None else weight[held]),
-        )
+        return train, Judge(X[held], t[held], None if weight is None else weight[held])
 
     def _train(
-        self,
-        X: Array,
-        t: Array,
-        weights: tuple[Array | None, Array | None],
-        random: np.random.RandomState,
-        judge: Judge | None,
-        callbacks: tuple[Any, ...],
-        incremental: bool,
-    ) -> None:
+        self, data: Data, random: np.random.RandomState, sample: np.random.RandomState | None
+    ) -> Trainings:
         """Do the epochs."""
+        X, t, weights, rows, judge, callbacks, incremental = data
         if self.early_stopping and judge is None:
-            X, t, weights, judge = self._set_aside(X, t, weights, random)
+            rows, judge = self._set_aside(data, random)
+        if sample is not None:
+            rows = _drawn(data.numbers if rows is None else rows, sample)
+        numbers = data.numbers if rows is None else rows
         if judge is not None and isinstance(judge.x, CSR) and not isinstance(X, CSR):
             judge = judge._replace(x=judge.x.to_dense())
-        batch_size = self._batch_size(len(X))
+        batch_size = self._batch_size(len(numbers))
         of_gradient, of_loss = self._shares()
         weight = _combined(t, weights)
-        mean_weight = 1.0 if weight is None else float(weight.mean())
+        mean_weight = 1.0 if weight is None else float(weight[numbers].mean())
         if not mean_weight > 0:
             raise ValueError(NO_WEIGHT)
         weight_mean: str | float = "batch" if getattr(self, "class_weight", None) is None else "data"
@@ -600,8 +738,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self.best_loss_ = math.inf
         own = [copy.deepcopy(c) if isinstance(c, CALLBACKS) else c for c in callbacks]
         penalty = 0.0 if self.solver in DECOUPLED else self.alpha / (2 * mean_weight)
-        course = Course(self, self._solver, of_loss, len(X), batch_size, penalty, judge)
-        self._trainer.begin(np.arange(len(X)), random)
+        course = Course(self, self._solver, of_loss, len(numbers), batch_size, penalty, judge)
+        self._trainer.begin(numbers, random)
         targets = self._targets(t)
         if targets is not t:  # of which no loss reads the classes
             weights = weight, None
@@ -610,19 +748,26 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             held = (judge.x, self._targets(judge.t), judge.weight)[: 2 + (judge.weight is not None)]
         self._trainer.net, self._trainer.lazy = self._net_for(X), self.sparse_update == "lazy"
         try:
-            history = self._trainer.fit(
-                X,
-                targets,
-                1 if incremental else int(self.max_iter),
-                batch_size,
-                bool(self.shuffle),
-                held,
-                (course, *own),
-                progress=False,
-                sample_weight=weights[0],
-                class_weight=weights[1],
-                weight_mean=weight_mean,
-            )
+            (history,) = yield [
+                Training(
+                    self._trainer,
+                    callbacks,
+                    {
+                        "x": X,
+                        "t": targets,
+                        "epochs": 1 if incremental else int(self.max_iter),
+                        "batch_size": batch_size,
+                        "shuffle": bool(self.shuffle),
+                        "validation": held,
+                        "callbacks": (course, *own),
+                        "progress": False,
+                        "sample_weight": weights[0],
+                        "class_weight": weights[1],
+                        "weight_mean": weight_mean,
+                        "rows": rows,
+                    },
+                )
+            ]
         except FloatingPointError as error:
             raise ValueError(DIVERGED) from error
         finally:
@@ -631,9 +776,9 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             if used is not given:
                 vars(given).update(vars(used))
         if history.interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warn("Training interrupted by user.", UserWarning)
         elif self.n_iter_ == self.max_iter and not (incremental or course.converged):
-            warnings.warn(UNFINISHED % self.max_iter, ConvergenceWarning, stacklevel=4)
+            warn(UNFINISHED % self.max_iter, ConvergenceWarning)
 
     def _made_trainer(self, random: np.random.RandomState) -> ShuffledTrainer:
         seed = int(random.randint(2**31)) if self.dropout else 0  # a draw that scikit-learn does not make
@@ -643,7 +788,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if self.batch_size == "auto":
             return min(AUTO_BATCH, rows)
         if self.batch_size > rows:
-            warnings.warn(BATCH_CLIPPED, stacklevel=5)
+            warn(BATCH_CLIPPED, UserWarning)
         return int(min(self.batch_size, rows))
 
     def to_sklearn(self) -> Any:
@@ -664,14 +809,25 @@ class MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     # Outputs
 
-    def _outputs(self, X: Any) -> Array:
-        """Return the network's outputs, in the dtype of X if that is one of floats."""
+    def _outputs(self, X: Any) -> list[Array]:
+        """Return the outputs of the network, or networks, in the dtype of X if that is one of floats."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=READ)
+        return [member._outputs_of(X) for member in getattr(self, "estimators_", [self])]
+
+    def _outputs_of(self, X: Any) -> Array:
+        """Return the network's outputs for X, checked."""
         self._take_parameters()
         with reading(self._net._in_use):  # a network on sparse rows is made of layers that others may train
             outputs: Array = self._net_for(X).predict(X)
         return outputs.astype(_float_of(X), copy=False)
+
+
+def _twin(model: Any) -> Any:
+    """Return a model with the attributes of another: the same objects."""
+    twin = object.__new__(type(model))
+    twin.__dict__.update(model.__dict__)
+    return twin
 
 
 def _float_of(X: Array) -> np.dtype[Any]:
@@ -689,6 +845,20 @@ def _weights(name: str, given: Any, X: Array) -> Array | None:
     if not weights.any():
         raise ValueError(NO_WEIGHT)
     return weights
+
+
+def placed(weights: Array | None, rows: Array, n: int) -> Array | None:
+    """Return weights of n rows, given those of some of them."""
+    if weights is None:
+        return None
+    placed = np.zeros(n, weights.dtype)
+    placed[rows] = weights
+    return placed
+
+
+def _drawn(rows: Array, random: np.random.RandomState) -> Array:
+    """Return a bootstrap sample: as many of these rows, drawn with replacement."""
+    return rows[random.randint(len(rows), size=len(rows))]
 
 
 def _combined(t: Array, weights: tuple[Array | None, Array | None]) -> Array | None:

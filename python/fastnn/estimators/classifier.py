@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +23,7 @@ from .. import _checks
 from ..losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from .base import MLP, PARAMETERS, READ, is_stochastic
 from .compat import validate_data
+from .trainings import alone
 
 if TYPE_CHECKING:
     from .._checks import Array
@@ -58,6 +60,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         Accuracies on the validation data.
     coefs_, intercepts_ : lists of arrays
         Those of the network: what is changed in them, or put in their place, counts.
+    estimators_ : list of MLPClassifier
+        Of an ensemble: its members, models by themselves. It has no curves, scores and weights of its own;
+        its loss_ is their mean, t_ their sum, and n_iter_ that of the member that went on longest.
     n_iter_, t_ : int
         Epochs of the last fit, and rows seen by all.
     n_features_in_, feature_names_in_, n_layers_, n_outputs_, out_activation_
@@ -106,6 +111,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         class_weight: Any = None,
         label_smoothing: float = 0.0,
         dtype: Any = "auto",
+        n_ensemble: int = 1,
+        bootstrap: bool = True,
     ) -> None:
         self._take(locals())
 
@@ -251,22 +258,32 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         -------
         self
         """
-        with self._draft(incremental=True) as draft:
-            _check_partial_fit_first_call(draft, classes)
-            draft._fit(X, y, sample_weight, None, (), incremental=True)
+        alone(self._fitting(X, y, sample_weight, incremental=True, classes=classes))
         return self
+
+    def _meet(self, incremental: bool, classes: Any) -> None:
+        if incremental:
+            _check_partial_fit_first_call(self, classes)
 
     # Predictions
 
     def predict(self, X: Any) -> Array:
         """Return the class of each row, (n_samples,), or 0 or 1 for each label, (n_samples, n_outputs)."""
         outputs = self._outputs(X)
+        if len(outputs) == 1:
+            likelier = outputs[0]
+        else:  # a mean of probabilities, not of logits
+            likelier = self._log_mean(outputs)
+            if self._multilabel:
+                likelier = likelier - math.log(0.5)
+            elif self.n_outputs_ == 1 and len(self.classes_) > 1:
+                likelier = likelier[:, 1:] - likelier[:, :1]
         if self._multilabel:
-            return (outputs > 0).astype(int)
+            return (likelier > 0).astype(int)
         if self.out_activation_ == "softmax":
-            return np.asarray(self.classes_[outputs.argmax(axis=1)])
+            return np.asarray(self.classes_[likelier.argmax(axis=1)])
         one = len(self.classes_) - 1  # of a single class there is no other
-        return np.asarray(self.classes_[np.where(outputs[:, 0] > 0, one, 0)])
+        return np.asarray(self.classes_[np.where(likelier[:, 0] > 0, one, 0)])
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, (n_samples, n_classes), in the order of `classes_`."""
@@ -275,7 +292,17 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
 
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logarithms of the probabilities, without rounding these to 0 before."""
-        z = self._outputs(X)
+        return self._log_mean(self._outputs(X))
+
+    def _log_mean(self, outputs: list[Array]) -> Array:
+        """Return the logarithms of the probabilities that networks with these outputs give on average."""
+        logs = [self._logs(z) for z in outputs]
+        if len(logs) == 1:
+            return logs[0]
+        mean: Array = np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))
+        return np.minimum(mean, 0, out=mean)
+
+    def _logs(self, z: Array) -> Array:
         if self.out_activation_ == "softmax":
             z -= z.max(axis=1, keepdims=True)
             return np.asarray(z - np.log(np.exp(z).sum(axis=1, keepdims=True)))

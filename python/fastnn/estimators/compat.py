@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,16 @@ if TYPE_CHECKING:
 
     from .._checks import Array
 
-__all__ = ["validate_data", "validate_weights"]
+__all__ = ["validate_data", "validate_weights", "warn"]
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn the caller of this package."""
+    own = __package__.partition(".")[0]
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == own:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def validate_data(estimator: Any, *data: Any, **options: Any) -> Any:

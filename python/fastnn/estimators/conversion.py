@@ -201,6 +201,11 @@ def to_sklearn(model: Any) -> Any:
         raise TypeError(f"model must be an MLPClassifier or MLPRegressor, got {_checks.shown(model)}")
     check_is_fitted(model)
     make = makes[type(model)]
+    if hasattr(model, "estimators_"):
+        raise ValueError(
+            f"n_ensemble must be 1, since scikit-learn does not have it, got {len(model.estimators_)}; each "
+            "of estimators_ has a to_sklearn"
+        )
     model._check_parameters()
     model._check_architecture()
     model._take_parameters()
@@ -218,7 +223,7 @@ def to_sklearn(model: Any) -> Any:
         if kind is None or (kind != "squared_error" and "loss" not in known):
             raise ValueError(f"loss must be one that scikit-learn has, got {params['loss']!r}")
         params["loss"] = kind
-    _refuse_others(model, {*known, "loss"}, "scikit-learn")
+    _refuse_others(model, {*known, "loss", "bootstrap"}, "scikit-learn")  # one network has no bootstrap
     fitted = make(**{name: value for name, value in params.items() if name in known})
     _copy_attributes(model, fitted)
     fitted.coefs_ = [np.array(W) for W in model.coefs_]

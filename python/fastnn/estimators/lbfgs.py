@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .. import _core
 from ..sparse import RowSparse
+from .compat import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -133,4 +133,4 @@ def minimized(objective: Objective, model: Any) -> None:
     model.loss_ = objective.shown(found.fun, found.x)
     if found.status:
         what = found.message.decode() if isinstance(found.message, bytes) else found.message
-        warnings.warn(STOPPED % (found.status, what), ConvergenceWarning, stacklevel=6)
+        warn(STOPPED % (found.status, what), ConvergenceWarning)

@@ -16,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from .. import _checks, losses
 from .base import MLP, PARAMETERS, READ, is_stochastic
 from .compat import validate_data
+from .trainings import alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,9 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         Coefficients of determination, R^2, on the validation data.
     coefs_, intercepts_ : lists of arrays
         Those of the network: what is changed in them, or put in their place, counts.
+    estimators_ : list of MLPRegressor
+        Of an ensemble: its members, models by themselves. It has no curves, scores and weights of its own;
+        its loss_ is their mean, t_ their sum, and n_iter_ that of the member that went on longest.
     n_iter_, t_ : int
         Epochs of the last fit, and rows seen by all.
     n_outputs_ : int
@@ -114,6 +118,8 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         batch_norm: bool = False,
         sparse_update: str = "dense",
         dtype: Any = "auto",
+        n_ensemble: int = 1,
+        bootstrap: bool = True,
     ) -> None:
         self._take(locals())
 
@@ -171,8 +177,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         -------
         self
         """
-        with self._draft(incremental=True) as draft:
-            draft._fit(X, y, sample_weight, None, (), incremental=True)
+        alone(self._fitting(X, y, sample_weight, incremental=True))
         return self
 
     def predict(self, X: Any, *, quantile: float | None = None, return_std: bool = False) -> Any:
@@ -184,7 +189,9 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
         quantile : float or None
             Which one, of a model that was trained for it; None: that nearest to 0.5. Quantiles may cross.
         return_std : bool
-            Of a model of loss="gaussian": whether to return the standard deviations, too.
+            Whether to return the standard deviations, too: of a model of loss="gaussian" those that it knows,
+            of an ensemble those of its members' predictions, and of an ensemble of loss="gaussian" those of
+            the mixture of its members' distributions (Lakshminarayanan, Pritzel, Blundell 2017).
 
         Returns
         -------
@@ -196,13 +203,22 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # scikit-learn h
             Also for what the model does not know: another quantile, or a standard deviation.
         """
         outputs = self._outputs(X)
-        loss = self._criterion
-        predicted = self._shaped(self._predicted(outputs, loss, quantile))
+        loss = getattr(self, "estimators_", [self])[0]._criterion
+        each = [self._predicted(y, loss, quantile) for y in outputs]
+        mean = each[0] if len(each) == 1 else np.mean(each, axis=0)
         if not return_std:
-            return predicted
-        if not isinstance(loss, losses.GaussianNLL):
-            raise ValueError(f"return_std must be False but for loss='gaussian', got a model of {loss!r}")
-        return predicted, self._shaped(np.exp(outputs[:, self.n_outputs_ // 2 :] / 2))
+            return self._shaped(mean)
+        gaussian = isinstance(loss, losses.GaussianNLL)
+        if len(each) == 1 and not gaussian:
+            raise ValueError(
+                f"return_std must be False but for loss='gaussian' and for ensembles, got a model of {loss!r}"
+            )
+        if len(each) == 1:
+            return self._shaped(mean), self._shaped(np.exp(outputs[0][:, self.n_outputs_ // 2 :] / 2))
+        variance = np.var(each, axis=0)
+        if gaussian:
+            variance += np.mean([np.exp(y[:, self.n_outputs_ // 2 :]) for y in outputs], axis=0)
+        return self._shaped(mean), self._shaped(np.sqrt(variance))
 
     @staticmethod
     def _predicted(outputs: Array, loss: Any, quantile: Any) -> Array:

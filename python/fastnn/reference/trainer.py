@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     _Slice = tuple[Sequence[float], Sequence[float], int]  # losses and shares of steps, rows so far
 
-__all__ = ["History", "Trainer", "Work", "done"]
+__all__ = ["History", "Trainer", "Work", "done", "turn"]
 
 R = TypeVar("R")
 Work: TypeAlias = Generator["Callable[[], Any]", Any, R]
@@ -455,7 +455,11 @@ class Trainer:
         """
         arguments = (x, t, epochs, batch_size, shuffle, validation, callbacks, progress, sample_weight)
         options = (class_weight, scale, weight_mean, resume, accumulate, validation_split, metrics)
-        return done(self._fitting(*arguments, *options))
+        return self._done(self._fitting(*arguments, *options))
+
+    def _done(self, work: Work[History]) -> History:
+        """Do a training of this trainer."""
+        return done(work)
 
     def _fitting(
         self,
@@ -670,6 +674,7 @@ class Trainer:
                         options: dict[str, Any] = {"metrics": judged} if judged else {}
                         figures = self.evaluate(x, t, sample_weight, scale=scale, **options)
                         history.extend(**{f"val_{name}": [figure] for name, figure in figures.items()})
+                    yield turn
                     ends = _call(after_epochs, "__call__", self, history, interrupts)
                     if bar is not None:
                         bar.end_epoch(history)
@@ -1203,6 +1208,10 @@ def done(work: Work[R]) -> R:
 
 def nothing() -> None:
     """Do nothing."""
+
+
+def turn() -> None:
+    """Do nothing: an epoch is done, and what callbacks make of it may be told after what others do."""
 
 
 def name_row(error: FloatingPointError, x: Array, t: Array, rows: Array | slice) -> None:
