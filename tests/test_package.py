@@ -34,6 +34,11 @@ def test_the_version_is_that_of_the_metadata():
         pytest.skip("fastnn runs from its source tree, without metadata")
 
 
+def test_the_version_is_that_of_the_project():
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert re.search(r'^version = "(.*)"$', project, re.MULTILINE).group(1) == fastnn.__version__
+
+
 def test_the_package_is_small():
     """The promise is a wheel of 5 MB; not even the files in it are."""
     files = [f for f in PACKAGE.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
