@@ -16,6 +16,7 @@ import pytest
 import fastnn
 from fastnn import _core
 from fastnn.cython import api
+from native import PYTHON
 from tolerances import assert_same_bits
 
 HERE = Path(__file__).parent
@@ -627,7 +628,7 @@ def test_the_page_s_module_in_cython(tmp_path):
     """Built outside, against the package where it is installed, it trains and predicts without the GIL."""
     source = tmp_path / "example.pyx"
     source.write_text(block("cython"))
-    command = [sys.executable, "-m", "cython", "-3", "-I", str(PACKAGE.parent), str(source)]
+    command = [*PYTHON, "-m", "cython", "-3", "-I", str(PACKAGE.parent), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
@@ -665,7 +666,7 @@ def test_a_signature_that_changed_is_refused_at_import(tmp_path):
     source.write_text(
         "from other.api cimport network_set_rate\ndef f():\n    return network_set_rate(NULL, 1)\n"
     )
-    command = [sys.executable, "-m", "cython", "-3", str(source)]
+    command = [*PYTHON, "-m", "cython", "-3", str(source)]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     module = compiled(tmp_path, source.with_suffix(".c"))
     other = type(sys)("other.api")

@@ -13,6 +13,7 @@ import pytest
 import fastnn
 from distributed_ranks import CASES, data, trained, trainer_of
 from fastnn.distributed import DataParallel
+from native import PYTHON
 from tolerances import assert_same_bits
 
 BESIDE = Path(sys.executable).parent / "mpiexec"
@@ -26,7 +27,7 @@ def run(ranks, *arguments):
     program = Path(__file__).with_name("distributed_ranks.py")
     paths = [str(Path(fastnn.__file__).parents[1]), str(program.parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    command = [MPIEXEC, "-n", str(ranks), sys.executable, str(program), *map(str, arguments)]
+    command = [MPIEXEC, "-n", str(ranks), *PYTHON, str(program), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
 
 

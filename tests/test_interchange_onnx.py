@@ -4,7 +4,6 @@ import importlib.util
 import io
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 import fastnn
 from fastnn import reference
 from fastnn.interchange import from_onnx, to_onnx
+from native import PYTHON
 from networks import NETS
 
 onnx = pytest.importorskip("onnx", reason="the format's own package reads and writes it")
@@ -876,9 +876,7 @@ np.save(sys.argv[2], model.predict(x, verbose=0))
 """
     path, out = tmp_path / "a.onnx", tmp_path / "y.npy"
     environment = os.environ | {"KERAS_BACKEND": "torch"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, path, out], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([*PYTHON, "-c", code, path, out], env=environment, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     net = from_onnx(path)
     assert names(net) == ["Affine", "ReLU", "Affine", "GELU", "Affine", "LeakyReLU", "Mish", "Affine"]

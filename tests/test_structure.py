@@ -134,9 +134,7 @@ def objects(tmp_path_factory):
     builds = (
         [Path(given)] if given else sorted((ROOT / "build").glob("*"), key=lambda path: path.stat().st_mtime)
     )
-    kernels = len(
-        list((CPP / "kernels").glob("*.cpp"))
-    )  # a build for another processor, or one under way, has not all
+    kernels = len(list((CPP / "kernels").glob("*.cpp")))
     builds = [
         build
         for build in builds
