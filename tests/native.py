@@ -38,6 +38,7 @@ def on_each_fusing_isa(compute):
 def run_python(code, timeout=60, **environment):
     """Run code in a process of its own; return its standard output, or fail with what it said."""
     paths = [str(Path(fastnn.__file__).parents[1]), str(Path(__file__).parent)]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
     done = subprocess.run(
         [*PYTHON, "-c", textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
