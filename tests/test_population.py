@@ -11,6 +11,7 @@ from fastnn import _interrupts
 from fastnn import reference as ref
 from fastnn.callbacks import EarlyStopping
 from fastnn.trainer import Slice
+from native import run_python
 from networks import NETS
 from tolerances import assert_same_bits
 
@@ -397,3 +398,70 @@ def test_the_epochs_of_all_members_are_shown(m, capsys):
     assert capsys.readouterr().out.count("epoch 2/2: loss") == 4
     with pytest.raises(TypeError, match="progress must be"):
         together.fit(x, t, 2, 50, progress=3)
+
+
+def test_a_callback_of_ones_own_finds_the_other_members_at_rest():
+    """What it reads of them does not change while it runs, and members are called in their order."""
+    x, t = data()
+    many, called = population(fastnn, 6), []
+
+    def look(trainer, history):
+        called.append(list(many.trainers).index(trainer))
+        before = [everything(other) for other in many]
+        many.predict(x)
+        for _ in range(20000):  # in which native threads would go on
+            pass
+        for other, state in zip(many, before, strict=True):
+            assert_same_bits(everything(other), state)
+
+    many.fit(x, t, epochs=3, batch_size=32, callbacks=[look])
+    assert called == [0, 1, 2, 3, 4, 5] * 3
+    alone = population(fastnn, 6)
+    for trainer in alone:
+        trainer.fit(x, t, epochs=3, batch_size=32)
+    for one, other in zip(many, alone, strict=True):
+        assert_same_bits(everything(one), everything(other))
+
+
+def test_an_order_is_drawn_natively_or_where_it_is_looked_at():
+    rows = np.random.default_rng(1).integers(0, ROWS, 150)
+    drawn = fastnn.trainer.Order(150, 7, 2, rows)
+    expected = rows[fastnn.data.permutation(150, 7, 2)]
+    assert len(drawn) == 150
+    np.testing.assert_array_equal(drawn[10:20], expected[10:20])
+    np.testing.assert_array_equal(drawn.rows, expected)
+    x, t = data()
+    one, other = (population(fastnn, 1)[0] for _ in range(2))
+    losses = [np.empty(5) for _ in range(2)]
+    for trainer, order, to in ((one, drawn.drawn_from, losses[0]), (other, expected, losses[1])):
+        compiled = trainer.net._compiled
+        done = compiled.train(trainer, x, t, None, order, 0, 32, 1.0, None, 10.0, to)
+        assert done == (4, 4, None)
+    assert_same_bits(losses[0][:4], losses[1][:4])
+    assert_same_bits(everything(one), everything(other))
+    before = everything(one)
+    for order in ((150, 7, 2, rows + ROWS), (150, 7, 2, rows - ROWS), (151, 7, 2, rows), (ROWS + 1, 7, 2, None)):
+        refused = one.net._compiled.train(one, x, t, None, order, 0, 32, 1.0, None, 10.0, losses[0])
+        assert refused is None, order
+    assert_same_bits(everything(one), before)
+
+
+def test_a_child_forked_in_a_callback_is_told_that_it_cannot_go_on():
+    code = """
+        import os
+        import numpy as np, fastnn
+        x, t = np.ones((64, 12), np.float32), np.zeros(64, int)
+        many, child = fastnn.Population.of([12, 16, 5], 4), []
+        def fork(trainer, history):
+            if trainer is many[0] and not child:
+                child.append(os.fork())
+        try:
+            many.fit(x, t, epochs=2, callbacks=[fork])
+        except RuntimeError as error:
+            assert child == [0] and "the process that has begun it" in str(error), error
+            os._exit(17)
+        assert child[0] and os.waitstatus_to_exitcode(os.waitpid(child[0], 0)[1]) == 17
+        assert [trainer.epochs for trainer in many] == [2] * 4
+        print("done")
+    """
+    assert run_python(code).split() == ["done"]
