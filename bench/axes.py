@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COLOURS = {
     "fastnn": DARK,
     "fastnn fit": "#4f7cac",
+    "fastnn together": "#4f7cac",
     "Population": DARK,
     "Python threads": "#4f7cac",
     "NumPy": PALE,

@@ -730,7 +730,8 @@ def test_a_search_goes_on_with_the_threads_that_there_are(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["memory", "sqlite"])
-def test_a_search_without_threads_runs_in_its_caller(stored, monkeypatch, tmp_path):
+@pytest.mark.parametrize("how", [{"threads": 3}, {"together": 3}], ids=str)
+def test_a_search_without_threads_runs_in_its_caller(how, stored, monkeypatch, tmp_path):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
@@ -743,19 +744,19 @@ def test_a_search_without_threads_runs_in_its_caller(stored, monkeypatch, tmp_pa
         return bowl(trial)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    study = run(objective, 12, tmp_path / "a.db" if stored else None, threads=3)
+    study = run(objective, 12, tmp_path / "a.db" if stored else None, **how)
     assert len(study.trials) == 12
     assert study.trials[7].state == PRUNED
     assert search._this_thread.over is None
     with pytest.raises(KeyError, match="a mistake"):
-        run(lambda trial: {}["a mistake"], threads=3)
-    assert run(lambda trial: os.kill(os.getpid(), signal.SIGINT) or 1.0, threads=3).trials[0].value == 1.0
+        run(lambda trial: {}["a mistake"], **how)
+    assert run(lambda trial: os.kill(os.getpid(), signal.SIGINT) or 1.0, **how).trials[0].value == 1.0
 
     def interrupted(trial):
         os.kill(os.getpid(), signal.SIGINT)
         return fit(trial, "loss", epochs=1000, validation=None)[1].loss[-1]
 
-    assert [trial.state for trial in run(interrupted, threads=3).trials] == [FAIL]
+    assert [trial.state for trial in run(interrupted, **how).trials] == [FAIL]
 
 
 @pytest.mark.parametrize(

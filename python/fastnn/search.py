@@ -606,13 +606,17 @@ class _Search:
         self.finished.put(None)
 
     def _work_together(self, threads: int, together: int, bar: Any = None) -> None:
-        """Run so many trials at a time on these threads; with a bar in the calling thread."""
+        """Run so many trials at a time; with a bar in the calling thread, and store them too."""
+
+        def begin() -> Callable[[], None] | None:
+            if bar is not None:
+                self._store(0, bar)
+            return self._one if self._claim() else None
+
         _this_thread.over = self.over
         try:
             with thread_limit(threads):
-                Together(together, lambda: self._one if self._claim() else None).run()
-            if bar is not None:
-                self._store(0, bar)
+                Together(together, begin).run()
         except BaseException as error:
             self._fail(error)
         _this_thread.over = None
