@@ -440,10 +440,25 @@ def test_an_order_is_drawn_natively_or_where_it_is_looked_at():
     assert_same_bits(losses[0][:4], losses[1][:4])
     assert_same_bits(everything(one), everything(other))
     before = everything(one)
-    for order in ((150, 7, 2, rows + ROWS), (150, 7, 2, rows - ROWS), (151, 7, 2, rows), (ROWS + 1, 7, 2, None)):
+    outside = (150, 7, 2, rows + ROWS), (150, 7, 2, rows - ROWS), (151, 7, 2, rows), (ROWS + 1, 7, 2, None)
+    for order in outside:
         refused = one.net._compiled.train(one, x, t, None, order, 0, 32, 1.0, None, 10.0, losses[0])
         assert refused is None, order
     assert_same_bits(everything(one), before)
+
+
+def test_a_network_that_is_being_trained_is_not_begun_again():
+    x, t = data()
+    one, other = (population(fastnn, 1)[0] for _ in range(2))
+    crowd, room = fastnn._core.Crowd(2), np.empty((3, 7))
+    for i, losses in enumerate(room):
+        crowd.begin(i, one.net._compiled, (one, x, t, None, None, 0, 32, 1.0, None, 10.0, losses))
+    assert sorted([crowd.next(), crowd.next(), crowd.next()]) == [(0, (6, 6, None)), (1, None), (2, None)]
+    assert crowd.next() is None
+    crowd.close()
+    other.net._compiled.train(other, x, t, None, None, 0, 32, 1.0, None, 10.0, room[1])
+    assert_same_bits(room[0][:6], room[1][:6])
+    assert_same_bits(everything(one), everything(other))
 
 
 def test_a_child_forked_in_a_callback_is_told_that_it_cannot_go_on():

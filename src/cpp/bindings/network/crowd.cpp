@@ -1,9 +1,6 @@
 #include "bindings/network/crowd.h"
 
-#include <signal.h>
-
 #include <algorithm>
-#include <system_error>
 #include <utility>
 
 #include "core/limits.h"
@@ -23,14 +20,7 @@ auto take(Queue& from) {
 
 Crowd::Crowd(int members) : forks_(fork_generation()), table_(std::make_unique<Table>()) {
   const int helpers = std::min(members, thread_limit()) - 1;
-  sigset_t all, before;  // signals are the program's
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  try {
-    for (int i = 0; i < helpers; ++i) table_->helpers.emplace_back([&table = *table_] { help(table); });
-  } catch (const std::exception&) {  // no more threads or memory: those that there are will do
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  table_->helpers.emplace(helpers, [&table = *table_] { help(table); });
 }
 
 void Crowd::help(Table& table) noexcept {
@@ -126,7 +116,7 @@ void Crowd::close() {
       table_->closed = true;
     }
     table_->waits.notify_all();
-    for (std::thread& helper : table_->helpers) helper.join();
+    table_->helpers->join();
   }
   for (const std::unique_ptr<Slice>& slice : table_->done) finish(*slice);
   table_.reset();

@@ -4,10 +4,10 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <thread>
-#include <vector>
+#include <optional>
 
 #include "bindings/network/job.h"
+#include "core/threads.h"
 
 namespace fastnn::bindings {
 
@@ -46,7 +46,7 @@ class Crowd {
     Slices waiting, done;
     int running = 0;
     bool closed = false;
-    std::vector<std::thread> helpers;
+    std::optional<Threads> helpers;
   };
 
   static void help(Table& table) noexcept;

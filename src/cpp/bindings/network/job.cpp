@@ -65,9 +65,10 @@ Index CompiledNetwork::affine_bytes() const {
 }
 
 CompiledNetwork::Job::Job(CompiledNetwork& net, const Request& request)
-    : net_(net), request_(request), hold_(net.lock_), hold_layers_(net.layers_), calling_(net.call_) {
+    : net_(net), request_(request), hold_(net.lock_), hold_layers_(net.layers_) {
   if (net.training_ || !net.type_.attributes.holds_for(net.type_.type)) throw Unsupported{};
   busy_.emplace(net.training_);
+  calling_.emplace(net.call_);  // not before: of another's call, on the same thread, nothing is to be forgotten
   net.call_.train = true;
   wide_ = look_up(net.layers_, net.call_);
   wide_ ? read(net.f64_) : read(net.f32_);

@@ -109,7 +109,7 @@ class CompiledNetwork::Job {
   const Hold hold_;
   const WriteLayers hold_layers_;
   std::optional<Busy> busy_;
-  const Calling calling_;
+  std::optional<Calling> calling_;
   std::optional<Hold> hold_optimizer_, hold_average_;
   network::Rule rule_{};
   network::Data data_{};
