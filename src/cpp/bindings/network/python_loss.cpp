@@ -1,4 +1,5 @@
 // Steps whose loss is Python's.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <utility>
@@ -109,8 +110,10 @@ void CompiledNetwork::run_by_python(Training<T>& typed, const Request& request, 
                [&] { halves.forward(typed.layers, data.x, data.order, first, data.scale, now.step, data_of<T>(y)); });
       const auto batch = [&](py::handle all) -> py::object {
         if (whole || all.is_none()) return py::reinterpret_borrow<py::object>(all);
-        const py::slice slice(first, first + rows, 1);
-        return request.order.is_none() ? py::object(all[slice]) : py::object(all[request.order[slice]]);
+        if (!data.order) return all[py::slice(first, first + rows, 1)];
+        py::object some = new_vector<int64_t>(rows);
+        std::copy_n(data.order + first, rows, data_of<int64_t>(some));
+        return all[some];
       };
       const auto [loss, dout] = compute(y, batch(request.t), batch(request.weight));
       check_unchanged(layers_, call_);
