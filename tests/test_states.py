@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import fastnn
-from face import EXAMPLES, JUNK, attacked, outcome
+from face import EXAMPLES, JUNK, alike, attacked, outcome
 from fastnn import callbacks, optimizers, schedules
 from fastnn import reference as ref
 from tolerances import assert_same_bits
@@ -51,22 +51,6 @@ def counters(trainer):
     """Return what must be the same exactly."""
     dropouts = [(d.seed, d.stream, d.step) for d in trainer.net.layers if hasattr(d, "seed")]
     return trainer.steps, trainer.epochs, trainer.optimizer.step, trainer.seed, trainer.clip_norm, dropouts
-
-
-def alike(native, oracle, limit=1e-7):
-    """Fail unless two results are the same but for rounding."""
-    assert type(native) is type(oracle) or not isinstance(oracle, dict)
-    if isinstance(oracle, dict):
-        assert native.keys() == oracle.keys()
-        for name in oracle:
-            alike(native[name], oracle[name], limit)
-    elif oracle is None:
-        assert native is None
-    else:
-        actual, expected = np.asarray(native), np.asarray(oracle)
-        assert actual.shape == expected.shape
-        size = 1 + np.abs(expected).max(initial=0)
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit * size)
 
 
 class Life(RuleBasedStateMachine):

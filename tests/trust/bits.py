@@ -1,4 +1,4 @@
-"""The same bits on any number of threads and on all instruction sets that fuse: python -m tests.trust bits."""
+"""The same bits on any number of threads and on all ISAs that fuse: `python -m tests.trust bits`."""
 
 from __future__ import annotations
 
