@@ -1,7 +1,7 @@
 """The rest of the public face, on any input: native code beside the reference, in float64, or beside itself.
 
 `test_face` has layers, losses, optimizers, networks and trainers one by one; here is what is made of them.
-FASTNN_EXAMPLES=1000 pytest tests/test_face_whole.py    # for long; without, each property is tried a few times
+FASTNN_EXAMPLES=1000 pytest tests/test_face_whole.py    # for long; without, a few examples of each
 """
 
 import copy
@@ -205,7 +205,7 @@ def made(m, name, kind, drawn, ratio=None):
     return m.Trainer(net, LOSSES[kind](m), getattr(m, optimizer)(**of_optimizer), **of_trainer)
 
 
-SMOOTH = [  # where no rounding decides which way a number goes, and none of a bias before a BatchNorm is blown up
+SMOOTH = [  # no rounding decides which way a number goes, and none of a bias before a BatchNorm is blown up
     *("plain", "one layer", "dropout", "classic dropout", "embedding", "Tanh", "Sigmoid", "GELU", "SiLU"),
     *("Softplus", "Mish", "LayerNorm inside", "RMSNorm inside", "affine block inside"),
 ]
