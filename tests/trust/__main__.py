@@ -10,11 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # as for pytest
+
+from . import suites  # noqa: E402
 
 COMMANDS = {  # name: (what it shows, how long it takes on two cores)
     "face": ("any input at the public face: native code and reference agree, or refuse it alike", "an hour"),
@@ -126,8 +129,6 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    from . import bits, kills, soak, suites
-
     quick = args.quick
     if args.command == "face":
         figures = suites.hypothesis(
@@ -140,10 +141,16 @@ def main(argv=None):
         runs = {name: n[1] if quick else max(1, round(n[0] * args.share)) for name, n in RUNS.items()}
         figures = read(runs, guided, args.only)
     elif args.command == "kills":
+        from . import kills
+
         figures = kills.run(12 if quick else args.kills, args.seed)
     elif args.command == "soak":
+        from . import soak
+
         figures = soak.run(0.1 if quick else args.minutes)
     elif args.command == "bits":
+        from . import bits
+
         figures = bits.run((1, 2, 16), ("norm", "blocks in a block")) if quick else bits.run()
     elif args.command == "sanitize":
         figures = suites.sanitized(
@@ -159,11 +166,14 @@ def main(argv=None):
 
 
 def machine():
-    """Return the processor, its cores that are ours, and the instruction set."""
-    from fastnn import _core
-
+    """Return the processor, its cores that are ours, the instruction set and the interpreter."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.machine()}, {cores} cores, {_core.isa()}, CPython {platform.python_version()}"
+    parts = [platform.machine(), f"{cores} cores", f"CPython {platform.python_version()}"]
+    with suppress(ImportError):  # a sanitized build is another
+        from fastnn import _core
+
+        parts.insert(2, _core.isa())
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class ShuffledTrainer(Trainer):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_rows"}
 
-    def _order(self, n: int, rows: Any) -> Array:
+    def _order(self, n: int, rows: Any = None) -> Array:
         self._random.shuffle(self._rows)
         return self._rows
 
