@@ -141,6 +141,17 @@ class Life(RuleBasedStateMachine):
 
         self.each(train)
 
+    @rule(seed=SEEDS, epochs=st.integers(0, 2), size=st.sampled_from([1, 4, ROWS]), resume=st.booleans())
+    def fit_batches(self, seed, epochs, size, resume):
+        x, t, w = data_set(seed, self.loss)
+        batches = [(x[i : i + size], t[i : i + size], w[i : i + size]) for i in range(0, ROWS, size)]
+        stopping = [callbacks.EarlyStopping("loss", 1)]
+        self.each(
+            lambda trainer: (
+                trainer.fit_batches(batches, epochs=epochs, callbacks=stopping, resume=resume).loss
+            )
+        )
+
     @rule(seed=SEEDS, train=st.booleans(), params_only=st.booleans())
     def passes_and_an_update(self, seed, train, params_only):
         x, t, w = data_set(seed, self.loss)
@@ -161,6 +172,7 @@ class Life(RuleBasedStateMachine):
     def predict(self, seed, rows, batch_size):
         x = data_set(seed, self.loss, rows)[0]
         self.each(lambda trainer: trainer.net.predict(x, batch_size))
+        self.each(lambda trainer: trainer.predict_proba(x, batch_size))
 
     @rule(seed=SEEDS, weighted=st.booleans(), batch_size=st.sampled_from([1, 4, 1024]))
     def evaluate(self, seed, weighted, batch_size):

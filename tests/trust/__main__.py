@@ -28,7 +28,7 @@ COMMANDS = {  # name: (what it shows, how long it takes on two cores)
         "a minute",
     ),
     "soak": ("mixed use leaves memory, threads and handles as they are", "10 minutes"),
-    "bits": ("the same bits on 1 to 16 threads and on every instruction set that fuses", "a minute"),
+    "bits": ("the same bits on 1 to 16 threads and on every instruction set that fuses", "5 minutes"),
     "sanitize": (
         "the properties and the attack under AddressSanitizer and UndefinedBehaviorSanitizer",
         "15 minutes",
