@@ -185,6 +185,22 @@ def assert_near(actual, run, *given, dtype, slack=64, plus=0.0):
         )
 
 
+def alike(native, oracle, limit=1e-7):
+    """Fail unless two results are the same but for rounding."""
+    assert type(native) is type(oracle) or not isinstance(oracle, dict)
+    if isinstance(oracle, dict):
+        assert native.keys() == oracle.keys()
+        for name in oracle:
+            alike(native[name], oracle[name], limit)
+    elif oracle is None:
+        assert native is None
+    else:
+        actual, expected = np.asarray(native), np.asarray(oracle)
+        assert actual.shape == expected.shape
+        size = 1 + np.abs(expected).max(initial=0)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit * size)
+
+
 def rounded(a, eps, rng):
     return np.asarray(a * (1 + eps * rng.choice([-1.0, 0.0, 1.0], np.shape(a))))
 

@@ -175,6 +175,22 @@ def test_other_files_are_refused(tmp_path, content, message):
         checkpoint.read(path, "thing", "other")
 
 
+@pytest.mark.parametrize("code", [0x110000, 0xFFFFFFFF, 0xD800])
+@pytest.mark.parametrize("order", "<>")
+def test_a_description_of_what_is_no_character(code, order):
+    text = np.array(DESCRIPTION, f"{order}U{len(DESCRIPTION)}")
+    codes = np.frombuffer(text.tobytes(), f"{order}u4").copy()
+    head = npy(text)[: -text.nbytes]
+    for broken in (False, True):
+        codes[5] = code if broken else codes[5]
+        file = io.BytesIO(zipped({"__fastnn__.npy": head + codes.tobytes()}))
+        if broken:
+            with pytest.raises(ValueError, match="the file is damaged"):
+                checkpoint.read(file, "thing")
+        else:
+            assert checkpoint.read(file, "thing")[1]["kind"] == "thing"
+
+
 def test_a_foreign_safetensors_file(tmp_path):
     numpy = pytest.importorskip("safetensors.numpy")
     numpy.save_file({"a": np.zeros(3)}, str(tmp_path / "x.safetensors"))

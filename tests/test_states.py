@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import fastnn
-from face import EXAMPLES, JUNK, attacked, outcome
+from face import EXAMPLES, JUNK, alike, attacked, outcome
 from fastnn import callbacks, optimizers, schedules
 from fastnn import reference as ref
 from tolerances import assert_same_bits
@@ -51,22 +51,6 @@ def counters(trainer):
     """Return what must be the same exactly."""
     dropouts = [(d.seed, d.stream, d.step) for d in trainer.net.layers if hasattr(d, "seed")]
     return trainer.steps, trainer.epochs, trainer.optimizer.step, trainer.seed, trainer.clip_norm, dropouts
-
-
-def alike(native, oracle, limit=1e-7):
-    """Fail unless two results are the same but for rounding."""
-    assert type(native) is type(oracle) or not isinstance(oracle, dict)
-    if isinstance(oracle, dict):
-        assert native.keys() == oracle.keys()
-        for name in oracle:
-            alike(native[name], oracle[name], limit)
-    elif oracle is None:
-        assert native is None
-    else:
-        actual, expected = np.asarray(native), np.asarray(oracle)
-        assert actual.shape == expected.shape
-        size = 1 + np.abs(expected).max(initial=0)
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit * size)
 
 
 class Life(RuleBasedStateMachine):
@@ -157,6 +141,17 @@ class Life(RuleBasedStateMachine):
 
         self.each(train)
 
+    @rule(seed=SEEDS, epochs=st.integers(0, 2), size=st.sampled_from([1, 4, ROWS]), resume=st.booleans())
+    def fit_batches(self, seed, epochs, size, resume):
+        x, t, w = data_set(seed, self.loss)
+        batches = [(x[i : i + size], t[i : i + size], w[i : i + size]) for i in range(0, ROWS, size)]
+        stopping = [callbacks.EarlyStopping("loss", 1)]
+        self.each(
+            lambda trainer: (
+                trainer.fit_batches(batches, epochs=epochs, callbacks=stopping, resume=resume).loss
+            )
+        )
+
     @rule(seed=SEEDS, train=st.booleans(), params_only=st.booleans())
     def passes_and_an_update(self, seed, train, params_only):
         x, t, w = data_set(seed, self.loss)
@@ -177,6 +172,7 @@ class Life(RuleBasedStateMachine):
     def predict(self, seed, rows, batch_size):
         x = data_set(seed, self.loss, rows)[0]
         self.each(lambda trainer: trainer.net.predict(x, batch_size))
+        self.each(lambda trainer: trainer.predict_proba(x, batch_size))
 
     @rule(seed=SEEDS, weighted=st.booleans(), batch_size=st.sampled_from([1, 4, 1024]))
     def evaluate(self, seed, weighted, batch_size):

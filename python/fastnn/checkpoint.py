@@ -397,9 +397,16 @@ def _open_npz(path: str, file: IO[bytes]) -> Iterator[Parts]:
     if all(entry.filename.endswith(".npy") for entry in archive.infolist()) and ENTRY in entries:
         shape, dtype = spec(ENTRY, "fiubU")
         if shape == () and dtype.kind == "U" and dtype.itemsize <= DESCRIPTION_BYTES:
-            text = str(get(ENTRY))
+            text = _text(path, get(ENTRY))
     with archive:
         yield text, specs, get
+
+
+def _text(path: str, array: Array) -> str:
+    """Return a string of NumPy; ValueError where it holds no character, which for `str` is a SystemError."""
+    codes = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    with _reading(path):
+        return codes.decode("utf-32-le").rstrip("\0")
 
 
 @contextmanager

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # as for pytest
+
+from . import suites  # noqa: E402
 
 COMMANDS = {  # name: (what it shows, how long it takes on two cores)
     "face": ("any input at the public face: native code and reference agree, or refuse it alike", "an hour"),
@@ -25,15 +28,14 @@ COMMANDS = {  # name: (what it shows, how long it takes on two cores)
         "a minute",
     ),
     "soak": ("mixed use leaves memory, threads and handles as they are", "10 minutes"),
-    "bits": ("the same bits on 1 to 16 threads and on every instruction set that fuses", "a minute"),
+    "bits": ("the same bits on 1 to 16 threads and on every instruction set that fuses", "5 minutes"),
     "sanitize": (
         "the properties and the attack under AddressSanitizer and UndefinedBehaviorSanitizer",
         "15 minutes",
     ),
     "races": ("the tests of threads under ThreadSanitizer", "10 minutes"),
 }
-# Executions in a full run and in a quick one, and whether coverage may guide them. What outside code reads is slow,
-# and it is not its coverage that is of interest.
+# Executions in a full run and in a quick one, and whether coverage, of our own code, is to guide them.
 RUNS = {
     "idx": (8_000_000, 20_000, True),
     "network.npz": (500_000, 400, True),
@@ -87,8 +89,8 @@ def read(runs, guided, only, minutes=None):
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="python -m tests.trust",
-        description="Promises, each shown by a command. It prints what it did in a line of JSON, and ends with 1 "
-        "where a promise is broken.",
+        description="Promises, each shown by a command. It prints what it did in a line of JSON, and ends "
+        "with 1 where a promise is broken.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     options = {
@@ -127,22 +129,28 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    from . import bits, kills, soak, suites
-
     quick = args.quick
     if args.command == "face":
-        figures = suites.hypothesis("tests/test_face.py", 200 if quick else args.examples)
+        figures = suites.hypothesis(
+            ("tests/test_face.py", "tests/test_face_whole.py"), 1 if quick else args.examples
+        )
     elif args.command == "states":
-        figures = suites.hypothesis("tests/test_states.py", 5 if quick else args.examples)
+        figures = suites.hypothesis(("tests/test_states.py",), 5 if quick else args.examples)
     elif args.command == "readers":
         guided = not quick and not args.unguided and find_spec("atheris") is not None
         runs = {name: n[1] if quick else max(1, round(n[0] * args.share)) for name, n in RUNS.items()}
         figures = read(runs, guided, args.only)
     elif args.command == "kills":
+        from . import kills
+
         figures = kills.run(12 if quick else args.kills, args.seed)
     elif args.command == "soak":
+        from . import soak
+
         figures = soak.run(0.1 if quick else args.minutes)
     elif args.command == "bits":
+        from . import bits
+
         figures = bits.run((1, 2, 16), ("norm", "blocks in a block")) if quick else bits.run()
     elif args.command == "sanitize":
         figures = suites.sanitized(
@@ -158,11 +166,14 @@ def main(argv=None):
 
 
 def machine():
-    """Return the processor, its cores that are ours, and the instruction set."""
-    from fastnn import _core
-
+    """Return the processor, its cores that are ours, the instruction set and the interpreter."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.machine()}, {cores} cores, {_core.isa()}, CPython {platform.python_version()}"
+    parts = [platform.machine(), f"{cores} cores", f"CPython {platform.python_version()}"]
+    with suppress(ImportError):  # a sanitized build is another
+        from fastnn import _core
+
+        parts.insert(2, _core.isa())
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same bits on any number of threads and on all instruction sets that fuse: python -m tests.trust bits."""
+"""The same bits on any number of threads and on all ISAs that fuse: `python -m tests.trust bits`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from native import FUSING, using_isa
 from networks import NETS
 
 THREADS = tuple(range(1, 17))
+NAMES = (  # one of each kind of phase
+    *("plain", "norm", "dropout", "embedding, norm", "activation after activation", "LayerNorm inside"),
+    *("RMSNorm last", "affine block inside", "blocks in a block", "Mish"),
+)
 TASKS = ("SoftmaxCrossEntropy", "Adam"), ("MeanSquaredError", "Momentum"), ("SigmoidCrossEntropy", "Muon")
 
 
@@ -42,7 +46,7 @@ def digest(names, rows=70):
     return h.hexdigest()[:16]
 
 
-def run(threads=THREADS, names=tuple(NETS), compute=digest):
+def run(threads=THREADS, names=NAMES, compute=digest):
     """Compute everything on each; return the figures, with what has failed."""
     before, begun, found, failed = fastnn.get_num_threads(), time.perf_counter(), {}, []
     _core.set_work_per_member(0.0)  # teams for every op, however small

@@ -38,10 +38,10 @@ def examples(said):
     return sum(int(a) for a, _ in told), sum(int(b) for _, b in told), len(told)
 
 
-def properties(file):
-    """Return how many properties a file has."""
+def properties(files):
+    """Return how many properties files have."""
     listed = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", file],
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *files],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -51,11 +51,11 @@ def properties(file):
     return len([line for line in listed.splitlines() if "::" in line])
 
 
-def hypothesis(file, wanted, *options):
-    """Try the properties of a file on so many examples in all, or more."""
-    each = math.ceil(wanted / properties(file))
+def hypothesis(files, wanted, *options):
+    """Try the properties of files on so many examples in all, or more."""
+    each = math.ceil(wanted / properties(files))
     status, said, seconds = run(
-        [sys.executable, "-m", "pytest", "-q", "--hypothesis-show-statistics", *options, file],
+        [sys.executable, "-m", "pytest", "-q", "--hypothesis-show-statistics", *options, *files],
         FASTNN_EXAMPLES=str(each),
     )
     passed, failing, tried = examples(said)
