@@ -190,12 +190,12 @@ class DataParallel:
 
     def _passes_natively(self) -> bool:
         """Return whether this rank's pieces are one native call, on every rank alike."""
-        net, layers = self.trainer.net, layers_of(self.trainer.net)
+        trainer, net = self.trainer, self.trainer.net
         return (
             getattr(net, "_compiled", None) is not None
-            and self.trainer._native_loss()
-            and not _norms(self.trainer)
-            and not any(getattr(layer, "takes_indices", False) for layer in layers)
+            and type(trainer.loss) in trainer.loss_classes.values()
+            and not _norms(trainer)
+            and not any(getattr(layer, "takes_indices", False) for layer in layers_of(net))
         )
 
     def _passed(self, n: int, weights: Array | None, take: Any, sums: _Exchange) -> Iterable[Any]:

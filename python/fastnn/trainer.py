@@ -177,11 +177,7 @@ class Trainer(reference.Trainer):
             yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)
 
     def _order(self, n: int, rows: Any = None) -> Any:
-        order = Order(n, self.seed, self.epochs, rows)
-        return order if self._native_loss() else order.rows
-
-    def _native_loss(self) -> bool:
-        return self.loss_classes.get(type(self.loss).__name__) is type(self.loss)
+        return Order(n, self.seed, self.epochs, rows)
 
     def _rates(self, steps: int) -> Any:
         """Return what changes from step to step, for a few hundred steps at most; None if nothing does.
