@@ -68,9 +68,12 @@ def test_includes(path):
         elif name == "<fastnn.h>":  # the public header
             assert "c_api" in path.parts, f"{path} includes {name}"
         elif name == "<omp.h>":
-            assert path == CPP / "core" / "limits.cpp"
+            raise AssertionError(f"{path}: OpenMP's runtimes are found, not linked")
+        elif name.startswith(("<linux/", "<sys/syscall", "<link")):
+            assert path == CPP / "core" / "system" / "linux.cpp", f"{path} includes {name}"
         elif name in ("<pthread.h>", "<thread>"):
-            assert path in (CPP / "core" / "workers.cpp", CPP / "core" / "threads.h")
+            threaded = ("core/workers.cpp", "core/threads.h", "core/system/portable.cpp")
+            assert str(path.relative_to(CPP)) in threaded, f"{path} includes {name}"
 
 
 def test_kernels_use_no_part_of_the_standard_library_that_is_code():
@@ -80,6 +83,12 @@ def test_kernels_use_no_part_of_the_standard_library_that_is_code():
         if room(path) in ("simd", "kernels"):
             system = {name for name in includes(path) if name[0] == "<" and not INTRINSICS.match(name)}
             assert system <= declarations_only, path
+
+
+def test_the_system_is_asked_in_one_file():
+    asks = re.compile(r"\b(sched_getcpu|sched_[gs]etaffinity|syscall|cpu_set_t|dl_iterate_phdr)\b")
+    found = [path for path in SOURCES if asks.search(path.read_text())]
+    assert found == [CPP / "core" / "system" / "linux.cpp"]
 
 
 def test_threads_are_made_in_one_file_and_by_no_region_of_openmp():

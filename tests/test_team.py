@@ -1,10 +1,12 @@
 """Teams in real programs: limits of every kind, forks, threads that cannot be had, and programs that end."""
 
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,57 @@ def forced():
 # Limits
 
 
+@pytest.fixture
+def openmp():
+    """A runtime of OpenMP, whether fastnn was built to bring one or another library has loaded it."""
+    try:
+        runtime = ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        pytest.skip("no OpenMP is there")
+    time.sleep(0.02)  # it is looked for every 10 ms
+    fastnn.get_num_threads()
+    return runtime
+
+
+def test_runtimes_are_found_when_they_are_there(openmp):
+    assert "libgomp.so.1" in ", ".join(fastnn.show_config()["openmp"])
+    before = fastnn.get_num_threads()
+    with threadpool_limits(1):
+        assert fastnn.get_num_threads() == 1
+    assert fastnn.get_num_threads() == before
+
+
+@several_processors
+def test_each_of_several_runtimes_is_obeyed(openmp, tmp_path):
+    """As wheels bring them, each with a copy of its own under another name, before fastnn or after."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    path = next(line.split()[-1] for line in maps if "libgomp.so.1" in line)
+    copies = [shutil.copy(path, tmp_path / f"libgomp-{i}.so.1.0.0") for i in range(2)]
+    code = f"""
+        import ctypes, time
+        first = ctypes.CDLL({str(copies[0])!r})
+        import fastnn
+        all_of_them = fastnn.get_num_threads()
+        second = ctypes.CDLL({str(copies[1])!r})
+        time.sleep(0.02)
+        for runtime in (first, second):
+            runtime.omp_set_num_threads(1)
+            assert fastnn.get_num_threads() == 1, runtime
+            assert fastnn.show_config()["limits"][0] == "OpenMP 1"
+            runtime.omp_set_num_threads(1000)
+            assert fastnn.get_num_threads() == all_of_them
+        names = fastnn.show_config()["openmp"]
+        assert {{"libgomp-0.so.1.0.0", "libgomp-1.so.1.0.0"}} <= set(names), names
+    """
+    run_python(code, LD_PRELOAD="")
+
+
+def test_a_list_and_nonsense_in_openmps_variable():
+    assert run_python(SAY_LIMIT, OMP_NUM_THREADS="1,4").split()[0] == "1"
+    most = run_python(SAY_LIMIT)
+    assert run_python(SAY_LIMIT, OMP_NUM_THREADS="many") == most
+
+
 @several_processors
 def test_openmps_variable():
     assert run_python(SAY_LIMIT, OMP_NUM_THREADS="1").split(maxsplit=1)[0] == "1"
@@ -62,7 +115,7 @@ def test_affinity_as_it_is_at_the_moment():
 
 
 @several_processors
-def test_threadpoolctl_at_any_moment_and_on_any_thread():
+def test_threadpoolctl_at_any_moment_and_on_any_thread(openmp):
     before = fastnn.get_num_threads()
     seen = {}
 
@@ -83,8 +136,10 @@ def test_threadpoolctl_at_any_moment_and_on_any_thread():
     assert fastnn.get_num_threads() == before
 
 
-def test_threadpoolctl_around_the_first_use_does_not_last():
+def test_threadpoolctl_around_the_first_use_does_not_last(openmp):
     code = """
+        import ctypes
+        ctypes.CDLL("libgomp.so.1")
         from threadpoolctl import threadpool_limits
         import fastnn, numpy as np
         with threadpool_limits(1):
@@ -320,16 +375,23 @@ def test_members_do_not_share_a_processor(forced):
 # The team by itself
 
 
+@pytest.fixture(scope="module", params=["linux", "portable"])
+def system(request):
+    """What the team asks of the system, as CMake chooses it: `portable` is all that is not Linux."""
+    return f"core/system/{request.param}.cpp"
+
+
 @pytest.fixture(scope="module", params=["", "-fsanitize=thread"], ids=["plain", "ThreadSanitizer"])
-def stress(request, tmp_path_factory):
+def stress(request, system, tmp_path_factory):
     """A program that opens teams from several threads at once and counts every piece."""
     if not shutil.which("c++"):
         pytest.skip("no compiler is there")
     here = Path(__file__).parent
     program = tmp_path_factory.mktemp("team") / "stress"
-    sources = [here / "team_stress.cpp", *(here.parent / "src" / "cpp" / "core").glob("*.cpp")]
-    flags = ["-std=c++17", "-O1", "-g", "-fopenmp", f"-I{here.parent / 'src' / 'cpp'}"]
-    command = ["c++", *flags, *request.param.split(), *map(str, sources), "-o", str(program)]
+    cpp = here.parent / "src" / "cpp"
+    sources = [here / "team_stress.cpp", *(cpp / "core").glob("*.cpp"), cpp / system]
+    flags = ["-std=c++17", "-O1", "-g", "-pthread", f"-I{cpp}"]
+    command = ["c++", *flags, *request.param.split(), *map(str, sources), "-ldl", "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode and request.param and "tsan" in built.stderr:
         pytest.skip("the compiler has no ThreadSanitizer")

@@ -220,16 +220,17 @@ def update(
     beta1: float,
     beta2: float,
     eps: float,
-    step: int,
+    counter: dict[str, Any],
     clip_norm: float,
     factors: dict[str, tuple[float, float] | None],
     muon: tuple[frozenset[str], float, float, bool, int],
 ) -> float:
     """Update; return the norm of the gradients if one is to be kept, if not 0.
 
-    `factors` are those of rate and decay, of the parameters that have any; None: frozen. `muon`, which others
-    do not look at: the names of those that Muon updates as a whole, its momentum, the factor of the rate of
-    the others, whether it looks ahead, and its iterations.
+    `counter` holds the number of updates, "step", and is told of this one. `factors` are those of rate and
+    decay, of the parameters that have any; None: frozen. `muon`, which others do not look at: the names of
+    those that Muon updates as a whole, its momentum, the factor of the rate of the others, whether it looks
+    ahead, and its iterations.
     """
 
 def blend(targets: list[Array], sources: list[Array], share: float) -> bool:
@@ -244,7 +245,7 @@ def isa_compiled_for() -> str: ...
 def isas_built() -> tuple[str, ...]: ...
 def isas_supported() -> tuple[str, ...]: ...
 def use_isa(name: str) -> None: ...
-def openmp_version() -> int: ...
+def openmp_runtimes() -> tuple[str, ...]: ...
 def fma_chains(single: bool, rounds: int) -> float: ...
 
 MAX_THREADS: int

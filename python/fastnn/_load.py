@@ -1,4 +1,4 @@
-"""Loads the native core, and with it OpenMP, so that OpenMP's idle threads soon give their processors away.
+"""Loads the native core, and OpenMP if it brings that, so that its idle threads soon give processors away.
 
 fastnn has threads of its own and asks OpenMP only for its limits, but whoever uses the same GNU OpenMP in
 this process later shares the processors with it. It reads its settings when it is loaded; by default its

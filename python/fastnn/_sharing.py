@@ -7,7 +7,7 @@ read it, is made `exclusive` or `shared`. A thread that comes meanwhile and may 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from functools import cached_property, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from . import _core
@@ -24,9 +24,13 @@ R = TypeVar("R")
 class InUse:
     """Gives an object a lock of its own, which copies and pickles do not share."""
 
-    @cached_property
+    @property
     def _in_use(self) -> _core.InUse:
-        return _core.InUse()
+        mine = self.__dict__
+        lock: _core.InUse = mine.get("_in_use") or mine.setdefault(
+            "_in_use", _core.InUse()
+        )  # one for all threads
+        return lock
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_in_use"}

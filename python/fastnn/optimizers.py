@@ -43,29 +43,23 @@ class _Native(InUse, reference.Optimizer):
         limit = 0.0 if clip_norm is None else _checks.real_number("clip_norm", clip_norm, 0, None, "(]")
         beta1, beta2 = (*(getattr(self, name) for name in self._betas), 0.0, 0.0)[:2]
         lr, decay, eps = self.rate(), self.decay(), self.eps if "eps" in self.options else 0.0
-        # Counted first: Ctrl-C during the native call is raised after it, when the parameters have moved.
-        self.step += 1
-        try:
-            norm = _core.update(
-                self._in_use,
-                self._kind,
-                params,
-                grads,
-                self.state,
-                self.slots,
-                lr,
-                decay,
-                beta1,
-                beta2,
-                eps,
-                self.step,
-                limit,
-                self._factors(params),
-                self._muon(params),
-            )
-        except Exception:
-            self.step -= 1
-            raise
+        norm = _core.update(
+            self._in_use,
+            self._kind,
+            params,
+            grads,
+            self.state,
+            self.slots,
+            lr,
+            decay,
+            beta1,
+            beta2,
+            eps,
+            self.__dict__,
+            limit,
+            self._factors(params),
+            self._muon(params),
+        )
         return None if clip_norm is None else norm
 
     def _muon(self, params: Any) -> tuple[frozenset[str], float, float, bool, int]:

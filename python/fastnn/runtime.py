@@ -117,11 +117,10 @@ def show_config() -> Config:
         them that this processor runs; "threads", what `get_num_threads` returns; "limits", the limits of that
         number and where each comes from, the one that holds first; "neighbours", other thread pools in this
         process whose idle threads keep processors busy for a while, each with the setting that quiets it;
-        "openmp", the date of the OpenMP specification that the compiler implements.
+        "openmp", the OpenMP runtimes in this process, whose limits hold for fastnn, too.
     """
     from . import __version__, _neighbours
 
-    openmp = str(_core.openmp_version())
     return Config(
         version=__version__,
         isa=_core.isa(),
@@ -132,5 +131,5 @@ def show_config() -> Config:
             f"{name} {n}" for name, n in sorted(_core.thread_limits().items(), key=lambda limit: limit[1])
         ),
         neighbours=_neighbours.spinning(),
-        openmp=f"{openmp[:4]}-{openmp[4:]}",
+        openmp=_core.openmp_runtimes(),
     )

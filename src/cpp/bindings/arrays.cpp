@@ -20,11 +20,20 @@ bool has_type(py::handle array, int type_number, PyObject* common) noexcept {
   return dtype.num() == type_number && (dtype.byteorder() == '=' || dtype.byteorder() == '|');
 }
 
+struct Type {
+  PyObject* common;
+  int number;
+};
 template <class T>
-bool is_integer(py::handle array) noexcept {
-  static PyObject* const common = py::dtype::of<T>().release().ptr();
-  static const int number = py::dtype::of<T>().num();
-  return has_type(array, number, common);
+const Type& type_of() {
+  static const Type type{py::dtype::of<T>().release().ptr(), py::dtype::of<T>().num()};
+  return type;
+}
+
+template <class T>
+bool is_native(py::handle array) noexcept {
+  const Type& type = type_of<T>();
+  return has_type(array, type.number, type.common);
 }
 
 py::module_ checks() { return py::module_::import("fastnn._checks"); }
@@ -34,24 +43,25 @@ py::module_ checks() { return py::module_::import("fastnn._checks"); }
 void refuse(const std::string& message) { throw py::value_error(message); }
 void refuse_type(const std::string& message) { throw py::type_error(message); }
 
+void make_types() {
+  type_of<float>();
+  type_of<double>();
+  type_of<int64_t>();
+  type_of<int32_t>();
+  type_of<uint8_t>();
+}
+
 bool is_array(py::handle h) noexcept {
   const auto& api = npy_api::get();
   if (Py_TYPE(h.ptr()) == api.PyArray_Type_) return true;
   return api.PyArray_Check_(h.ptr()) && !(py::hasattr(h, "mask") && py::hasattr(h, "filled"));
 }
 
-bool is_f32(py::handle array) noexcept {
-  static PyObject* const common = py::dtype::of<float>().release().ptr();
-  return has_type(array, npy_api::NPY_FLOAT_, common);
-}
-bool is_f64(py::handle array) noexcept {
-  static PyObject* const common = py::dtype::of<double>().release().ptr();
-  return has_type(array, npy_api::NPY_DOUBLE_, common);
-}
-
-bool is_i64(py::handle array) noexcept { return is_integer<int64_t>(array); }
-bool is_i32(py::handle array) noexcept { return is_integer<int32_t>(array); }
-bool is_u8(py::handle array) noexcept { return is_integer<uint8_t>(array); }
+bool is_f32(py::handle array) noexcept { return is_native<float>(array); }
+bool is_f64(py::handle array) noexcept { return is_native<double>(array); }
+bool is_i64(py::handle array) noexcept { return is_native<int64_t>(array); }
+bool is_i32(py::handle array) noexcept { return is_native<int32_t>(array); }
+bool is_u8(py::handle array) noexcept { return is_native<uint8_t>(array); }
 
 py::tuple shape_tuple(py::handle array) {
   py::tuple shape(static_cast<std::size_t>(rank(array)));

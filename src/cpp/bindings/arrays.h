@@ -17,6 +17,8 @@ namespace py = pybind11;
 [[noreturn]] void refuse(const std::string& message);
 [[noreturn]] void refuse_type(const std::string& message);
 
+// Makes what the next ones compare with: once, at import, see `names` of objects.h.
+void make_types();
 bool is_array(py::handle h) noexcept;    // of NumPy, and without a mask
 bool is_f32(py::handle array) noexcept;  // of the machine's own float32
 bool is_f64(py::handle array) noexcept;

@@ -78,18 +78,26 @@ void InUse::leave_reading(Holder self) noexcept {
 
 void InUse::join(InUse& network) {
   const Holder self = this_thread();
-  for (InUse* other : networks_) {
-    if (other == &network) continue;
-    const Alone alone(*other);
-    other->check(self);
-    for (const Reader& reader : other->readers_)
-      if (reader.thread != self) refuse_thread();
-  }
+  const Alone alone(*this);
   networks_.push_back(&network);
-  find_shared();
+  find_shared();  // first: whoever takes one of the others from here on sees it
+  try {
+    for (InUse* other : networks_) {
+      if (other == &network) continue;
+      const Alone also(*other);
+      other->check(self);
+      for (const Reader& reader : other->readers_)
+        if (reader.thread != self) refuse_thread();
+    }
+  } catch (...) {
+    networks_.pop_back();
+    find_shared();
+    throw;
+  }
 }
 
 void InUse::part(InUse& network) noexcept {
+  const Alone alone(*this);
   const auto at = std::find(networks_.begin(), networks_.end(), &network);
   if (at != networks_.end()) networks_.erase(at);
   find_shared();

@@ -7,7 +7,7 @@ namespace fastnn::bindings {
 
 // Held by a thread while a call of its works on an object: by one that changes it, or by any number that only read. Another that
 // comes meanwhile and may not gets RuntimeError. A thread may enter again what it holds, and write where it alone reads. Needs no
-// GIL, but to join and part.
+// GIL.
 class InUse {
  public:
   using Holder = unsigned long;  // a thread, or the address of what an object is lent to

@@ -1,7 +1,9 @@
 // The native core of fastnn: a table of contents.
 #include "bindings/arrays.h"
 
-PYBIND11_MODULE(_core, m) {
+namespace py = pybind11;
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   using namespace fastnn::bindings;
   m.doc() = "Native kernels of fastnn. Private: use the classes of the package.";
   bind_rownorm(m);

@@ -18,7 +18,7 @@ py::dict attributes_of(py::handle object) {
 }
 
 double number(py::handle dict, py::handle name) {
-  const py::handle value = entry_of(dict, name);
+  const py::object value = entry_of(dict, name);
   if (PyFloat_Check(value.ptr())) return PyFloat_AS_DOUBLE(value.ptr());
   if (!PyLong_CheckExact(value.ptr())) throw Unsupported{};
   const double x = PyLong_AsDouble(value.ptr());
@@ -30,7 +30,7 @@ double number(py::handle dict, py::handle name) {
 }
 
 bool truth(py::handle dict, py::handle name) {
-  const py::handle value = entry_of(dict, name);
+  const py::object value = entry_of(dict, name);
   if (!PyBool_Check(value.ptr())) throw Unsupported{};
   return value.ptr() == Py_True;
 }

@@ -10,15 +10,20 @@ namespace fastnn::bindings {
 // What native code cannot take as it is: Python does it then.
 struct Unsupported {};
 
-// A borrowed value, or null.
-inline PyObject* find(py::handle dict, py::handle key) {
-  PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
+// The value, or null. Owned, since another thread may take it out of the dict meanwhile.
+inline py::object find(py::handle dict, py::handle key) {
+#if PY_VERSION_HEX >= 0x030D0000
+  PyObject* value = nullptr;
+  if (PyDict_GetItemRef(dict.ptr(), key.ptr(), &value) < 0) throw py::error_already_set();
+#else
+  PyObject* value = Py_XNewRef(PyDict_GetItemWithError(dict.ptr(), key.ptr()));
   if (!value && PyErr_Occurred()) throw py::error_already_set();
-  return value;
+#endif
+  return py::reinterpret_steal<py::object>(value);
 }
 // The value, which must be there.
-inline py::handle entry_of(py::handle dict, py::handle key) {
-  PyObject* value = find(dict, key);
+inline py::object entry_of(py::handle dict, py::handle key) {
+  py::object value = find(dict, key);
   if (!value) throw Unsupported{};
   return value;
 }
@@ -41,7 +46,8 @@ bool is_text(py::handle value, const char* text);  // of what is a str
 
 py::str interned(const char* name);
 
-// Names that are looked up in every call.
+// Names that are looked up in every call. What is made once is made at import: a thread that waits for another to have made it
+// would keep what that one may need, the GIL or a stop of all threads.
 struct Names {
   py::str params = interned("params"), grads = interned("grads"), alpha = interned("alpha"), momentum = interned("momentum"),
           eps = interned("eps"), ratio = interned("ratio"), inverted = interned("inverted"), seed = interned("seed"),

@@ -118,7 +118,7 @@ class Pending {
   };
 
   ops::Factors factors_of(py::handle key) const {
-    const py::handle pair = find(factors_, key);
+    const py::object pair = find(factors_, key);
     if (!pair) return {};
     return {py::float_(pair[py::int_(0)]), py::float_(pair[py::int_(1)])};
   }
@@ -161,7 +161,7 @@ class Pending {
   T* state(int which, py::handle key, py::handle like, int count) {
     if (which >= count) return nullptr;
     const py::handle dict = states_[which];
-    const py::handle array = find(dict, key);
+    const py::object array = find(dict, key);
     if (!array) {
       const py::object zeros = zeros_like(like);
       new_states_.push_back({py::reinterpret_borrow<py::dict>(dict), py::reinterpret_borrow<py::object>(key), zeros});
@@ -275,10 +275,10 @@ class Pending {
 py::object memory_of(py::handle state, const py::tuple& slots, std::size_t which) {
   if (which >= slots.size()) return {};
   if (!PyDict_Check(state.ptr())) refuse_type("the optimizer's state must be a dict, got " + describe(state));
-  const py::handle memory = find(state, slots[which]);
+  py::object memory = find(state, slots[which]);
   if (!memory) throw py::key_error(std::string(py::str(slots[which])));
   if (!PyDict_Check(memory.ptr())) refuse_type("the optimizer's state must hold dicts of arrays, got " + describe(memory));
-  return py::reinterpret_borrow<py::object>(memory);
+  return memory;
 }
 
 // The number of the update, or where it is beyond all reason the largest there is: Adam's t, of which only beta^t counts.
@@ -289,9 +289,10 @@ int64_t count_of(const py::int_& step) {
 }
 
 double update(InUse& lock, int kind, py::handle params, py::handle grads, py::handle state, const py::tuple& slots, double lr,
-              double weight_decay, double beta1, double beta2, double eps, const py::int_& step, double clip_norm,
+              double weight_decay, double beta1, double beta2, double eps, py::dict counter, double clip_norm,
               const py::dict& factors, const std::tuple<py::frozenset, double, double, bool, int>& muon) {
   const Hold hold(lock);
+  const py::int_ step = py::object(counter[names().step]) + py::int_(1);
   if (kind < 0 || kind >= kOptimizers) refuse("unknown optimizer " + std::to_string(kind));
   if (!PyDict_Check(params.ptr())) refuse_type("params must be a dict of arrays, got " + describe(params));
   if (!PyDict_Check(grads.ptr())) refuse_type("grads must be a dict of arrays, got " + describe(grads));
@@ -317,14 +318,14 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
   }
   const Extents extents(p);
   const auto is_frozen = [&](py::handle key) {
-    const py::handle of = find(factors, key);
+    const py::object of = find(factors, key);
     return of && of.is_none();
   };
   Pending all(extents, own_params, factors, matrices, states, s1, s2);
   all.reserve(p.size());
   for (const auto& [key, param] : p) {
     if (is_frozen(key)) continue;
-    const py::handle grad = find(g, key);
+    const py::object grad = find(g, key);
     if (!grad) refuse(entry("params", key) + " has no gradient: grads must have the same keys");
     all.add(key, param, grad);
   }
@@ -332,6 +333,7 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
   const double norm = clip_norm > 0 ? all.clip(clip_norm) : 0;
   if (!extents.overlap()) {
     all.run(rule);
+    counter[names().step] = step;
     return norm;
   }
   // One array under two names, or views of one another: they are updated in turn, each from what the last has left.
@@ -342,6 +344,7 @@ double update(InUse& lock, int kind, py::handle params, py::handle grads, py::ha
     one.make_room();
     one.run(rule);
   }
+  counter[names().step] = step;
   return norm;
 }
 

@@ -2,13 +2,17 @@
 #include <cstdlib>
 
 #include "bindings/arrays.h"
+#include "bindings/objects.h"
 #include "core/limits.h"
+#include "core/openmp.h"
 #include "core/team.h"
 #include "dispatch/dispatch.h"
 
 namespace fastnn::bindings {
 
 void bind_runtime(py::module_& m) {
+  make_types();
+  names();
   try {
     const char* wanted = std::getenv("FASTNN_ISA");
     if (wanted && *wanted)
@@ -35,7 +39,11 @@ void bind_runtime(py::module_& m) {
     return py::tuple(names);
   });
   m.def("use_isa", [](const std::string& name) { use_isa(name); });
-  m.def("openmp_version", [] { return _OPENMP; });
+  m.def("openmp_runtimes", [] {
+    py::list names;
+    for (const std::string& name : openmp::names()) names.append(name);
+    return py::tuple(names);
+  });
 
   m.def(
       "fma_chains",

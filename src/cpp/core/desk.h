@@ -1,12 +1,10 @@
 #pragma once
 // Where a team meets: the calling thread lays out a phase of its work, and workers take pieces of it. A desk outlives the calls,
 // so that a worker which the system lets run long after finds the phase over and has touched nothing of the caller's.
-#include <sched.h>
-#include <sys/types.h>
-
 #include <atomic>
 
 #include "core/memory.h"
+#include "core/system.h"
 #include "core/team.h"
 
 namespace fastnn::team {
@@ -23,13 +21,12 @@ struct alignas(kLine) Cursor {
 struct alignas(kLine) Seat {
   std::atomic<uint64_t> job{0};   // whose it is: free where that is not the desk's
   std::atomic<uint64_t> busy{0};  // the phase of which pieces may be in hand
-  std::atomic<pid_t> thread{0};
+  std::atomic<system::Thread> thread{0};
   std::atomic<int> processor{-1};
 };
 
 struct Desk {
   static constexpr uint64_t kWriting = ~uint64_t{0};
-  static constexpr int kWords = CPU_SETSIZE / 64;
 
   alignas(kLine) std::atomic<uint64_t> phase{0};  // that is open, or was last; kWriting while the rest is being written
   std::atomic<uint64_t> job{0};                   // odd while a call has the desk
@@ -41,11 +38,11 @@ struct Desk {
   std::atomic<int> size{0};                   // of the team of the call that has the desk, which may not have begun a phase
   alignas(kLine) std::atomic<Index> done{0};  // pieces of this phase, by workers
   alignas(kLine) std::atomic<bool> taken{false};
-  std::atomic<uint64_t> allowed[kWords]{};  // processors, a bit each
-  int number = 0;                           // of the desk
-  uint64_t last_phase = 0, last_wake = 0;   // the caller's own
-  Cursor* cursors = nullptr;                // one a member
-  Seat* seats = nullptr;                    // likewise; the calling thread's, the first, is not used
+  std::atomic<uint64_t> allowed[system::ProcessorSet::kWords]{};  // processors, a bit each
+  int number = 0;                                                 // of the desk
+  uint64_t last_phase = 0, last_wake = 0;                         // the caller's own
+  Cursor* cursors = nullptr;                                      // one a member
+  Seat* seats = nullptr;                                          // likewise; the calling thread's, the first, is not used
 
   // A worker's part of a phase; returns how many pieces it has done.
   Index serve(int rank, int members, Index count, uint64_t number, void (*f)(Member&, void*), void* with) noexcept {

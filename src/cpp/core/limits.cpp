@@ -1,6 +1,5 @@
 #include "core/limits.h"
 
-#include <omp.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <sstream>
 
 #include "core/clock.h"
+#include "core/openmp.h"
 
 namespace fastnn {
 namespace {
@@ -23,37 +23,19 @@ thread_local int own_limit = 0;
 constexpr double kProcessorsStand = 1e7, kQuotaStands = 5e8;  // nanoseconds
 
 struct Processors {
-  cpu_set_t allowed;
+  system::ProcessorSet allowed;
   int count = 0;
   uint64_t asked = 0;
 };
 thread_local Processors processors;
 
-// The processors of all places that OpenMP binds threads to; false where it binds none. (The thread that has loaded it then runs
-// on the first place alone, and what it starts would, too.)
-bool openmp_places(cpu_set_t& set) noexcept {
-  if (omp_get_proc_bind() == omp_proc_bind_false) return false;
-  int ids[CPU_SETSIZE];
-  CPU_ZERO(&set);
-  for (int place = omp_get_num_places(); place-- > 0;) {
-    const int n = omp_get_place_num_procs(place);
-    if (n < 1 || n > CPU_SETSIZE) continue;
-    omp_get_place_proc_ids(place, ids);
-    for (int i = 0; i < n; ++i)
-      if (ids[i] >= 0 && ids[i] < CPU_SETSIZE) CPU_SET(ids[i], &set);
-  }
-  return CPU_COUNT(&set) > 0;
-}
-
 const Processors& current_processors() noexcept {
   const uint64_t now = ticks();
   if (processors.count == 0 || now - processors.asked > ticks_of(kProcessorsStand)) {
     processors.asked = now;
-    // More processors than a set holds are not counted by it: OpenMP's number is taken.
-    const bool known =
-        openmp_places(processors.allowed) || sched_getaffinity(0, sizeof processors.allowed, &processors.allowed) == 0;
-    if (!known) CPU_ZERO(&processors.allowed);
-    processors.count = known ? CPU_COUNT(&processors.allowed) : omp_get_num_procs();
+    // More than a set holds are not counted by it.
+    const bool known = openmp::places(processors.allowed) || system::allowed_processors(processors.allowed);
+    processors.count = known ? processors.allowed.count() : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   }
   return processors;
 }
@@ -143,14 +125,14 @@ bool is_crowded() noexcept {
 }
 
 Limits thread_limits() noexcept {
-  return {own_limit > 0 ? own_limit : kMaxThreads, process_limit.load(std::memory_order_relaxed),
-          std::min({omp_get_max_threads(), omp_get_thread_limit(), kMaxThreads}), current_processors().count, current_quota()};
+  return {own_limit > 0 ? own_limit : kMaxThreads, process_limit.load(std::memory_order_relaxed), openmp::limit(),
+          current_processors().count, current_quota()};
 }
 
 int thread_limit() noexcept {
   const int set = own_limit > 0 ? own_limit : process_limit.load(std::memory_order_relaxed);
   if (set == 1 || (set < kMaxThreads && machine_ignored.load(std::memory_order_relaxed))) return set;
-  const int n = std::min(own_limit > 0 ? own_limit : kMaxThreads, omp_get_max_threads());
+  const int n = std::min(own_limit > 0 ? own_limit : kMaxThreads, openmp::limit());
   if (n <= 1) return 1;
   const Limits all = thread_limits();
   return std::max(1, std::min({all.own, all.process, all.openmp, all.processors, all.quota}));
@@ -160,6 +142,6 @@ void set_thread_limit(int n) noexcept { process_limit.store(n, std::memory_order
 int thread_override() noexcept { return own_limit; }
 void set_thread_override(int n) noexcept { own_limit = n; }
 void ignore_machine_limits(bool ignore) noexcept { machine_ignored.store(ignore, std::memory_order_relaxed); }
-const cpu_set_t& allowed_processors() noexcept { return current_processors().allowed; }
+const system::ProcessorSet& allowed_processors() noexcept { return current_processors().allowed; }
 
 }  // namespace fastnn

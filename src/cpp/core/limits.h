@@ -1,8 +1,8 @@
 #pragma once
 // How many threads a call may use: whoever sets a limit is obeyed, and the smallest limit wins.
-#include <sched.h>
-
 #include <string>
+
+#include "core/system.h"
 
 namespace fastnn {
 
@@ -16,8 +16,8 @@ void set_thread_override(int n) noexcept;  // 0 clears it
 // Each limit by itself; kMaxThreads where there is none.
 struct Limits {
   int own, process;  // what set_thread_override and set_thread_limit have said
-  int openmp;      // OMP_NUM_THREADS, OMP_THREAD_LIMIT, or what omp_set_num_threads (as threadpoolctl calls it) has said to this
-                   // thread
+  int openmp;  // what OMP_NUM_THREADS, OMP_THREAD_LIMIT or omp_set_num_threads (as threadpoolctl calls it) have said, for this
+               // thread, to the OpenMP runtimes of this process
   int processors;  // that this thread may run on
   int quota;       // of processor time, by control groups
 };
@@ -26,8 +26,9 @@ Limits thread_limits() noexcept;
 // Takes the limits of the calling thread alone (own, process) for all that there are: teams may be larger than the machine.
 void ignore_machine_limits(bool ignore) noexcept;
 
-// The processors that members of this thread's teams may run on: its own, or the places of OpenMP where that binds threads.
-const cpu_set_t& allowed_processors() noexcept;
+// The processors that members of this thread's teams may run on: its own, or the places of OpenMP where that binds threads. None
+// where the system does not tell.
+const system::ProcessorSet& allowed_processors() noexcept;
 
 // Whether more threads want to run than the machine has processors, where it tells; it takes some microseconds.
 bool is_crowded() noexcept;

@@ -1,5 +1,6 @@
 #include "core/team.h"
 
+#include <sched.h>
 #include <time.h>
 
 #include <algorithm>
@@ -148,7 +149,7 @@ void Team::run(Index pieces, void (*work)(Member&, void*), void* context) noexce
   desk.context.store(context, std::memory_order_relaxed);
   desk.pieces.store(pieces, std::memory_order_relaxed);
   desk.members.store(size_, std::memory_order_relaxed);
-  desk.processor.store(sched_getcpu(), std::memory_order_relaxed);
+  desk.processor.store(system::processor(), std::memory_order_relaxed);
   desk.done.store(0, std::memory_order_relaxed);
   for (int r = 0; r < size_; ++r)
     desk.cursors[r].next.store(phase << team::kIndexBits | static_cast<uint64_t>(pieces * r / size_), std::memory_order_relaxed);

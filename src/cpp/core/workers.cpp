@@ -1,15 +1,13 @@
 // The threads of all teams of this process. They are made here, when they are first needed, and not by OpenMP's regions: libgomp
 // ends the process where it cannot make one, keeps those of each calling thread apart, loses them with fork, and lets no region
 // end before the last of its threads has been run by the system.
-#include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <new>
 
@@ -83,13 +81,6 @@ Desk* make_desk(int number) noexcept {
   return nullptr;
 }
 
-void futex_wait(std::atomic<uint32_t>& word, uint32_t value) noexcept {
-  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
-}
-void futex_wake(std::atomic<uint32_t>& word, int count) noexcept {
-  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
-}
-
 bool is_taken(const Desk& desk, int rank) noexcept {
   return desk.seats[rank].job.load(std::memory_order_relaxed) == desk.job.load(std::memory_order_relaxed);
 }
@@ -103,28 +94,23 @@ int free_seats(const Desk& desk) noexcept {
 // refuses is not asked for again.
 std::atomic<bool> may_move{true};
 void keep_apart(const Desk& desk, int rank, int processor) noexcept {
+  if (!system::ProcessorSet::can_hold(processor)) return;
   const auto allowed = [&](int p) { return (desk.allowed[p / 64].load(std::memory_order_relaxed) >> (p % 64) & 1) != 0; };
-  if (processor < 0 || processor >= CPU_SETSIZE) return;
   bool good = processor != desk.processor.load(std::memory_order_relaxed) && allowed(processor);
   for (int r = 1; good && r < rank; ++r) good = desk.seats[r].processor.load(std::memory_order_relaxed) != processor;
   if (good || !may_move.load(std::memory_order_relaxed)) return;
-  cpu_set_t free;
-  CPU_ZERO(&free);
-  for (int p = 0; p < CPU_SETSIZE; ++p)
-    if (allowed(p)) CPU_SET(p, &free);
-  const auto leave = [&](int p) {
-    if (p >= 0 && p < CPU_SETSIZE) CPU_CLR(p, &free);
-  };
-  leave(desk.processor.load(std::memory_order_relaxed));
+  system::ProcessorSet all;
+  for (int word = 0; word < system::ProcessorSet::kWords; ++word)
+    all.words[word] = desk.allowed[word].load(std::memory_order_relaxed);
+  system::ProcessorSet free = all;
+  free.remove(desk.processor.load(std::memory_order_relaxed));
   for (int r = 1; r < desk.size.load(std::memory_order_relaxed); ++r)
-    if (r != rank && is_taken(desk, r)) leave(desk.seats[r].processor.load(std::memory_order_relaxed));
-  if (CPU_COUNT(&free) == 0) {  // fewer processors than members
-    if (allowed(processor)) return;
-    for (int p = 0; p < CPU_SETSIZE; ++p)
-      if (allowed(p)) CPU_SET(p, &free);
-    if (CPU_COUNT(&free) == 0) return;
+    if (r != rank && is_taken(desk, r)) free.remove(desk.seats[r].processor.load(std::memory_order_relaxed));
+  if (free.count() == 0) {  // fewer processors than members
+    if (allowed(processor) || all.count() == 0) return;
+    free = all;
   }
-  if (sched_setaffinity(0, sizeof free, &free) != 0) may_move.store(false, std::memory_order_relaxed);
+  if (!system::move(system::this_thread(), free)) may_move.store(false, std::memory_order_relaxed);
 }
 
 class Worker {
@@ -193,7 +179,7 @@ class Worker {
     if (desk_->phase.load(std::memory_order_relaxed) != phase || desk_->job.load(std::memory_order_relaxed) != job_ ||
         rank_ >= members)
       return false;
-    const int processor = sched_getcpu();
+    const int processor = system::processor();
     seat.processor.store(processor, std::memory_order_relaxed);
     keep_apart(*desk_, rank_, processor);
     seat.busy.store(phase, std::memory_order_relaxed);
@@ -216,7 +202,7 @@ class Worker {
     if (found) return;
     const uint32_t signal = pool_.signal.load();
     pool_.sleepers.fetch_add(1);
-    if (!seat_is_free()) futex_wait(pool_.signal, signal);
+    if (!seat_is_free()) system::sleep(pool_.signal, signal);
     pool_.sleepers.fetch_sub(1);
   }
   bool seat_is_free() const noexcept {
@@ -233,7 +219,7 @@ class Worker {
 
   Pool& pool_;
   const int number_;
-  const pid_t thread_ = static_cast<pid_t>(syscall(SYS_gettid));
+  const system::Thread thread_ = system::this_thread();
   const uint64_t idle_ = ticks_of(kIdle), patience_ = ticks_of(kPatience), away_ = ticks_of(kAway);
   Desk* desk_ = nullptr;
   uint64_t job_ = 0, left_ = 0;
@@ -307,12 +293,11 @@ Desk* open_desk(int size, bool complete) noexcept {
     desk->taken.store(false, std::memory_order_release);
     return nullptr;
   }
-  uint64_t allowed[Desk::kWords];
-  static_assert(sizeof allowed == sizeof(cpu_set_t));
-  std::memcpy(allowed, &allowed_processors(), sizeof allowed);
-  for (int word = 0; word < Desk::kWords; ++word) desk->allowed[word].store(allowed[word], std::memory_order_relaxed);
+  const system::ProcessorSet& allowed = allowed_processors();
+  for (int word = 0; word < system::ProcessorSet::kWords; ++word)
+    desk->allowed[word].store(allowed.words[word], std::memory_order_relaxed);
   desk->size.store(size, std::memory_order_relaxed);
-  desk->processor.store(sched_getcpu(), std::memory_order_relaxed);
+  desk->processor.store(system::processor(), std::memory_order_relaxed);
   desk->job.fetch_add(1, std::memory_order_release);
   p->open.fetch_or(uint64_t{1} << desk->number);
   wake_workers(*desk);
@@ -334,7 +319,7 @@ void wake_workers(Desk& desk) noexcept {
   const int count = free_seats(desk) - p.idle.load(std::memory_order_relaxed);
   if (count < 1) return;
   p.signal.fetch_add(1);
-  futex_wake(p.signal, count);
+  system::wake(p.signal, count);
 }
 
 bool workers_awake() noexcept {
@@ -344,15 +329,14 @@ bool workers_awake() noexcept {
 
 void fetch_members(const Desk& desk, uint64_t phase) noexcept {
   if (!may_move.load(std::memory_order_relaxed)) return;
-  const int here = sched_getcpu();
-  if (here < 0 || here >= CPU_SETSIZE) return;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(here, &set);
+  const int here = system::processor();
+  if (!system::ProcessorSet::can_hold(here)) return;
+  system::ProcessorSet set;
+  set.add(here);
   for (int rank = 1; rank < desk.size.load(std::memory_order_relaxed); ++rank) {
     const Seat& seat = desk.seats[rank];
     if (!is_taken(desk, rank) || seat.busy.load(std::memory_order_relaxed) != phase) continue;
-    if (sched_setaffinity(seat.thread.load(std::memory_order_relaxed), sizeof set, &set) != 0) return;
+    if (!system::move(seat.thread.load(std::memory_order_relaxed), set)) return;
   }
 }
 

@@ -1,6 +1,7 @@
 #include "dispatch/dispatch.h"
 
 #include <atomic>
+#include <mutex>
 #include <stdexcept>
 
 namespace fastnn {
@@ -50,6 +51,8 @@ const std::vector<Isa>& built_isas() {
 const KernelTable& active_table() noexcept { return *active.load(std::memory_order_relaxed); }
 
 void use_isa(const std::string& name) {
+  static std::mutex filling;  // a table is filled when it is first asked for
+  const std::lock_guard<std::mutex> lock(filling);
   for (const Isa& isa : built_isas()) {
     if (name != isa.name) continue;
     if (!isa.supported) throw std::invalid_argument("FASTNN_ISA: this processor has no " + name + "; it runs " + names_of(true));

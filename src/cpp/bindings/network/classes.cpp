@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
-#include <memory>
+#include <mutex>
 #include <unordered_map>
 
 namespace fastnn::bindings {
@@ -37,10 +37,16 @@ std::vector<const char*> attributes_of_role(Role role) {
   return {};
 }
 
-using Classes = std::unordered_map<PyTypeObject*, std::unique_ptr<NativeClass>>;
-Classes& classes(Role role) {
-  static auto* const all = new Classes[std::size(kRoles)];  // outlives the interpreter's end
-  return all[static_cast<int>(role)];
+// Those of a role. A registration puts another list in its place: whoever reads one needs no lock. None is ever destroyed, nor
+// what is in it: they outlive the interpreter's end.
+using Classes = std::unordered_map<PyTypeObject*, const NativeClass*>;
+std::atomic<const Classes*> all_classes[std::size(kRoles)];
+std::mutex registering;
+
+const Classes& classes(Role role) {
+  static const Classes none;
+  const Classes* const known = all_classes[static_cast<int>(role)].load(std::memory_order_acquire);
+  return known ? *known : none;
 }
 
 // The attribute as the class has it, without a word of its own code.
@@ -60,15 +66,13 @@ AsAtImport::AsAtImport(PyTypeObject* type, Role role) {
 bool AsAtImport::compare(PyTypeObject* type) const {
   for (const auto& [name, value] : attributes_)
     if (attribute(type, name) != value.ptr()) return false;
-  last_ = type;
-  last_tag_ = type->tp_version_tag;
   return true;
 }
 
 const NativeClass* find_class(Role role, PyTypeObject* type) {
   const Classes& known = classes(role);
   const auto at = known.find(type);
-  return at == known.end() ? nullptr : at->second.get();
+  return at == known.end() ? nullptr : at->second;
 }
 const NativeClass& class_of(Role role, PyTypeObject* type) {
   const NativeClass* const known = find_class(role, type);
@@ -94,8 +98,11 @@ void register_class(const std::string& role, const py::type& type, int kind, int
     return list;
   };
   type.inc_ref();
-  classes(known)[class_type] = std::make_unique<NativeClass>(
-      NativeClass{class_type, kind, activation, all(names), all(slots), AsAtImport(class_type, known)});
+  const auto* const made = new NativeClass{class_type, kind, activation, all(names), all(slots), AsAtImport(class_type, known)};
+  const std::lock_guard<std::mutex> lock(registering);
+  auto* const with = new Classes(classes(known));
+  (*with)[class_type] = made;
+  all_classes[static_cast<int>(known)].store(with, std::memory_order_release);
 }
 
 }  // namespace fastnn::bindings

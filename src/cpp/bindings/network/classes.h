@@ -1,6 +1,7 @@
 #pragma once
 // The native classes as they were at import. An object of a class that has been changed since is not what it was taken for:
 // Python runs it.
+#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -17,15 +18,20 @@ class AsAtImport {
   AsAtImport(PyTypeObject* type, Role role);
   // Whether a class, the same or one derived from it, has them still.
   bool holds_for(PyTypeObject* type) const {
-    return (type == last_ && type->tp_version_tag == last_tag_ && last_tag_ != 0) || compare(type);
+    const unsigned int tag = tag_of(type);
+    if (tag != 0 && tag == right_.load(std::memory_order_relaxed)) return true;
+    if (!compare(type)) return false;
+    right_.store(tag, std::memory_order_relaxed);
+    return true;
   }
 
  private:
   bool compare(PyTypeObject* type) const;
+  // A number that no two types have, and that no change of one leaves; 0 for none. Python writes it while others read.
+  static unsigned int tag_of(PyTypeObject* type) noexcept { return __atomic_load_n(&type->tp_version_tag, __ATOMIC_ACQUIRE); }
 
   std::vector<std::pair<py::str, py::object>> attributes_;  // null: none
-  mutable PyTypeObject* last_ = nullptr;                    // found to be right when it had this tag, which no change leaves
-  mutable unsigned int last_tag_ = 0;
+  mutable std::atomic<unsigned int> right_{0};              // the tag of the last type that was found to be right
 };
 
 struct NativeClass {

@@ -13,19 +13,18 @@ namespace {
 void check_unchanged(const std::vector<LayerObject>& layers, const Call& call) {
   for (std::size_t i = 0; i < layers.size(); ++i) {
     if (!layers[i].parameters) continue;
-    const py::handle params = find(call.layers[i].attributes, names().params);
+    const py::object params = find(call.layers[i].attributes, names().params);
     for (int p = 0; p < layers[i].parameters; ++p)
-      if (!params || !is_dict(params) || find(params, layers[i].names[p]) != call.layers[i].parameters[p].ptr())
-        refuse_replaced();
+      if (!params || !is_dict(params) || !find(params, layers[i].names[p]).is(call.layers[i].parameters[p])) refuse_replaced();
   }
 }
 
 // The optimizer's rate, unless a schedule says it.
 double rate_of(const Call& call, double scheduled) {
-  PyObject* const lr = find(call.optimizer, names().lr);
-  if (lr && PyCallable_Check(lr)) return scheduled;
-  if (lr && PyFloat_CheckExact(lr) && PyFloat_AS_DOUBLE(lr) >= 0 && std::isfinite(PyFloat_AS_DOUBLE(lr)))
-    return PyFloat_AS_DOUBLE(lr);
+  const py::object lr = find(call.optimizer, names().lr);
+  if (lr && PyCallable_Check(lr.ptr())) return scheduled;
+  if (lr && PyFloat_CheckExact(lr.ptr()) && PyFloat_AS_DOUBLE(lr.ptr()) >= 0 && std::isfinite(PyFloat_AS_DOUBLE(lr.ptr())))
+    return PyFloat_AS_DOUBLE(lr.ptr());
   return call.optimizer_object.attr(names().rate)().cast<double>();
 }
 
@@ -40,7 +39,7 @@ class PythonLoss {
       return;
     }
     const py::dict attributes = attributes_of(criterion_);
-    function_ = py::reinterpret_borrow<py::object>(entry_of(attributes, names().function));
+    function_ = entry_of(attributes, names().function);
     weighs_ = truth(attributes, names().weighs);
   }
 

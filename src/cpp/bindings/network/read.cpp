@@ -12,13 +12,13 @@ namespace {
 
 // The lock among an object's attributes, or null.
 InUse* lock_of(const py::dict& attributes, py::object& locked) {
-  locked = py::reinterpret_borrow<py::object>(find(attributes, names().in_use));
+  locked = find(attributes, names().in_use);
   return locked && py::isinstance<InUse>(locked) ? locked.cast<InUse*>() : nullptr;
 }
 
 // The layers of a residual block.
-py::handle block_of(const py::dict& attributes) {
-  const py::handle layers = entry_of(attributes, names().layers);
+py::object block_of(const py::dict& attributes) {
+  py::object layers = entry_of(attributes, names().layers);
   if (!PyTuple_CheckExact(layers.ptr())) throw Unsupported{};
   return layers;
 }
@@ -36,7 +36,7 @@ LayerObject::LayerObject(py::handle layer, const std::string& prefix, std::size_
     names[i] = type->names[static_cast<std::size_t>(i)];
     entries[i] = interned((prefix + std::string(names[i])).c_str());
   }
-  if (kind == LayerKind::residual) block = py::reinterpret_borrow<py::object>(block_of(attributes_of(layer)));
+  if (kind == LayerKind::residual) block = block_of(attributes_of(layer));
 }
 
 namespace {
@@ -130,7 +130,7 @@ namespace {
 // Whether an object has an attribute of its own in the place of one of its class.
 template <class... Name>
 bool replaces(py::handle attributes, const Name&... name) {
-  return (... || (find(attributes, name) != nullptr));
+  return (... || static_cast<bool>(find(attributes, name)));
 }
 
 py::handle parameter(const Call& call, std::size_t layer, int which) {
@@ -160,7 +160,7 @@ T* numbers(Call& call, py::handle array, Index rows, Index cols) {
 template <class T>
 T* beside(Call& call, py::handle dict, py::handle key, py::handle like, Index rows, Index cols, bool zeros) {
   if (!is_dict(dict)) throw Unsupported{};
-  py::object array = py::reinterpret_borrow<py::object>(find(dict, key));
+  py::object array = find(dict, key);
   if (!array) {
     array = zeros ? zeros_like(like) : new_like(like);
     call.entries.push_back({py::reinterpret_borrow<py::dict>(dict), py::reinterpret_borrow<py::object>(key), array});
@@ -172,9 +172,8 @@ T* beside(Call& call, py::handle dict, py::handle key, py::handle like, Index ro
 
 template <class T>
 T* statistic(Call& call, py::handle attributes, py::handle name, Index size) {
-  const py::handle array = entry_of(attributes, name);
-  call.owned.push_back(py::reinterpret_borrow<py::object>(array));
-  return numbers<T>(call, array, size, -1);
+  call.owned.push_back(entry_of(attributes, name));
+  return numbers<T>(call, call.owned.back(), size, -1);
 }
 
 template <class T>
@@ -185,14 +184,14 @@ void read_parameter(Call& call, const LayerObject& l, std::size_t i, int which, 
   to.size = cols < 0 ? rows : rows * cols;
   if (!call.train) return;
   if (!call.averages.empty()) {
-    const py::handle params = entry_of(call.averages[i], names().params);
+    const py::object params = entry_of(call.averages[i], names().params);
     if (!is_dict(params)) throw Unsupported{};
-    const py::object average = py::reinterpret_borrow<py::object>(entry_of(params, l.names[which]));
+    const py::object average = entry_of(params, l.names[which]);
     to.average = numbers<T>(call, average, rows, cols);
     call.owned.push_back(average);
   }
   if (call.factors) {
-    const py::handle of = find(call.factors, l.entries[which]);
+    const py::object of = find(call.factors, l.entries[which]);
     to.frozen = of && of.is_none();
     if (to.frozen) return;
     if (of) {
@@ -236,16 +235,15 @@ bool look_up(const std::vector<LayerObject>& layers, Call& call) {
     found.attributes = attributes_of(l.object);
     if (replaces(found.attributes, name.forward)) throw Unsupported{};
     if (call.train && replaces(found.attributes, name.backward, name.backward_params)) throw Unsupported{};
-    if (l.block && find(found.attributes, name.layers) != l.block.ptr()) throw Unsupported{};
+    if (l.block && !find(found.attributes, name.layers).is(l.block)) throw Unsupported{};
     if (!l.parameters) continue;
-    const py::handle params = entry_of(found.attributes, name.params);
+    const py::object params = entry_of(found.attributes, name.params);
     if (!is_dict(params) || PyDict_GET_SIZE(params.ptr()) != l.parameters) throw Unsupported{};
-    for (int p = 0; p < l.parameters; ++p) found.parameters[p] = py::reinterpret_borrow<py::object>(entry_of(params, l.names[p]));
+    for (int p = 0; p < l.parameters; ++p) found.parameters[p] = entry_of(params, l.names[p]);
     if (!first) first = parameter(call, i, 0);
     if (!call.train) continue;
-    const py::handle grads = entry_of(found.attributes, name.grads);
-    if (!is_dict(grads)) throw Unsupported{};
-    found.grads = py::reinterpret_borrow<py::object>(grads);
+    found.grads = entry_of(found.attributes, name.grads);
+    if (!is_dict(found.grads)) throw Unsupported{};
   }
   if (!first) throw Unsupported{};
   return is_f64(first);
@@ -255,14 +253,15 @@ void read_ratios(const std::vector<LayerObject>& layers, Call& call, const doubl
   for (std::size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].kind != LayerKind::dropout) continue;
     Call::Found& found = call.layers[i];
-    const py::handle ratio = entry_of(found.attributes, names().ratio);
+    const py::object ratio = entry_of(found.attributes, names().ratio);
     if (ratios)
       found.ratio = *ratios++;
     else if (PyFloat_CheckExact(ratio.ptr()))
       found.ratio = PyFloat_AS_DOUBLE(ratio.ptr());
     else if (PyCallable_Check(ratio.ptr()))
-      found.ratio =
-          layers[i].object.attr("ratio_at")(step ? py::int_(*step) : entry_of(found.attributes, names().step)).cast<double>();
+      found.ratio = layers[i]
+                        .object.attr("ratio_at")(step ? py::object(py::int_(*step)) : entry_of(found.attributes, names().step))
+                        .cast<double>();
     else
       throw Unsupported{};
   }
@@ -371,7 +370,7 @@ network::LossRule read_loss(Call& call, py::handle loss) {
     rule.numbers = {number(call.loss, name.delta)};
     if (!(rule.numbers[0] > 0)) throw Unsupported{};
   } else if (rule.kind == network::Loss::quantile) {
-    const py::handle all = entry_of(call.loss, name.quantiles);
+    const py::object all = entry_of(call.loss, name.quantiles);
     if (!PyTuple_CheckExact(all.ptr()) || PyTuple_GET_SIZE(all.ptr()) == 0) throw Unsupported{};
     for (const py::handle q : py::reinterpret_borrow<py::tuple>(all)) {
       if (!PyFloat_CheckExact(q.ptr())) throw Unsupported{};
@@ -389,19 +388,19 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
   call.optimizer = attributes_of(optimizer);
   call.optimizer_object = held;
   if (replaces(call.optimizer, name.update, name.rate, name.factors, name.matrices)) throw Unsupported{};
-  if (!call.lock || find(call.optimizer, name.in_use) != call.locked.ptr()) {
+  if (!call.lock || !find(call.optimizer, name.in_use).is(call.locked)) {
     if (!find(call.optimizer, name.in_use)) const py::object made = held.attr(name.in_use);
     call.lock = lock_of(call.optimizer, call.locked);
     if (!call.lock) throw Unsupported{};
   }
   ops::UpdateRule rule{};
   rule.kind = static_cast<Optimizer>(type.kind);
-  const py::handle lr = entry_of(call.optimizer, name.lr);
+  const py::object lr = entry_of(call.optimizer, name.lr);
   if (PyFloat_CheckExact(lr.ptr()) && PyFloat_AS_DOUBLE(lr.ptr()) >= 0 && std::isfinite(PyFloat_AS_DOUBLE(lr.ptr())))
     rule.lr = PyFloat_AS_DOUBLE(lr.ptr());
   else if (!rates)
     rule.lr = held.attr("rate")().cast<double>();
-  const py::handle decay = entry_of(call.optimizer, name.weight_decay);
+  const py::object decay = entry_of(call.optimizer, name.weight_decay);
   if (PyFloat_CheckExact(decay.ptr()))
     rule.weight_decay = PyFloat_AS_DOUBLE(decay.ptr());
   else if (!rates)
@@ -420,17 +419,16 @@ ops::UpdateRule read_optimizer(Call& call, py::handle optimizer, bool rates) {
   if (step >> 62) throw Unsupported{};
   rule.step = static_cast<int64_t>(step) + 1;
   call.state_count = states_of(rule.kind);
-  const py::handle state = entry_of(call.optimizer, name.state);
+  const py::object state = entry_of(call.optimizer, name.state);
   if (!is_dict(state) || PyDict_GET_SIZE(state.ptr()) != call.state_count) throw Unsupported{};
-  for (int s = 0; s < call.state_count; ++s)
-    call.states[s] = py::reinterpret_borrow<py::object>(entry_of(state, type.slots[static_cast<std::size_t>(s)]));
+  for (int s = 0; s < call.state_count; ++s) call.states[s] = entry_of(state, type.slots[static_cast<std::size_t>(s)]);
   return rule;
 }
 
 }  // namespace
 
 void read_groups(Call& call, const std::vector<LayerObject>& layers) {
-  const py::handle groups = entry_of(call.optimizer, names().groups);
+  const py::object groups = entry_of(call.optimizer, names().groups);
   if (!PyTuple_CheckExact(groups.ptr())) throw Unsupported{};
   const bool grouped = PyTuple_GET_SIZE(groups.ptr()) > 0;
   if (!grouped && !call.iterations) return;
@@ -489,11 +487,11 @@ network::Rule read_rule(Call& call, py::handle trainer, bool epochs, bool rates)
   rule.loss = read_loss(call, entry_of(attributes, name.loss));
   const bool clip = !entry_of(attributes, name.clip_norm).is_none();
   rule.clip_norm = clip ? number(attributes, name.clip_norm) : std::numeric_limits<double>::infinity();
-  const py::handle nonfinite = entry_of(attributes, name.nonfinite);
+  const py::object nonfinite = entry_of(attributes, name.nonfinite);
   if (!PyUnicode_CheckExact(nonfinite.ptr())) throw Unsupported{};
   rule.stop_at_nonfinite = nonfinite.is(name.raise) || PyUnicode_Compare(nonfinite.ptr(), name.raise.ptr()) == 0;
   rule.per_row = attributes.contains(name.per_row);
-  const py::handle averaged = entry_of(attributes, name.averaged);
+  const py::object averaged = entry_of(attributes, name.averaged);
   if (!averaged.is_none()) {
     rule.average = 1 - number(attributes, name.average);
     if (!(rule.average > 0 && rule.average < 1)) throw Unsupported{};
@@ -519,7 +517,7 @@ void limit(network::Rule& rule) {
 }
 
 Index read_part(const Call& call) {
-  const py::handle part = find(call.trainer, names().part);
+  const py::object part = find(call.trainer, names().part);
   return part ? static_cast<Index>(unsigned_number(part)) : 0;
 }
 
@@ -553,12 +551,6 @@ bool has_whole_rows(py::handle array) {
   return true;
 }
 
-template <class T>
-py::handle sized() {
-  static const py::handle array = new_vector<T>(0).release();
-  return array;
-}
-
 // Rows [first, first + n) of the targets of a data set.
 template <class T>
 void check_dense(const network::LossRule& loss, py::handle rows, Index first, Index n, Index outputs) {
@@ -570,7 +562,7 @@ void check_dense(const network::LossRule& loss, py::handle rows, Index first, In
   const Range range = loss.kind == network::Loss::sigmoid   ? Range::unit
                       : loss.kind == network::Loss::poisson ? Range::counts
                                                             : Range::all;
-  check_targets<T>(contiguous(as_real("t", rows, sized<T>())), new_array(py::dtype::of<T>(), 2, shape), range, first);
+  check_targets<T>(contiguous(as_real("t", rows, new_vector<T>(0))), new_array(py::dtype::of<T>(), 2, shape), range, first);
 }
 
 }  // namespace
@@ -583,7 +575,7 @@ Rows read_rows(Call& call, const char* name, py::handle array, bool may_convert,
   const bool readable = number_type(rows, from.type) && (!indices || ops::is_integer(from.type));
   if (!readable || !has_whole_rows(rows)) {
     if (!may_convert) throw Unsupported{};
-    rows = indices ? row_numbers(rows) : contiguous(as_real(name, rows, sized<T>()));
+    rows = indices ? row_numbers(rows) : contiguous(as_real(name, rows, new_vector<T>(0)));
     number_type(rows, from.type);
   }
   const Index n = extent(rows, 0);

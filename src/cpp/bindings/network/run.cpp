@@ -16,8 +16,8 @@ py::object not_implemented() { return py::reinterpret_borrow<py::object>(Py_NotI
 // The gradient of the outputs as Python has made it: of their shape and type, contiguous.
 template <class T>
 py::object output_gradient(py::handle dout, Index rows, Index outputs) {
-  static const py::handle like = new_vector<T>(0).release();
-  py::object real = is_array(dout) && is_dtype<T>(dout) ? py::reinterpret_borrow<py::object>(dout) : as_real("dout", dout, like);
+  py::object real =
+      is_array(dout) && is_dtype<T>(dout) ? py::reinterpret_borrow<py::object>(dout) : as_real("dout", dout, new_vector<T>(0));
   if (rank(real) != 2 || extent(real, 0) != rows || extent(real, 1) != outputs)
     refuse("dout must have the output's shape (" + std::to_string(rows) + ", " + std::to_string(outputs) + "), got " +
            shape_of(real));
@@ -196,7 +196,7 @@ py::object CompiledNetwork::backward(py::handle dout, bool parameters, bool inpu
   try {
     const bool wide = look_up(layers_, pass_call_);
     for (const Call::Found& layer : pass_call_.layers)
-      if (find(layer.attributes, names().saved) != pass_.ptr()) return not_implemented();
+      if (!find(layer.attributes, names().saved).is(pass_)) return not_implemented();
     if (wide != pass_wide_) refuse_replaced();
     return wide ? backward_as(kept_f64_, dout, parameters, input) : backward_as(kept_f32_, dout, parameters, input);
   } catch (const Unsupported&) {
@@ -237,24 +237,27 @@ py::object CompiledNetwork::backward_as(Kept<T>& kept, py::handle dout, bool par
 // One of a network's readers, as long as a prediction takes; a new one where all others are lent.
 class CompiledNetwork::Lent {
  public:
-  explicit Lent(std::vector<std::unique_ptr<Reader>>& free) : free_(free) {
-    if (free_.empty()) {
-      reader_ = std::make_unique<Reader>();
-      return;
+  explicit Lent(CompiledNetwork& net) : net_(net) {
+    {
+      const std::lock_guard<std::mutex> lock(net_.lending_);
+      if (!net_.readers_.empty()) {
+        reader_ = std::move(net_.readers_.back());
+        net_.readers_.pop_back();
+      }
     }
-    reader_ = std::move(free_.back());
-    free_.pop_back();
+    if (!reader_) reader_ = std::make_unique<Reader>();
   }
   ~Lent() {
-    reader_->call.clear();
-    free_.push_back(std::move(reader_));
+    reader_->call.clear();  // which may run anything
+    const std::lock_guard<std::mutex> lock(net_.lending_);
+    net_.readers_.push_back(std::move(reader_));
   }
   Lent(const Lent&) = delete;
   Lent& operator=(const Lent&) = delete;
   Reader& operator*() const { return *reader_; }
 
  private:
-  std::vector<std::unique_ptr<Reader>>& free_;
+  CompiledNetwork& net_;
   std::unique_ptr<Reader> reader_;
 };
 
@@ -262,7 +265,7 @@ py::object CompiledNetwork::infer(py::handle x, double scale) {
   const HoldReading hold(lock_);
   const ReadLayers hold_layers(layers_);
   if (!type_.attributes.holds_for(type_.type)) return py::none();
-  const Lent lent(readers_);
+  const Lent lent(*this);
   Reader& reader = *lent;
   try {
     const bool wide = look_up(layers_, reader.call);

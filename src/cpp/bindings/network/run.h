@@ -1,6 +1,7 @@
 #pragma once
 // The second room: what was read runs, without the GIL where it takes long.
 #include <memory>
+#include <mutex>
 
 #include "bindings/network/read.h"
 
@@ -100,6 +101,7 @@ class CompiledNetwork {
   std::vector<Index> pass_shape_;  // of x
   bool pass_wide_ = false;         // whether it was in float64
   Order order_;
+  std::mutex lending_;
   std::vector<std::unique_ptr<Reader>> readers_;  // that nobody works with
 };
 
