@@ -1082,6 +1082,17 @@ FOUND = {
         ValueError,
         r"^grads\['a'\] must",
     ),
+    "a complex number for rows": (
+        lambda m: m.mlp([3, 2], seed=0).predict(1j),
+        TypeError,
+        "^x must hold real numbers",
+    ),
+    "a complex number for a batch": (
+        lambda m: m.mlp([3, 2], seed=0).forward(1j),
+        TypeError,
+        "^x must hold real numbers",
+    ),
+    "a number for rows": (lambda m: m.mlp([3, 2], seed=0).predict(1.5), ValueError, "^x must have shape"),
     "a bool of NumPy for a number": (
         lambda m: m.SGD().update({"a": np.True_}, {"a": 1.0}),
         TypeError,

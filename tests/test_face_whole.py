@@ -345,6 +345,7 @@ def test_data_parallel_in_one_process(data):
 # What carries, and what counts
 
 
+@pytest.mark.filterwarnings("ignore:onnxruntime has no error function")
 @pytest.mark.parametrize("name", [name for name in NAMES if "embedding" not in name])
 @attacked
 @given(seed=SEEDS)

@@ -144,7 +144,9 @@ class Life(RuleBasedStateMachine):
     @rule(seed=SEEDS, epochs=st.integers(0, 2), size=st.sampled_from([1, 4, ROWS]), resume=st.booleans())
     def fit_batches(self, seed, epochs, size, resume):
         x, t, w = data_set(seed, self.loss)
-        batches = [(x[i : i + size], t[i : i + size], w[i : i + size]) for i in range(0, ROWS, size)]
+        batches = [
+            (x[i : i + size], t[i : i + size], w[i : i + size]) for i in range(0, ROWS - size + 1, size)
+        ]
         stopping = [callbacks.EarlyStopping("loss", 1)]
         self.each(
             lambda trainer: (

@@ -163,7 +163,7 @@ tests/test_x.py::test_b:
 
   - during generate phase (0.02 seconds):
     - Typical runtimes: < 1ms, of which < 1ms in data generation
-    - 7 passing examples, 1 failing examples, 0 invalid examples
+    - 7 passing, 1 failing, and 0 invalid test cases
 """
 
 

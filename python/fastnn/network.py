@@ -92,7 +92,7 @@ class Sequential(reference.Sequential):
                 try:
                     y = compiled.forward(x, one_pass)
                 except ValueError:
-                    if np.ndim(x) != 1:
+                    if np.ndim(x) > 1:
                         raise
                     y = NotImplemented  # so that it is said how a single row is given
                 if y is not NotImplemented:
@@ -139,7 +139,9 @@ class Sequential(reference.Sequential):
             try:
                 y = compiled.infer(x, factor)
             except ValueError:
-                if np.ndim(x) != 1:
+                if x.ndim == 0:
+                    _checks.real_array("x", x)
+                if x.ndim != 1:
                     raise
                 y = None
             if y is not None:

@@ -34,7 +34,7 @@ def run(command, **environment):
 
 def examples(said):
     """Return (examples that passed, that failed, properties) by Hypothesis's statistics."""
-    told = re.findall(r"during generate phase.*?(\d+) passing examples?, (\d+) failing", said, re.DOTALL)
+    told = re.findall(r"during generate phase.*?(\d+) passing(?: examples)?, (\d+) failing", said, re.DOTALL)
     return sum(int(a) for a, _ in told), sum(int(b) for _, b in told), len(told)
 
 

@@ -314,7 +314,7 @@ class Sequential:
         """
         if out is not None:
             return self._predict_into(out, x, batch_size, scale)
-        x = x if type(x) is np.ndarray else _checks.real_array("x", x)
+        x = x if type(x) is np.ndarray and x.ndim else _checks.real_array("x", x)
         rows = PREDICT_ROWS if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         if x.ndim == 0:
             raise ValueError("x must have shape (N, ...), got no dimension")
