@@ -16,13 +16,20 @@ author = "The fastnn developers"
 project_copyright = "The fastnn developers"
 version = release = fastnn.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["figures", "gallery"]
 
 # Pages. Their programs are run by tests/test_docs.py, not here.
 myst_enable_extensions = ["colon_fence", "html_image"]
 myst_heading_anchors = 4
+smartquotes = False
 
 # Docstrings: NumPy's sections, and otherwise plain text, see `setup`.
 autodoc_member_order = "bysource"
@@ -40,7 +47,8 @@ html_extra_path = ["llms.txt"]
 html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
 
-# Links between pages are looked at by the build itself. `sphinx-build -b linkcheck`, with FASTNN_LINKS=1, asks for the others, too.
+# Links between pages are looked at by the build itself, which needs no network. Those to elsewhere:
+# `FASTNN_LINKS=1 sphinx-build -b linkcheck docs links`.
 linkcheck_ignore = [] if os.environ.get("FASTNN_LINKS") else [r"https?://"]
 
 
