@@ -218,7 +218,7 @@ def step() -> str:
         d.box(x, 466, w - 3, 26, name, size=12)
         x += w
     d.text(x0, 516, "Made once: the next step finds everything where it was.", 13)
-    d.text(x0, 534, "The interpreter's lock is free all the time.", 13)
+    d.text(x0, 534, "The interpreter's lock is free meanwhile.", 13)
     return d.svg()
 
 
