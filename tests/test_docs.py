@@ -16,20 +16,25 @@ import pytest
 import fastnn
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 COMMAND = re.compile(r"python3? -m ((?:fastnn|bench)\b[^`#&\n]*)")
 EXTRAS = re.compile(r"'\.\[([\w,]+)\]'")
 ELSEWHERE = "postgresql://"  # a server that nobody has here
-PEER = re.compile(r"^(?:import|from) (torch)\b", re.MULTILINE)  # what no extra brings
+PEER = re.compile(r"^(?:import|from) (torch|pyarrow)\b", re.MULTILINE)  # what no extra brings
+
+
+def name_of(page):
+    """Return the path of a page as a reader of the repository writes it."""
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page):
     """Return (language, text, number of its first line, what stands between it and the next block)."""
     text = page.read_text()
     found = list(BLOCK.finditer(text))
-    ends = [*(m.start() for m in found[1:]), len(text)]
+    ends = [*(m.start() for m in found[1:]), len(text)][: len(found)]
     return [
         (m[1], m[2], text.count("\n", 0, m.start()) + 2, text[m.end() : end])
         for m, end in zip(found, ends, strict=True)
@@ -58,11 +63,11 @@ def test_the_pages_are_found():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of scikit-learn, for trainings that are short
-@pytest.mark.parametrize("page", [p for p in PAGES if programs(p)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if programs(p)], ids=name_of)
 def test_the_programs_of_a_page(page, tmp_path, monkeypatch):
     """As a reader types them: one after the other, in a directory of his own."""
     for peer in {name for _, text, _, _ in programs(page) for name in PEER.findall(text)}:
-        pytest.importorskip(peer, reason=f"the programs of {page.name} need it")
+        pytest.importorskip(peer, reason=f"the programs of {name_of(page)} need it")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
     printed, shown = {}, blocks(page)
@@ -77,7 +82,7 @@ def test_the_programs_of_a_page(page, tmp_path, monkeypatch):
         printed[line] = out.getvalue()
     for (_, _, line, between), (language, text, _, _) in pairwise(shown):
         if language == "text" and line in printed and not between.strip():
-            assert_printed(printed[line], text, f"{page.name}, line {line}")
+            assert_printed(printed[line], text, f"{name_of(page)}, line {line}")
 
 
 @pytest.mark.parametrize("wrong", ["accuracy 0.91", "precision 0.95", "accuracy 0.95 0.95"])
