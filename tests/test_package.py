@@ -91,7 +91,7 @@ def test_every_install_line_names_this_package_and_extras_that_it_has():
     extras = set(
         re.findall(r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1], re.MULTILINE)
     )
-    texts = [root / "README.md", *root.glob("docs/*.md"), *PACKAGE.rglob("*.py")]
+    texts = [root / "README.md", root / "CONTRIBUTING.md", *root.glob("docs/**/*.md"), *PACKAGE.rglob("*.py")]
     found = 0
     for path in texts:
         text = path.read_text()
