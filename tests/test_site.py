@@ -1,4 +1,4 @@
-"""The documentation's site, without building it: pages are found, links lead somewhere, names have a place."""
+"""The documentation's site, without building it: pages are found, links lead somewhere, names are there."""
 
 import importlib.util
 import inspect
