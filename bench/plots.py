@@ -202,7 +202,7 @@ def history(figure: Any, rows: Rows) -> tuple[str, str]:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("times as fast as NumPy, 1 thread")
-    return "Against what this machine has measured before", "red: fallen"
+    return "Against earlier runs on this machine", "red: fallen"
 
 
 PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
