@@ -61,6 +61,10 @@ def test_every_page_is_in_one_toctree():
     assert sorted(named) == sorted(set(PAGES) - {DOCS / "index.md"}), "name it in the index.md of its folder"
 
 
+def test_no_page_has_a_name_that_the_site_has_for_itself():
+    assert not {"search", "genindex", "py-modindex", "404"} & {path.stem for path in DOCS.glob("*.md")}
+
+
 @pytest.mark.parametrize("page", [*OUTSIDE, *PAGES], ids=name_of)
 def test_links_between_pages(page):
     assert not broken(page)
