@@ -80,7 +80,7 @@ def test_the_package_is_typed():
 
 
 INSTALL = re.compile(r"pip install(?: -[\w-]+(?: [\w.=]+)?)*((?: (?:-e )?'?[\w.-]+(?:\[[\w,]+\])?'?)+)")
-OTHERS = {"torch", "jax", "mpich", "scikit-build-core", "pybind11", "cmake", "ninja"}
+OTHERS = {"atheris", "torch", "jax", "mpich", "scikit-build-core", "pybind11", "cmake", "ninja"}
 
 
 def test_every_install_line_names_this_package_and_extras_that_it_has():
