@@ -1,8 +1,8 @@
 """Benchmarks of fastnn against NumPy and, where they are installed, PyTorch, JAX and scikit-learn.
 
 Operations: gemm, sweep, kernels, optimizers, overhead, import, threads, neighbours. Training: step (with
---sweep, of many sizes), epoch, predict, memory, estimators, population. Searching: search, samplers. `guard`
-is the one that can fail.
+--sweep, of many sizes), epoch, predict, memory, estimators, population. Searching: search, samplers. Two
+can fail: `guard`, below its floors, and `history`, below what this machine has measured before.
 
 Every result is checked before it is timed, and the libraries take turns within one run.
 """
@@ -20,6 +20,7 @@ from . import (
     estimators,
     gemm,
     guard,
+    history,
     kernels,
     machine,
     memory,
@@ -58,7 +59,7 @@ BENCHMARKS = {
 def main(argv: list[str] | None = None) -> int:
     """Run what the command line names; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = [*BENCHMARKS, "guard"]
+    names = [*BENCHMARKS, "guard", "history"]
     parser.add_argument("names", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="a folder for NAME.csv, NAME.json and NAME.png"
@@ -70,7 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--isa", choices=_core.isas_supported(), help="default: the best")
     parser.add_argument("--sweep", action="store_true", help="step: of many sizes, which is step-sweep")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--append", action="store_true", help="history: write the figures down")
     args = parser.parse_args(argv)
+    if args.append and "history" not in args.names:
+        parser.error("--append is for history")
     if args.isa:
         _core.use_isa(args.isa)
     options = {"rounds": args.rounds or 3} if args.quick or args.rounds else {}
@@ -82,13 +86,21 @@ def main(argv: list[str] | None = None) -> int:
             if not all([guard.fast_enough(), guard.fast_beside_neighbours()]):
                 return 1
             continue
-        found = BENCHMARKS[name](threads=args.threads, quick=args.quick, **options)
+        fallen: list[str] = []
+        if name == "history":
+            found, lines, fallen = history.run()
+            if args.append:
+                history.append(lines)
+        else:
+            found = BENCHMARKS[name](threads=args.threads, quick=args.quick, **options)
         report.show(found)
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
             report.write_csv(found, args.out / f"{name}.csv")
             report.write_json(found, setting, args.out / f"{name}.json")
             plots.draw(name, found.rows, setting, args.out / f"{name}.png")
+        if fallen:
+            return 1
     return 0
 
 

@@ -188,6 +188,23 @@ def beside(figure: Any, rows: Rows) -> tuple[str, str]:
     return "What more threads bring beside others", "each against one thread beside the same neighbour"
 
 
+def history(figure: Any, rows: Rows) -> tuple[str, str]:
+    """Draw the ratios of this run, and a line from what is usual to the least that is within the noise."""
+    figure.set_size_inches(9, 0.32 * len(rows) + 2)
+    ax = figure.subplots()
+    y, now = range(len(rows)), column(rows, "over NumPy")
+    usual, least = column(rows, "usual"), column(rows, "least")
+    colours = [RED if r["verdict"] == "fallen" else DARK for r in rows]
+    ax.hlines(y, least, usual, color=PALE, linewidth=7, label="usual, down to the noise")
+    ax.scatter(now, y, s=34, c=colours, zorder=2, label="now")
+    log_axis(ax.xaxis, [now, usual, least])
+    ax.set_yticks(y, [r["case"] for r in rows])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("times as fast as NumPy, 1 thread")
+    return "Against earlier runs on this machine", "red: fallen"
+
+
 PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
     "gemm": gemm,
     "sweep": sweep,
@@ -206,4 +223,5 @@ PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
     "import": imports,
     "threads": threads,
     "neighbours": beside,
+    "history": history,
 }

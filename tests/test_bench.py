@@ -24,6 +24,7 @@ from bench import (
     epoch,
     estimators,
     guard,
+    history,
     machine,
     memory,
     neighbours,
@@ -374,7 +375,10 @@ def test_a_step_with_sweep_is_the_sweep(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-3:] == ["step-sweep", "a", "1"]
 
 
-@pytest.mark.parametrize("arguments", [["nothing"], ["gemm", "--threads", "0"], ["gemm", "--isa", "mmx"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nothing"], ["gemm", "--threads", "0"], ["gemm", "--isa", "mmx"], ["gemm", "--append"], []],
+)
 def test_wrong_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         command_line.main(arguments)
@@ -397,6 +401,69 @@ def test_guard_tries_again_and_then_fails(monkeypatch, capsys):
     assert not guard.fast_enough([guard.Floor("slow always", 9.0, lambda: case)])
     assert len(measured) == 2 + 3
     assert "too slow: slow always" in capsys.readouterr().out
+
+
+HERE = {"processor": "p", "isa": "avx2", "numpy": "2", "threads": 1}
+
+
+def past(*ratios, **other):
+    return [{**HERE, **other, "case": "case", "ratio": ratio} for ratio in ratios]
+
+
+def test_what_is_usual_is_the_median_of_the_same_machine():
+    lines = past(2.0, 2.0, 2.2) + past(9.0, isa="avx512") + past(9.0, numpy="1")
+    assert history.usual(lines, HERE, "case") == (2.0, pytest.approx(1.7))
+    assert history.usual(lines, HERE, "another") is None
+    assert history.usual(past(9.0, isa="avx512"), HERE, "case") is None
+    middle, least = history.usual(past(1.0, 2.0, 3.0), HERE, "case")  # which scatter
+    assert middle == 2.0
+    assert least < 0
+    assert history.usual(past(*[1.0] * 20, *[3.0] * history.LAST), HERE, "case")[0] == 3.0
+
+
+def test_history_measures_again_and_then_fails(monkeypatch, tmp_path, capsys):
+    path, measured = tmp_path / "ratios.jsonl", []
+    ratios = {"steady": [2.0], "noisy": [1.0, 3.0], "fallen": [1.0]}
+
+    def fake(floor, turns=history.TURNS):
+        measured.append(floor.name)
+        return [ratios[floor.name][(measured.count(floor.name) - 1) % len(ratios[floor.name])]] * turns
+
+    monkeypatch.setattr(history, "measure", fake)
+    monkeypatch.setattr(history, "where", lambda: HERE)
+    floors = [guard.Floor(name, 0.0, None) for name in ratios]
+    assert history.read(path) == []
+    found, lines, fallen = history.run(floors, path)
+    assert fallen == []
+    assert {row["verdict"] for row in found.rows} == {"new"}
+    history.append(lines, path)
+    assert history.read(path) == lines
+    path.write_text("".join(json.dumps({**line, "ratio": 2.0}) + "\n" for line in lines))
+    measured.clear()
+    found, lines, fallen = history.run(floors, path)
+    assert fallen == ["fallen"]
+    assert measured == ["steady", "noisy", "noisy", "fallen", "fallen"]
+    assert [row["verdict"] for row in found.rows] == ["as before", "as before", "fallen"]
+    monkeypatch.setattr(history, "run", lambda: (found, lines, fallen))
+    monkeypatch.setattr(history, "FILE", path)
+    appended = []
+    monkeypatch.setattr(history, "append", appended.append)
+    assert command_line.main(["history", "--append", "--out", str(tmp_path)]) == 1
+    assert appended == [lines]
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert "fallen: fallen" in capsys.readouterr().out
+
+
+def test_the_history_is_of_the_cases_that_are_guarded():
+    lines = history.read()
+    assert {line["case"] for line in lines} >= {floor.name for floor in guard.FLOORS}
+    assert all(line.keys() == {*history.where(), "case", "ratio"} for line in lines)
+
+
+def test_a_ratio_is_measured():
+    ratios = history.measure(guard.FLOORS[-1], turns=1)
+    assert len(ratios) == 1
+    assert ratios[0] > 0
 
 
 def test_guard_wants_a_gain_beside_neighbours(monkeypatch, capsys):

@@ -439,7 +439,8 @@ def test_a_folder_that_cannot_be_made(tmp_path, capsys, small):
 def test_the_gallery_shows_every_experiment():
     pictures = {path.name: path for path in (ROOT / "docs" / "gallery").iterdir()}
     assert set(pictures) == {f"{name}.png" for name in NAMES}
-    readme = (ROOT / "README.md").read_text()
+    pages = [(ROOT / "docs" / page).read_text() for page in ("gallery.md", "zh/gallery.md")]
     for name, path in pictures.items():
         assert path.stat().st_size < 150e3
-        assert f"docs/gallery/{name}" in readme
+        assert all(f"gallery/{name})" in page for page in pages)
+        assert all(f"experiments/{path.stem}.py" in page for page in pages)

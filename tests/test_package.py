@@ -80,7 +80,7 @@ def test_the_package_is_typed():
 
 
 INSTALL = re.compile(r"pip install(?: -[\w-]+(?: [\w.=]+)?)*((?: (?:-e )?'?[\w.-]+(?:\[[\w,]+\])?'?)+)")
-OTHERS = {"torch", "jax", "mpich", "scikit-build-core", "pybind11", "atheris", "cmake", "ninja"}
+OTHERS = {"atheris", "cmake", "jax", "mpich", "ninja", "pybind11", "scikit-build-core", "torch"}
 
 
 def test_every_install_line_names_this_package_and_extras_that_it_has():
@@ -91,7 +91,7 @@ def test_every_install_line_names_this_package_and_extras_that_it_has():
     extras = set(
         re.findall(r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1], re.MULTILINE)
     )
-    texts = [root / "README.md", *root.glob("docs/*.md"), *PACKAGE.rglob("*.py")]
+    texts = [root / "README.md", root / "CONTRIBUTING.md", *root.glob("docs/**/*.md"), *PACKAGE.rglob("*.py")]
     found = 0
     for path in texts:
         text = path.read_text()
