@@ -16,6 +16,7 @@ from pathlib import Path
 from fastnn import _core
 
 from . import (
+    distributed,
     epoch,
     estimators,
     gemm,
@@ -49,6 +50,7 @@ BENCHMARKS = {
     "samplers": search.samplers,
     "estimators": estimators.run,
     "population": population.run,
+    "distributed": distributed.run,
     "overhead": overhead.calls,
     "import": overhead.imports,
     "threads": threads.run,

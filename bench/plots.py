@@ -218,6 +218,7 @@ PICTURES: dict[str, Callable[[Any, Rows], tuple[str, str]]] = {
     "search": search_plots.search,
     "samplers": search_plots.samplers,
     "estimators": times("estimator", "A fit of the estimators"),
+    "distributed": training_plots.distributed,
     "population": times("population", "A step of a member of a population"),
     "overhead": times("call", "What a call costs with nothing to compute"),
     "import": imports,

@@ -123,3 +123,29 @@ def memory(figure: Any, rows: Rows) -> tuple[str, str]:
         "Memory that training takes",
         "peak of a process, over what it was before; the line: four arrays of float32",
     )
+
+
+def distributed(figure: Any, rows: Rows) -> tuple[str, str]:
+    """Draw efficiency over ranks: a panel a kind of scaling, the model as lines, what was measured as dots."""
+    figure.set_size_inches(11, 5)
+    colours = ("#e0a33e", "#4f7cac", "#1d3557")
+    for ax, scaling in zip(
+        figure.subplots(1, 2, sharey=True), ("strong scaling", "weak scaling"), strict=True
+    ):
+        some = [r for r in rows if r["what"] == scaling]
+        networks = distinct([r for r in some if r["kind"] == "model"], "how")
+        for network, colour in zip(networks, colours, strict=True):
+            line = [r for r in some if r["how"] == network]
+            ax.plot(
+                column(line, "ranks"), column(line, "efficiency"), color=colour, label=f"model, {network}"
+            )
+        dots = [r for r in some if r["kind"] == "measured"]
+        if dots:
+            ax.scatter(
+                column(dots, "ranks"), column(dots, "efficiency"), color=RED, zorder=3, label="measured here"
+            )
+        ax.set_title(scaling)
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("ranks")
+    figure.axes[0].set_ylabel("efficiency")
+    return "Training by many ranks", "lines are a model, dots were measured on this machine"

@@ -21,6 +21,7 @@ import fastnn
 from bench import __main__ as command_line
 from bench import (
     cases,
+    distributed,
     epoch,
     estimators,
     guard,
@@ -45,6 +46,12 @@ def no_peers(monkeypatch):
     for package in PACKAGES.values():
         monkeypatch.setitem(sys.modules, package, None)
     assert peers.installed() == []
+
+
+def test_the_model_of_a_step_on_many_ranks():
+    """Half of 8 MB twice, at 1 GB/s, and two messages of 3 ms, after 10 ms of computing."""
+    assert distributed.modelled(10e-3, 8e6, 2, 1e9, 3e-3) == pytest.approx(10e-3 + 8e-3 + 6e-3)
+    assert distributed.modelled(10e-3, 8e6, 1, 1e9, 3e-3) == 10e-3
 
 
 def same(seconds):
@@ -319,6 +326,7 @@ RUNS = {
     "search": "1,2",
     "samplers": "1",
     "population": "1,2",
+    "distributed": "1",
     "overhead": "1",
     "import": "1",
     "threads": "1,2",

@@ -1,0 +1,92 @@
+"""What each rank of `bench.distributed` does; the first prints the median seconds of each call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import fastnn
+from fastnn.distributed import DataParallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LEAST = 0.05  # seconds of a turn
+
+
+def main() -> None:
+    """Do the task that the argument describes, as JSON."""
+    task = json.loads(sys.argv[1])
+    rank, calls = {"step": _steps, "exchange": _exchanges}[task["task"]](task)
+    found = {name: float(np.median(times)) for name, times in _turns(calls, task["rounds"]).items()}
+    if rank == 0:
+        print(json.dumps(found))
+
+
+def _turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of a call, turn after turn; all ranks do as many calls."""
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        begun = perf_counter()
+        call()
+        repeats[name] = max(1, int(LEAST / (perf_counter() - begun)))
+    repeats = _agreed(repeats)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            call()
+            begun = perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            times[name].append((perf_counter() - begun) / repeats[name])
+    return times
+
+
+def _agreed(value: Any) -> Any:
+    """Return the first rank's value."""
+    parallel = _parallel((2, 2), True)
+    return value if parallel.ranks == 1 else parallel.comm.bcast(value)
+
+
+def _parallel(sizes: tuple[int, ...], exact: bool) -> DataParallel:
+    trainer = fastnn.Trainer(fastnn.mlp(sizes, seed=0), fastnn.SoftmaxCrossEntropy(), fastnn.Adam(1e-6))
+    return DataParallel(trainer, pieces=8, exact=exact)
+
+
+def _data(parallel: DataParallel, sizes: tuple[int, ...], batch: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, sizes[0])).astype(np.float32)
+    own = parallel.rows(batch)
+    return x[own], rng.integers(0, sizes[-1], batch)[own]
+
+
+def _steps(task: dict[str, Any]) -> tuple[int, dict[str, Callable[[], Any]]]:
+    fastnn.set_num_threads(task["threads"])
+    sizes = tuple(task["sizes"])
+    parallel = _parallel(sizes, True)
+    x, t = _data(parallel, sizes, task["batch"])
+    calls: dict[str, Callable[[], Any]] = {"pieces": lambda: parallel.step(x, t)}
+    if parallel.ranks == 1:
+        plain = fastnn.Trainer(fastnn.mlp(sizes, seed=0), fastnn.SoftmaxCrossEntropy(), fastnn.Adam(1e-6))
+        calls["plain"] = lambda: plain.step(x, t)
+    return parallel.rank, calls
+
+
+def _exchanges(task: dict[str, Any]) -> tuple[int, dict[str, Callable[[], Any]]]:
+    """Return steps on a row a piece: what they take is the exchange and the update."""
+    width = round(task["parameters"] ** 0.5)
+    sizes, calls = (width, width, 2), {}
+    for name, exact in (("exact", True), ("Allreduce", False)):
+        parallel = _parallel(sizes, exact)
+        x, t = _data(parallel, sizes, 8)
+        calls[name] = lambda parallel=parallel, x=x, t=t: parallel.step(x, t)
+    return parallel.rank, calls
+
+
+if __name__ == "__main__":
+    main()
