@@ -126,7 +126,7 @@ def memory(figure: Any, rows: Rows) -> tuple[str, str]:
 
 
 def distributed(figure: Any, rows: Rows) -> tuple[str, str]:
-    """Draw efficiency over ranks: a panel a kind of scaling, the model as lines, what was measured as dots."""
+    """Draw efficiency over ranks: a panel a kind of scaling, the model as lines, measurements as dots."""
     figure.set_size_inches(11, 5)
     colours = ("#e0a33e", "#4f7cac", "#1d3557")
     for ax, scaling in zip(
