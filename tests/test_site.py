@@ -106,6 +106,10 @@ def test_every_public_name_is_in_the_api():
     assert {"distributed", "estimators", "experiments", "interchange"} <= named
 
 
+def test_the_citation_is_of_this_version():
+    assert f"\nversion: {fastnn.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def loaded(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

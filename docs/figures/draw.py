@@ -110,7 +110,7 @@ def speed() -> str:
     peers, rows = table(text)
     peers = peers[1:]
     colours = dict(zip(peers, (GREY, RED, "#2f7dc4"), strict=True))
-    left, right, top, step = 400, 870, 92, 34
+    left, right, top, step = 400, 870, 92, 50
     d = Drawing(
         920, top + step * len(rows) + 62, "A step of training: how many times as fast as other libraries"
     )
