@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SIZES, BATCH = (784, 512, 512, 10), 512
+LEAST = 8  # rows of a rank that are modelled
 RANKS = (1, 2, 4)
 MODELLED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 GIGABITS, LATENCY = (1, 10, 100), 20e-6  # of assumed networks; seconds a message
@@ -79,7 +80,9 @@ def run(threads: Sequence[int] = (1, 2), rounds: int = 9, quick: bool = False) -
     for scaling in ("strong", "weak"):
         for gigabits in GIGABITS:
             for ranks in MODELLED:
-                compute = rates[max(8, batch // ranks)] if scaling == "strong" else rates[batch]
+                if scaling == "strong" and ranks > batch // LEAST:
+                    break
+                compute = rates[batch // ranks] if scaling == "strong" else rates[batch]
                 seconds = modelled(compute, 4 * parameters, ranks, gigabits * 1e9 / 8, LATENCY)
                 rows.append(
                     _row("model", f"{scaling} scaling", f"{gigabits} Gbit/s", ranks, seconds, rates[batch])
@@ -87,10 +90,11 @@ def run(threads: Sequence[int] = (1, 2), rounds: int = 9, quick: bool = False) -
     notes += [
         f"{'-'.join(map(str, sizes))}, {parameters:,} parameters, Adam",
         f"a batch of {batch} rows; in weak scaling of each rank",
-        f"model: the computation as measured on one thread, and networks of {1e6 * LATENCY:.0f} us a message",
+        "model: the computation as measured in one process of one thread without pieces, a piece a rank;",
+        f"networks are assumed, of {1e6 * LATENCY:.0f} us a message, and copies within a machine left out",
         "efficiency: the time of one process over ranks times this (weak: over this)",
     ]
-    shown = [r for r in rows if r["kind"] == "measured" or r["ranks"] in (8, 64, 1024)]
+    shown = [r for r in rows if r["kind"] == "measured" or r["ranks"] in (8, 32, 64, 1024)]
     return Report(rows, notes, shown)
 
 
@@ -100,8 +104,8 @@ def modelled(compute: float, size: float, ranks: int, bandwidth: float, latency:
 
 
 def _shares(batch: int) -> list[int]:
-    """Return the batches that a rank may have, of at least 8 rows."""
-    return sorted({max(8, batch // ranks) for ranks in MODELLED})
+    """Return the batches that a rank may have."""
+    return sorted({batch // ranks for ranks in MODELLED if ranks <= batch // LEAST})
 
 
 def _row(kind: str, what: str, how: str, ranks: int, seconds: float, one: float) -> dict[str, Any]:
@@ -128,7 +132,12 @@ def _mpiexec() -> str | None:
 
 def _measured(ranks: int, task: dict[str, Any], rounds: int, mpiexec: str | None = None) -> dict[str, float]:
     """Return the median seconds of what the ranks did, by name."""
-    command = [sys.executable, "-m", "bench.distributed_ranks", json.dumps({**task, "rounds": rounds})]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.distributed_ranks",
+        json.dumps({**task, "rounds": rounds, "ranks": ranks}),
+    ]
     if mpiexec:
         command = [mpiexec, "-n", str(ranks), *command]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))}

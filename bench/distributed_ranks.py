@@ -23,6 +23,9 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     rank, calls = {"step": _steps, "exchange": _exchanges}[task["task"]](task)
     found = {name: float(np.median(times)) for name, times in _turns(calls, task["rounds"]).items()}
+    ranks = _parallel((2, 2), True).ranks
+    if ranks != task["ranks"]:
+        raise RuntimeError(f"there must be {task['ranks']} ranks, got {ranks}: another MPI's mpiexec?")
     if rank == 0:
         print(json.dumps(found))
 
