@@ -645,7 +645,7 @@ def _each(flat: Array, arrays: list[Array], function: Any) -> None:
 class _Shared:
     """Memory of one machine that all ranks of a communicator see: one window, which grows."""
 
-    known: ClassVar[dict[int, _Shared]] = {}  # by the communicator's handle
+    key: ClassVar[int | None] = None  # under which a communicator has it, as long as that lives
 
     def __init__(self, comm: Any) -> None:
         from mpi4py import MPI
@@ -658,9 +658,13 @@ class _Shared:
     @classmethod
     def of(cls, comm: Any) -> _Shared:
         """Return that of a communicator; the first time all its ranks have to call this."""
-        if comm.handle not in cls.known:
-            cls.known[comm.handle] = cls(comm)
-        return cls.known[comm.handle]
+        if cls.key is None:
+            cls.key = type(comm).Create_keyval()
+        own: _Shared | None = comm.Get_attr(cls.key)
+        if own is None:
+            own = cls(comm)
+            comm.Set_attr(cls.key, own)
+        return own
 
     def segments(self, size: int) -> list[Any]:
         """Return `size` bytes of each rank; all ranks have to call this."""
