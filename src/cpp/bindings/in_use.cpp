@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <stdexcept>
 
@@ -76,24 +77,41 @@ void InUse::leave_reading(Holder self) noexcept {
   reading_.store(!readers_.empty(), std::memory_order_relaxed);
 }
 
+// Who reads one of the other networks has not taken this lock: it is waited for, since predictions end.
 void InUse::join(InUse& network) {
+  constexpr std::chrono::seconds kLongest{1};
+  for (const auto since = std::chrono::steady_clock::now(); !try_join(network);) {
+    if (std::chrono::steady_clock::now() - since > kLongest) refuse_thread();
+    const WithoutGil released;
+    sched_yield();
+  }
+}
+
+bool InUse::try_join(InUse& network) {
   const Holder self = this_thread();
   const Alone alone(*this);
   networks_.push_back(&network);
   find_shared();  // first: whoever takes one of the others from here on sees it
+  const auto leave = [&] {
+    networks_.pop_back();
+    find_shared();
+  };
   try {
     for (InUse* other : networks_) {
       if (other == &network) continue;
       const Alone also(*other);
       other->check(self);
       for (const Reader& reader : other->readers_)
-        if (reader.thread != self) refuse_thread();
+        if (reader.thread != self) {
+          leave();
+          return false;
+        }
     }
   } catch (...) {
-    networks_.pop_back();
-    find_shared();
+    leave();
     throw;
   }
+  return true;
 }
 
 void InUse::part(InUse& network) noexcept {

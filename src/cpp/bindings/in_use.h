@@ -22,6 +22,7 @@ class InUse {
   // The lock of a layer is told of the networks that the layer is in: of one alone, that network's guards it, too. Raises where
   // another thread has one of the others at the moment.
   void join(InUse& network);
+  bool try_join(InUse& network);  // false while other threads read one of the others
   void part(InUse& network) noexcept;
   // Whether a network has to enter it: it is in others, too, or held at the moment.
   bool counts() const noexcept {
