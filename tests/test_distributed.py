@@ -155,3 +155,13 @@ def test_bad_arguments_change_nothing():
         assert trainer.steps == 0
         assert trainer.net.layers[1].momentum == 0.9
     trainer.fit(x, t, epochs=1)  # the trainer is an ordinary one
+
+
+def test_a_network_of_which_nothing_is_trained_takes_steps_all_the_same():
+    trainer = trainer_of("plain")
+    trainer.optimizer = fastnn.Adam(1e-2, groups=[fastnn.Group("*", frozen=True)])
+    before = trainer.net.state_dict()
+    x, t = data("plain")
+    assert DataParallel(trainer).step(x[:40], t[:40]) > 0
+    assert trainer.steps == 1
+    assert_same_bits(trainer.net.state_dict(), before)

@@ -193,6 +193,7 @@ class DataParallel:
         trainer, net = self.trainer, self.trainer.net
         return (
             getattr(net, "_compiled", None) is not None
+            and bool(_Exchange(self)._trained(net.params))
             and type(trainer.loss) in trainer.loss_classes.values()
             and not _norms(trainer)
             and not any(getattr(layer, "takes_indices", False) for layer in layers_of(net))
