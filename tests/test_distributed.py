@@ -165,3 +165,10 @@ def test_a_network_of_which_nothing_is_trained_takes_steps_all_the_same():
     assert DataParallel(trainer).step(x[:40], t[:40]) > 0
     assert trainer.steps == 1
     assert_same_bits(trainer.net.state_dict(), before)
+
+
+def test_weights_that_are_all_zero_are_refused_as_a_trainer_does():
+    x, t = data("plain")
+    for step in (DataParallel(trainer_of("plain")).step, trainer_of("plain").step):
+        with pytest.raises(ValueError, match="sample_weight must have a finite sum > 0, got 0"):
+            step(x[:40], t[:40], np.zeros(40))

@@ -167,6 +167,8 @@ class DataParallel:
         if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
             raise ValueError("sample_weight must be given on all ranks or on none")
         whole = None if weights[0] is None else np.concatenate([np.asarray(weight) for weight in weights])
+        if whole is not None and not 0 < whole.sum() < np.inf:
+            raise ValueError(f"sample_weight must have a finite sum > 0, got {whole.sum():f}")
         offset = sum(counts[: self.rank])
         return self._step(n, whole, lambda rows: (x[_moved(rows, offset)], t[_moved(rows, offset)]))
 
@@ -178,19 +180,18 @@ class DataParallel:
             for lock in trainer._locks:
                 held.enter_context(lock)
             try:
-                natively = self._passes_natively()
-                parts = (
-                    self._passed(n, weights, take, sums) if natively else self._parts(n, weights, take, sums)
-                )
-                return trainer._step_by_parts(parts, sums)
+                pass_pieces = self._passed if self._passes_natively(weights) else self._parts
+                return trainer._step_by_parts(pass_pieces(n, weights, take, sums), sums)
             except Exception as error:
                 if not sums.told:
                     sums.fail(error)
                 raise
 
-    def _passes_natively(self) -> bool:
-        """Return whether this rank's pieces are one native call, on every rank alike."""
+    def _passes_natively(self, weights: Array | None) -> bool:
+        """Return whether a rank's pieces are one native call, given all weights: on every rank alike."""
         trainer, net = self.trainer, self.trainer.net
+        if weights is not None and ((weights > 0) & (weights < np.finfo(np.float64).tiny)).any():
+            return False  # subnormal numbers would be flushed
         return (
             getattr(net, "_compiled", None) is not None
             and bool(_Exchange(self)._trained(net.params))
@@ -316,7 +317,7 @@ class DataParallel:
     def _segments(self, size: int) -> list[Any]:
         """Return memory of so many bytes that all ranks see, that of each; or this rank's alone."""
         if self.ranks == 1 or not self.exact or not (shared := _Shared.of(self.comm)).is_whole:
-            return [bytearray(size)]
+            return [np.empty(size, np.uint8)]
         return shared.segments(size)
 
     def _room(self, size: int, dtype: Any) -> Array:
@@ -460,6 +461,9 @@ class _Exchange(Sums):
     def _move_in_memory(self, memory: _Memory, grads: dict[str, Any]) -> float:
         """Do the same where each rank sees what the others have: each adds up a stretch of the numbers."""
         parallel = self.parallel
+        for row, node in zip(memory.own(), self.nodes.values(), strict=False):
+            if not np.may_share_memory(row, node):  # what Python has passed lies elsewhere
+                row[...] = node
         memory.tell(self.losses, list(self.nodes))
         parallel._wait(parallel.comm.Ibarrier())
         if any(head[0] < 0 for head in memory.heads):
@@ -496,7 +500,8 @@ class _Exchange(Sums):
         if not arrays:
             return
         self._take(grads, [self._total(sum(g.size for g in arrays), arrays[0].dtype, nodes)])
-        self.parallel._free += self.nodes.values()
+        if self._memory is None:  # whose rows stay in its room
+            self.parallel._free += self.nodes.values()
 
     def _take(self, grads: dict[str, Any], totals: list[Array]) -> None:
         """Copy the sums, stretch by stretch, to the gradients."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import mmap
 import os
 import pickle
 import tempfile
@@ -165,8 +166,9 @@ def run(minutes=10.0, leak=0, handles=False):
     while time.monotonic() < end or rounds < 10:
         for use in USES:
             use()
-        if leak:
-            lost.append(bytearray(leak))
+        if leak:  # in pages of its own: an allocator would take some that it has kept
+            lost.append(mmap.mmap(-1, leak))
+            lost[-1].write(bytes(leak))
         if handles:
             lost.append(os.dup(0))
         rounds += 1

@@ -18,6 +18,7 @@ constexpr int kBindsNone = 0;    // omp_proc_bind_false
 
 // The functions of one, of OpenMP 3.0 and 4.5; the later ones may be missing.
 struct Runtime {
+  void* library;
   const char* name;
   int (*max_threads)();
   int (*thread_limit)();
@@ -52,19 +53,22 @@ void find(void* library, const char* name, F*& to) noexcept {
 
 void add(const std::string& path) {
   const int n = found.load(std::memory_order_relaxed);
-  const char* const file = file_of(path.c_str());
-  const auto known = [&](const Runtime& r) { return std::strcmp(r.name, file) == 0; };
-  if (n == kMost || std::any_of(runtimes, runtimes + n, known)) return;
-  void* const library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  void* const library = n < kMost ? dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD) : nullptr;
   if (!library) return;
+  // By the handle: two copies, PyTorch's and the system's, have one file name.
+  if (std::any_of(runtimes, runtimes + n, [&](const Runtime& r) { return r.library == library; })) {
+    dlclose(library);
+    return;
+  }
   Runtime& one = runtimes[n];
+  one.library = library;
   find(library, "omp_get_max_threads", one.max_threads);
   find(library, "omp_get_thread_limit", one.thread_limit);
   find(library, "omp_get_proc_bind", one.proc_bind);
   find(library, "omp_get_num_places", one.num_places);
   find(library, "omp_get_place_num_procs", one.place_num_procs);
   find(library, "omp_get_place_proc_ids", one.place_proc_ids);
-  one.name = strdup(file);
+  one.name = strdup(file_of(path.c_str()));
   if (one.name && one.max_threads && one.thread_limit)
     found.store(n + 1, std::memory_order_release);
   else
