@@ -10,6 +10,11 @@ from fastnn.distributed import DataParallel
 CASES = (
     "plain",
     "norm",
+    "local norm",
+    "own norm",
+    "embedding norm",
+    "frozen norm",
+    "row norm",
     "dropout",
     "embedding",
     "residual",
@@ -30,33 +35,40 @@ def squares(y, t):
 def trainer_of(case, dtype=np.float32):
     affine = fastnn.Affine.create
     first = [affine(12, 16, rng=0, dtype=dtype)]
-    if case == "embedding":
+    if case.startswith("embedding"):
         first = [fastnn.Embedding.create(30, 4, rng=0, init=0.5, dtype=dtype), *first]
+    norm = fastnn.BatchNorm.create(16, dtype=dtype)
     inner = {
-        "norm": [fastnn.BatchNorm.create(16, dtype=dtype), fastnn.ReLU()],
+        "row norm": [fastnn.LayerNorm.create(16, dtype=dtype), fastnn.ReLU(), fastnn.Dropout(0.2)],
         "dropout": [fastnn.ReLU(), fastnn.Dropout(0.3), fastnn.Dropout(0.1, seed=7)],
         "residual": [
             fastnn.Residual([fastnn.LayerNorm.create(16, dtype=dtype), affine(16, 16, rng=2, dtype=dtype)])
         ],
-    }.get(case, [fastnn.Tanh()])
+        "own norm": [fastnn.Residual([norm, fastnn.ReLU(), affine(16, 16, rng=2, dtype=dtype)]), fastnn.Dropout(0.2)],
+    }.get(case, [norm, fastnn.ReLU()] if "norm" in case else [fastnn.Tanh()])
     net = fastnn.Sequential([*first, *inner, affine(16, 5, rng=1, dtype=dtype)])
-    groups = [fastnn.Group("0.*", frozen=True)] if case == "frozen" else []
+    frozen = {"frozen": "0.*", "frozen norm": "[01].*"}.get(case)
+    groups = [fastnn.Group(frozen, frozen=True)] if frozen else []
     optimizer = fastnn.Muon(0.01) if case == "muon" else fastnn.Adam(1e-2, groups=groups)
-    loss = squares if case == "own" else fastnn.SoftmaxCrossEntropy()
+    loss = squares if case.startswith("own") else fastnn.SoftmaxCrossEntropy()
     options = {"clip_norm": 0.3, "average": 0.9} if case == "clip" else {}
     return fastnn.Trainer(net, loss, optimizer, seed=3, **options)
 
 
 def data(case):
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 30, (203, 3)) if case == "embedding" else rng.normal(size=(203, 12))
-    return x, rng.normal(size=(203, 5)) if case == "own" else rng.integers(0, 5, 203)
+    embedding, own = case.startswith("embedding"), case.startswith("own")
+    x = rng.integers(0, 30, (203, 3)) if embedding else rng.normal(size=(203, 12))
+    return x, rng.normal(size=(203, 5)) if own else rng.integers(0, 5, 203)
 
 
 def trained(case, comm=None, pieces=8):
     x, t = data(case)
-    parallel = DataParallel(trainer_of(case), comm, pieces, exact=case != "inexact", timeout=60)
-    weights = np.linspace(0, 2, 203) * (np.arange(203) > 20) if case in ("weights", "faint") else None
+    options = {"exact": case != "inexact", "batch_norm": "local" if case == "local norm" else "global"}
+    parallel = DataParallel(trainer_of(case), comm, pieces, timeout=60, **options)
+    weights = None
+    if case in ("weights", "faint", "embedding norm", "norm"):
+        weights = np.linspace(0, 2, 203) * (np.arange(203) > 20)
     if case == "faint":  # a subnormal weight is Python's to take, on all ranks
         weights[[33, 150]] = 1e-310
     own = parallel.rows(60)

@@ -85,17 +85,19 @@ def test_what_goes_wrong_on_one_rank_is_told_by_all():
     assert "has waited 1 s for the others" in told[0][-1]
 
 
-@pytest.mark.parametrize("case", ["plain", "residual", "embedding", "weights", "clip", "muon", "own"])
+@pytest.mark.parametrize("case", [case for case in CASES if case != "local norm"])
 def test_one_process_comes_to_what_its_trainer_does(case):
-    """To rounding: sums are made in another order; where masks and norms are those of the whole batch."""
+    """To rounding: sums are made in another order; masks and norms are those of the whole batch."""
     x, t = data(case)
-    weight = np.linspace(0, 2, 203) if case == "weights" else None
+    weight = np.linspace(0, 2, 203) if case in ("weights", "norm") else None
     parallel, trainer = DataParallel(trainer_of(case, np.float64)), trainer_of(case, np.float64)
     history = parallel.fit(x, t, epochs=2, batch_size=40, sample_weight=weight)
     expected = trainer.fit(x, t, epochs=2, batch_size=40, sample_weight=weight)
     np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-7)
     for name, value in trainer.net.state_dict().items():
         np.testing.assert_allclose(parallel.trainer.net.state_dict()[name], value, rtol=1e-5, atol=1e-7)
+    for own, other in zip(parallel.trainer.optimizer.state["m"].values(), trainer.optimizer.state["m"].values(), strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-9)
     assert parallel.trainer.steps == trainer.steps
     assert parallel.evaluate(x, t) == parallel.trainer.evaluate(x, t)
     assert_same_bits(parallel.predict(x), parallel.trainer.predict(x))
@@ -115,7 +117,7 @@ def test_pieces_need_not_be_a_power_of_two_nor_have_rows(pieces):
 
 def test_running_statistics_take_in_the_pieces_in_order():
     x, t = data("norm")
-    parallel = DataParallel(trainer_of("norm", np.float64), pieces=2)
+    parallel = DataParallel(trainer_of("norm", np.float64), pieces=2, batch_norm="local")
     norm, affine = parallel.trainer.net.layers[1], parallel.trainer.net.layers[0]
     y = x[:40] @ affine.W + affine.b
     mean = var = 0.0
@@ -133,6 +135,7 @@ def test_bad_arguments_change_nothing():
     for make, error, match in [
         (lambda: DataParallel(trainer.net), TypeError, r"trainer must be a fastnn.Trainer"),
         (lambda: DataParallel(trainer, pieces=0), ValueError, "pieces must be"),
+        (lambda: DataParallel(trainer, batch_norm="whole"), ValueError, "batch_norm must be one of global, local"),
         (lambda: DataParallel(trainer, exact=3), TypeError, "exact must be"),
         (lambda: DataParallel(trainer, timeout=0), ValueError, "timeout must be"),
     ]:
@@ -142,6 +145,7 @@ def test_bad_arguments_change_nothing():
     for call, error, match in [
         (lambda: parallel.step(x, t[:-1]), ValueError, "as many rows"),
         (lambda: parallel.step(x[:0], t[:0]), ValueError, "as many rows"),
+        (lambda: parallel.step(x[:1], t[:1]), ValueError, "x must have at least 2 rows in training"),
         (lambda: parallel.step(x, t + 5), ValueError, "t must"),
         (lambda: parallel.step(x[:, :5], t), ValueError, "12"),
         (lambda: parallel.step(x * np.nan, t), FloatingPointError, "loss of step 0 is nan"),

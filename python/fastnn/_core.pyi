@@ -1,5 +1,6 @@
 """Types of the native core, which checks the arguments as the layers promise."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ._checks import Array
@@ -32,9 +33,10 @@ class CompiledNetwork:
     """A network of native layers."""
 
     def __init__(self, lock: InUse, layers: tuple[Any, ...]) -> None: ...
-    def step(self, trainer: Any, x: Any, t: Any, weight: Any) -> float | None:
+    def step(self, trainer: Any, x: Any, t: Any, weight: Any, cut: int = 0) -> float | None:
         """Do a trainer's step and return its loss, or None if Python has to do it.
 
+        `cut`: into how many pieces the rows are cut, along whose binary tree gradients are added up; 0: none.
         Nothing has changed if the loss is not finite and the trainer minds.
         """
     def train(
@@ -50,12 +52,13 @@ class CompiledNetwork:
         rates: Array | None,
         seconds: float,
         losses: Array,
+        cut: int = 0,
     ) -> tuple[int, int, float | None] | None:
         """Do the steps of an epoch from number `step` on, until time, rates or steps of this size are over.
 
         Each is of `rows` rows, but the last, smaller one. Writes the losses of the updates to `losses` and
         returns how many of them there are, the steps gone through, and the loss of the step that was refused,
-        or None: Python has to do it.
+        or None: Python has to do it. `cut`: as for `step`.
         """
     @staticmethod
     def step_together(calls: list[tuple[CompiledNetwork, tuple[Any, ...]]]) -> list[Any]:
@@ -70,14 +73,19 @@ class CompiledNetwork:
         t: Any,
         weight: Any,
         scale: float,
-        pieces: tuple[Array, Array, float, Array],
-    ) -> tuple[Any, Any] | None:
+        pieces: tuple[Array, int, int, Array, float, Array, Callable[[Any], None] | None],
+    ) -> tuple[Any, Any, Any] | float | None:
         """Pass pieces of a batch through network and loss, and add up their gradients along a binary tree.
 
-        `pieces`: where in x each begins and ends, one after the other; the number of each in the batch; what
-        the sum of the rows' losses is divided by; and rows of room for the sums, of as many numbers as are
-        trained. Returns the losses of the pieces and the nodes of the tree (level, place) in these rows; or
-        the number of the piece whose loss is not finite and that loss; or None: Python has to do it.
+        `pieces`: where in the whole batch each piece begins, and its end; the first of those whose rows x has,
+        and the one after the last; which count, uint8; what the sum of the rows' losses is divided by; room
+        for the gradients of each node that is left, of as many numbers as are trained; and what is called
+        with a memory of (pieces, n) numbers, of which those of the pieces at hand are there, to fill in the
+        others.
+
+        Returns the losses of the pieces that count, the nodes of the tree (level, place) in the rows of
+        the room, and mean and variance of each batch normalization; or a loss that is not finite; or None:
+        Python has to do it.
         """
     def forward(self, x: Any, one_pass: Any) -> Any:
         """Return the outputs in training and keep what `backward` needs, or NotImplemented."""
@@ -156,7 +164,7 @@ def rownorm_backward(
 def activation_forward(kind: int, x: Array, alpha: float) -> Array: ...
 def activation_backward(kind: int, saved: Array, dout: Array, alpha: float) -> Array: ...
 def dropout_forward(
-    x: Array, seed: int, step: int, stream: int, ratio: float, scale: float
+    x: Array, seed: int, step: int, stream: int, ratio: float, scale: float, first: int = 0
 ) -> tuple[Array, Array]: ...
 def dropout_backward(kept: Array, scale: float, dout: Array) -> Array: ...
 def scaled(x: Array, factor: float) -> Array: ...

@@ -20,13 +20,14 @@ import json
 import os
 import time
 from contextlib import ExitStack, suppress
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from . import __version__, _checks
-from .reference.network import RUNNING, layers_of
+from .reference.layers import Residual, each_layer
+from .reference.network import RUNNING, _without_grads, dropouts_among, layers_of
 from .reference.trainer import Sums, added_rows, name_row
 from .sparse import RowSparse
 from .trainer import Trainer
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["DataParallel"]
 
 LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MPI_LOCALRANKID")  # set by an mpiexec
+DIRECTLY = 3  # ranks of one machine, at most, of which each adds up all of what all have
 YIELDS = 0.02  # seconds that a rank which waits only yields its processor; then it sleeps
 Node = tuple[int, int]  # level and place in the tree of pieces
 
@@ -58,14 +60,17 @@ class DataParallel:
     pieces : int >= 1
         Into how many pieces a batch is cut, at least as many as there are ranks. The bits of a training
         depend on it, and not on the number of ranks, which had better divide it.
+    batch_norm : "global" or "local"
+        By which rows batch normalization goes: all of the batch, by sums along the same tree, as one process
+        would without pieces but for rounding; or those of each piece by itself, whose running statistics take
+        in the pieces in order.
     exact : bool
         False: gradients are added up by MPI's own Allreduce, in whatever order it takes; the bits are then
         the same on all ranks of a run, and no more.
     timeout : float > 0
         Seconds that a rank waits for others before it raises RuntimeError.
 
-    Batch normalization normalizes each piece by itself, with running statistics that take in the pieces in
-    order. Masks of dropout are those of the pieces.
+    Masks of dropout go by the rows of the whole batch: those of `Trainer.step`.
 
     Raises
     ------
@@ -81,6 +86,7 @@ class DataParallel:
         comm: Any = None,
         pieces: int = 8,
         *,
+        batch_norm: str = "global",
         exact: bool = True,
         timeout: float = 300.0,
     ) -> None:
@@ -88,6 +94,7 @@ class DataParallel:
             raise TypeError(f"trainer must be a fastnn.Trainer, got {_checks.shown(trainer)}")
         self.trainer = trainer
         self.pieces = _checks.size("pieces", pieces)
+        self.batch_norm = _checks.choice("batch_norm", batch_norm, ("global", "local"))
         self.exact = _checks.flag("exact", exact)
         self.timeout = _checks.real_number("timeout", timeout, 0, None, "(]")
         self._free: list[Array] = []
@@ -99,7 +106,8 @@ class DataParallel:
             raise ValueError(
                 f"pieces must be at least as many as there are ranks, {self.ranks}, got {pieces}"
             )
-        marks = self._share(_marks(trainer) | {"pieces": str(pieces), "exact": str(exact)})
+        options = {"pieces": str(pieces), "batch_norm": batch_norm, "exact": str(exact)}
+        marks = self._share(_marks(trainer) | options)
         for name in marks[0]:
             odd = [rank for rank, own in enumerate(marks) if own.get(name) != marks[0][name]]
             if odd:
@@ -118,9 +126,12 @@ class DataParallel:
 
     def _begin(self, piece: int, n: int) -> int:
         """Return where a piece of n rows begins: none is smaller than a layer takes, the last are empty."""
-        least = 2 if _norms(self.trainer) else 1
+        least = 2 if self.batch_norm == "local" and _norms(self.trainer) else 1
         pieces = max(1, min(self.pieces, n // least))
         return n * min(piece, pieces) // pieces
+
+    def _rows_of_pieces(self, n: int) -> list[int]:
+        return [self._begin(piece + 1, n) - self._begin(piece, n) for piece in range(self.pieces)]
 
     def step(self, x: Any, t: Any, sample_weight: Any = None) -> float:
         """Do one step on a batch of which each rank has its rows.
@@ -154,7 +165,7 @@ class DataParallel:
             own = (len(x), None if sample_weight is None else sample_weight.tolist())
         except Exception as error:
             failed = error
-        told = self._share((failed, own))
+        told = self._tell_rows(failed, own)
         self._raise(failed, [error for error, _ in told])
         counts = [count for _, (count, _) in told]
         n = sum(counts)
@@ -169,8 +180,25 @@ class DataParallel:
         whole = None if weights[0] is None else np.concatenate([np.asarray(weight) for weight in weights])
         if whole is not None and not 0 < whole.sum() < np.inf:
             raise ValueError(f"sample_weight must have a finite sum > 0, got {whole.sum():f}")
+        if self.ranks == 1 and self._passes_natively(whole):
+            loss = self.trainer.net._compiled.step(self.trainer, x, t, whole, self.pieces)
+            if loss is not None:
+                self.trainer._check_loss(loss)
+                return float(loss)
         offset = sum(counts[: self.rank])
         return self._step(n, whole, lambda rows: (x[_moved(rows, offset)], t[_moved(rows, offset)]))
+
+    def _tell_rows(self, failed: Exception | None, own: tuple[int, Any]) -> list[Any]:
+        """Return what has failed on each rank, and how many rows it has with what weights."""
+        if self._memory is not None and self._memory[1].is_shared:
+            rows, weights = own
+            memory = self._memory[1]
+            memory.say(-1 if failed is not None or weights is not None else rows)
+            self._wait(self.comm.Ibarrier())
+            counts = memory.said()
+            if min(counts) >= 0:
+                return [(None, (count, None)) for count in counts]
+        return self._share((failed, own))
 
     def _step(self, n: int, weights: Array | None, take: Any) -> float:
         """Do a step on n rows; `take` returns x and t of a slice of them."""
@@ -180,12 +208,23 @@ class DataParallel:
             for lock in trainer._locks:
                 held.enter_context(lock)
             try:
-                pass_pieces = self._passed if self._passes_natively(weights) else self._parts
-                return trainer._step_by_parts(pass_pieces(n, weights, take, sums), sums)
+                return trainer._step_by_parts(self._pieces(n, weights, take, sums), sums)
             except Exception as error:
                 if not sums.told:
                     sums.fail(error)
                 raise
+
+    def _pieces(self, n: int, weights: Array | None, take: Any, sums: _Exchange) -> Iterable[Any]:
+        """Pass this rank's pieces; return those that are left for the trainer to pass one by one."""
+        norms = self.batch_norm == "global" and bool(_norms(self.trainer))
+        if norms and n == 1:
+            raise ValueError("x must have at least 2 rows in training, got a batch of 1")
+        if self._passes_natively(weights):
+            return self._passed(n, weights, take, sums)
+        if norms:
+            _Together(self, n, sums).run(self._parts(n, weights, take, sums, all_of_them=True))
+            return ()
+        return self._parts(n, weights, take, sums)
 
     def _passes_natively(self, weights: Array | None) -> bool:
         """Return whether a rank's pieces are one native call, given all weights: on every rank alike."""
@@ -196,37 +235,52 @@ class DataParallel:
             getattr(net, "_compiled", None) is not None
             and bool(_Exchange(self)._trained(net.params))
             and type(trainer.loss) in trainer.loss_classes.values()
-            and not _norms(trainer)
+            and (self.batch_norm == "global" or not _norms(trainer))
             and not any(getattr(layer, "takes_indices", False) for layer in layers_of(net))
         )
 
     def _passed(self, n: int, weights: Array | None, take: Any, sums: _Exchange) -> Iterable[Any]:
         """Pass this rank's pieces natively; return those that are left for the trainer."""
         trainer, room = self.trainer, sums.room  # which all ranks make together
-        pieces = [(p, self._begin(p, n), self._begin(p + 1, n)) for p in range(*self._pieces_of(self.rank))]
-        pieces = [(p, a, b) for p, a, b in pieces if a < b and (weights is None or weights[a:b].any())]
-        if not pieces:
-            return ()
-        first, last = pieces[0][1], pieces[-1][2]
-        x, t = take(slice(first, last))
-        numbers = np.array([p for p, _, _ in pieces])
-        bounds = np.array([[a - first, b - first] for _, a, b in pieces]).reshape(-1)
-        _, whole = self._whole(n, weights)
-        own = None if weights is None else weights[first:last]
-        result = trainer.net._compiled.pieces(trainer, x, t, own, 1.0, (bounds, numbers, whole, room))
-        if result is None:
-            return self._parts(n, weights, take, sums)
-        losses, nodes = result
-        if not isinstance(losses, list):
-            trainer._check_loss(nodes)
-        sums.losses = dict(zip(numbers.tolist(), losses, strict=True))
-        sums.nodes = {node: room[i] for i, node in enumerate(nodes)}
+        first, last = self._pieces_of(self.rank)
+        bounds = np.array([self._begin(p, n) for p in range(self.pieces + 1)])
+        counts = np.diff(bounds) > 0
+        if weights is not None:
+            counts &= np.array([bool(weights[a:b].any()) for a, b in pairwise(bounds)])
+        norms = _norms(trainer)
+        begin, end = int(bounds[first]), int(bounds[last])
+        if begin < end and (norms or counts[first:last].any()):
+            x, t = take(slice(begin, end))
+            _, whole = self._whole(n, weights)
+            own = None if weights is None else weights[begin:end]
+            share = sums.share if norms and self.ranks > 1 else None
+            pieces = bounds, first, last, counts.view(np.uint8), whole, room, share
+            result = trainer.net._compiled.pieces(trainer, x, t, own, 1.0, pieces)
+            if result is None:
+                if not norms:
+                    return self._parts(n, weights, take, sums)
+                _Together(self, n, sums).run(self._parts(n, weights, take, sums, all_of_them=True))
+                return ()
+            if isinstance(result, float):
+                trainer._check_loss(result)
+            losses, nodes, sums.moments = result
+            numbers = np.flatnonzero(counts[first:last]) + first
+            sums.losses = dict(zip(numbers.tolist(), losses, strict=True))
+            sums.nodes = {node: room[i] for i, node in enumerate(nodes)}
+        if norms:
+            sums.come_to_end(n)
         return ()
 
-    def _parts(self, n: int, weights: Array | None, take: Any, sums: _Exchange) -> Iterator[Any]:
-        """Yield this rank's pieces as a trainer takes them; note what each makes of running statistics."""
-        norms = _norms(self.trainer)
+    def _parts(
+        self, n: int, weights: Array | None, take: Any, sums: _Exchange, *, all_of_them: bool = False
+    ) -> Iterator[Any]:
+        """Yield this rank's pieces as a trainer takes them, or also those that weigh nothing.
+
+        Where each is normalized by itself, what it makes of running statistics is noted.
+        """
+        norms = _norms(self.trainer) if self.batch_norm == "local" else []
         per_row, whole = self._whole(n, weights)
+        sums.first_rows = {piece: self._begin(piece, n) for piece in range(*self._pieces_of(self.rank))}
         for piece in range(*self._pieces_of(self.rank)):
             rows = slice(self._begin(piece, n), self._begin(piece + 1, n))
             if rows.start == rows.stop:
@@ -234,6 +288,8 @@ class DataParallel:
             own = None if weights is None else weights[rows]
             size = float(rows.stop - rows.start) if per_row else self._weight(piece, n, weights)
             share = size / whole if own is None or own.any() else 0.0
+            if not share and not all_of_them:
+                continue
             with _Batch(norms) as statistics:
                 yield piece, *take(rows), own, share
                 if share:
@@ -243,10 +299,10 @@ class DataParallel:
         """Return whether each of n rows counts alike, and what their losses are divided by."""
         if weights is None or self.trainer._per_row:
             return True, float(n)
-        return False, sum(self._weight(p, n, weights) for p in range(self.pieces))
+        return False, _in_order(self._weight(p, n, weights) for p in range(self.pieces))
 
     def _weight(self, piece: int, n: int, weights: Any) -> float:
-        return float(weights[self._begin(piece, n) : self._begin(piece + 1, n)].sum())
+        return _in_order(weights[self._begin(piece, n) : self._begin(piece + 1, n)].tolist())
 
     def fit(self, x: Any, t: Any, *args: Any, **options: Any) -> History:
         """Train on a data set that every rank can read; each reads its own rows of each batch.
@@ -270,7 +326,12 @@ class DataParallel:
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
     ) -> Iterator[Any]:
         trainer, n = self.trainer, len(x) if order is None else len(order)
-        for batch in trainer._batches(n, batch_size):
+        done = 0
+        if self.ranks == 1 and self._passes_natively(sample_weight):
+            done = yield from trainer._run_natively(
+                x, t, sample_weight, order, min(batch_size, n), scale, self.pieces
+            )
+        for batch in islice(trainer._batches(n, batch_size), done, None):
             rows = np.arange(batch.start, batch.stop) if order is None else order[batch]
             weights = None if sample_weight is None else sample_weight[rows]
             if weights is not None and not weights.any():
@@ -388,7 +449,10 @@ class _Exchange(Sums):
         self.parallel = parallel
         self._memory: _Memory | None = None
         self.losses: dict[int, float] = {}
-        self.statistics: dict[int, Any] = {}
+        self.statistics: dict[int, Any] = {}  # that each piece makes of running ones
+        self.moments: list[tuple[Array, Array]] = []  # of the whole batch, for each batch normalization
+        self.shares = 0
+        self.first_rows: dict[int, int] = {}
         self.nodes: dict[Node, Array] = {}
         self.sparse: dict[str, dict[int, RowSparse]] = {}
         self.told = False
@@ -418,6 +482,57 @@ class _Exchange(Sums):
             own, node = left, (node[0] + 1, node[1] // 2)
         self.nodes[node] = own
 
+    def place(self, part: int) -> tuple[int, int]:
+        """Return the stream of a piece's masks, and its first row."""
+        return 0, self.first_rows[part]
+
+    def share(self, by_piece: Any) -> None:
+        """Have each rank see all rows of (pieces, n) numbers, of which it has those of its own pieces."""
+        parallel = self.parallel
+        turn, self.shares = self.shares % 2, self.shares + 1
+        if parallel.ranks == 1:
+            return
+        rows = None if by_piece is None else np.asarray(by_piece)
+        own = slice(*parallel._pieces_of(parallel.rank))
+        memory = self._memory
+        if memory is None or not memory.is_shared:
+            self.told = True  # what goes wrong elsewhere
+            told = parallel._share((None, None if rows is None else rows[own]))
+            parallel._raise(None, [error for error, _ in told])
+            self.told = False
+            for rank, (_, others) in enumerate(told):
+                if rows is not None and others is not None:
+                    rows[slice(*parallel._pieces_of(rank))] = others
+            return
+        if rows is not None:
+            memory.turns(parallel.rank, turn, rows[own].shape)[...] = rows[own]
+        self._meet(memory)
+        for rank in range(parallel.ranks):
+            if rows is not None and rank != parallel.rank:
+                others = rows[slice(*parallel._pieces_of(rank))]
+                others[...] = memory.turns(rank, turn, others.shape)
+
+    def come_to_end(self, n: int) -> None:
+        """Share what is left of what ranks with more rows and layers have to share of a batch of n."""
+        parallel = self.parallel
+        norms = _norms(parallel.trainer)
+        while self.shares < len(norms):
+            gamma = norms[self.shares].params["gamma"]
+            by_piece = np.zeros((parallel.pieces, 2 * gamma.size), gamma.dtype)
+            self.share(by_piece)
+            self.moments.append(_moments(by_piece, parallel._rows_of_pieces(n)))
+        while self.shares < 2 * len(norms):
+            self.share(None)
+
+    def _meet(self, memory: _Memory) -> None:
+        """Wait for all ranks; raise what one of them has met with."""
+        parallel = self.parallel
+        parallel._wait(parallel.comm.Ibarrier())
+        if any(head[0] < 0 for head in memory.heads):
+            self.told = True
+            told = parallel.comm.allgather((None, None))
+            parallel._raise(None, [error for error, _ in told])
+
     def _trained(self, grads: Mapping[str, Any]) -> Mapping[str, Any]:
         trainer = self.parallel.trainer
         if getattr(trainer.optimizer, "groups", ()):
@@ -431,6 +546,7 @@ class _Exchange(Sums):
         if self._memory is None:
             trained = list(self._trained(trainer.net.params).values())
             self._memory = parallel._memory_for(sum(p.size for p in trained), trained[0].dtype)
+            self._memory.begin()
         return self._memory.own()
 
     def fail(self, error: Exception) -> None:
@@ -456,7 +572,7 @@ class _Exchange(Sums):
             grads[name] = added_rows([pieces[p] for p in sorted(pieces)])
         self._move_statistics({p: s for *_, statistics in by_rank for p, s in statistics.items()})
         losses = {p: loss for losses, *_ in by_rank for p, loss in losses.items()}
-        return float(sum(losses[p] for p in sorted(losses)))
+        return _in_order(losses[p] for p in sorted(losses))
 
     def _move_in_memory(self, memory: _Memory, grads: dict[str, Any]) -> float:
         """Do the same where each rank sees what the others have: each adds up a stretch of the numbers."""
@@ -465,10 +581,22 @@ class _Exchange(Sums):
             if not np.may_share_memory(row, node):  # what Python has passed lies elsewhere
                 row[...] = node
         memory.tell(self.losses, list(self.nodes))
-        parallel._wait(parallel.comm.Ibarrier())
-        if any(head[0] < 0 for head in memory.heads):
-            told = parallel.comm.allgather((None, None))
-            parallel._raise(None, [error for error, _ in told])
+        self._meet(memory)
+        if parallel.ranks <= DIRECTLY:
+            whole = {
+                node: memory.rooms[rank][i]
+                for rank in range(parallel.ranks)
+                for i, node in enumerate(memory.nodes(rank))
+            }
+            losses = np.sum(memory.by_piece, axis=0).tolist()
+            at = 0
+            for g in self._trained(grads).values():
+                few = {node: row[at : at + g.size] for node, row in whole.items()}
+                self._sum(few, g.reshape(-1))
+                at += g.size
+            parallel._wait(parallel.comm.Ibarrier())  # before anyone writes there again
+            self._move_statistics({})
+            return _in_order(losses)
         cuts = memory.cuts
         own = slice(cuts[parallel.rank], cuts[parallel.rank + 1])
         nodes = {
@@ -480,16 +608,17 @@ class _Exchange(Sums):
         losses = np.sum(memory.by_piece, axis=0).tolist()
         parallel._wait(parallel.comm.Ibarrier())
         self._take(grads, memory.totals)
-        return float(sum(losses))
+        self._move_statistics({})
+        return _in_order(losses)
 
     def _move_statistics(self, by_piece: dict[int, Any]) -> None:
         norms = _norms(self.parallel.trainer)
-        for piece in sorted(by_piece):
-            for norm, batch in zip(norms, by_piece[piece], strict=True):
+        for batches in [self.moments, *(by_piece[piece] for piece in sorted(by_piece))]:
+            for norm, batch in zip(norms, batches, strict=False):
                 for name, own in zip(RUNNING, batch, strict=True):
                     running = getattr(norm, name)
-                    share = running.dtype.type(norm.momentum)
-                    running[...] = share * running + (1 - share) * own
+                    kind = running.dtype.type
+                    running[...] = kind(norm.momentum) * running + kind(1 - norm.momentum) * own
 
     def _move_dense(self, grads: dict[str, Any], nodes: list[list[Node]]) -> None:
         for prefix, layer in self.parallel.trainer.net._with_params:
@@ -586,6 +715,8 @@ class _Memory:
         own = parallel.pieces // parallel.ranks + 1  # pieces of a rank, at most
         rows = min(own, 2 * own.bit_length())  # nodes left when they are added up, and one
         ranks, dtype = range(parallel.ranks), np.dtype(dtype)
+        norms = _norms(parallel.trainer)
+        widest = max((2 * norm.params["gamma"].size for norm in norms), default=0)
         self.rank = parallel.rank
         self.cuts = [size * rank // parallel.ranks for rank in (*ranks, parallel.ranks)]
         parts = [
@@ -593,6 +724,8 @@ class _Memory:
             (np.float64, parallel.pieces),
             (dtype, rows * size),
             (dtype, -(-size // parallel.ranks)),
+            (dtype, 2 * own * widest),
+            (np.int64, 2),
         ]
         starts = [0]
         for kind, count in parts:
@@ -606,7 +739,10 @@ class _Memory:
             ]
             for segment in segments
         ]
-        self.heads, self.by_piece, rooms, self.totals = (list(kind) for kind in zip(*views, strict=True))
+        self.heads, self.by_piece, rooms, self.totals, self._turns, self._counts = (
+            list(kind) for kind in zip(*views, strict=True)
+        )
+        self._said = 0
         self.rooms = [room.reshape(rows, size) for room in rooms]
         if self.is_shared:
             self.totals = [
@@ -617,6 +753,26 @@ class _Memory:
         """Return this rank's rows."""
         room: Array = self.rooms[self.rank if self.is_shared else 0]
         return room
+
+    def begin(self) -> None:
+        """Say that this rank has begun a step, of which nothing has failed so far."""
+        if self.is_shared:
+            self.heads[self.rank][0] = 0
+
+    def say(self, count: int) -> None:
+        """Say how many rows this rank has: what the time before was said stays until all have come again."""
+        self._said += 1
+        self._counts[self.rank][self._said % 2] = count
+
+    def said(self) -> list[int]:
+        """Return what each rank has said."""
+        return [int(own[self._said % 2]) for own in self._counts]
+
+    def turns(self, rank: int, turn: int, shape: tuple[int, ...]) -> Array:
+        """Return where a rank says what its pieces come to, in one turn or the other: all have read one when
+        the next is over."""
+        half = self._turns[rank].reshape(2, -1)[turn]
+        return half[: shape[0] * shape[1]].reshape(shape)
 
     def tell(self, losses: dict[int, float], nodes: list[Node] | None) -> None:
         """Say what this rank has; no nodes at all: it has failed."""
@@ -632,6 +788,140 @@ class _Memory:
         """Return the nodes of a rank, in the order of its rows."""
         head = self.heads[rank].tolist()
         return [(head[1 + 2 * i], head[2 + 2 * i]) for i in range(head[0])]
+
+
+class _Together:
+    """This rank's pieces on their way through the layers side by side, for statistics of the whole batch.
+
+    Each has layers of its own, which share their parameters.
+    """
+
+    def __init__(self, parallel: DataParallel, n: int, sums: _Exchange) -> None:
+        self.parallel, self.n, self.sums = parallel, n, sums
+        self.rows = parallel._rows_of_pieces(n)
+        self.norms: list[Any] = []  # with what backward needs
+
+    def run(self, parts: Iterable[Any]) -> None:
+        """Pass these pieces, those that weigh nothing among them."""
+        trainer, sums = self.parallel.trainer, self.sums
+        pieces = list(parts)
+        self.numbers = [piece for piece, *_ in pieces]
+        layers = [tuple(map(_without_grads, trainer.net.layers)) for _ in pieces]
+        for own, (piece, *_) in zip(layers, pieces, strict=True):
+            for i, dropout in dropouts_among([layer for _, layer in each_layer(own)]):
+                dropout.stream, dropout.first_row = i, sums.first_rows[piece]
+                dropout.step = trainer.steps
+                if not getattr(dropout, "seeded", True):
+                    dropout.seed = trainer.seed
+        outputs = self._forward(layers, [x for _, x, *_ in pieces])
+        gradients, losses = [], []
+        for y, (_, _, t, weight, share) in zip(outputs, pieces, strict=True):
+            loss, dout = trainer._loss_and_gradient(y, t, weight, share) if share else (0.0, np.zeros_like(y))
+            losses.append(loss)
+            gradients.append(np.array(dout))
+        self._backward(layers, gradients)
+        sums.come_to_end(self.n)
+        for own, (piece, *_, share), loss in zip(layers, pieces, losses, strict=True):
+            if share:
+                grads = {
+                    f"{prefix}{name}": g
+                    for prefix, layer in each_layer(own)
+                    if not isinstance(layer, Residual)
+                    for name, g in getattr(layer, "grads", {}).items()
+                }
+                sums.add(piece, loss, grads)
+
+    def _forward(self, layers: list[tuple[Any, ...]], xs: list[Any]) -> list[Any]:
+        for same in zip(*layers, strict=True):
+            if isinstance(same[0], Residual):
+                inner = self._forward([block.layers for block in same], xs)
+                xs = [x + y for x, y in zip(xs, inner, strict=True)]
+            elif hasattr(same[0], RUNNING[0]):
+                xs = self._normalize(same, xs)
+            else:
+                xs = [layer.forward(x, True) for layer, x in zip(same, xs, strict=True)]
+        return xs
+
+    def _backward(self, layers: list[tuple[Any, ...]], ds: list[Any]) -> list[Any]:
+        for same in reversed(list(zip(*layers, strict=True))):
+            if isinstance(same[0], Residual):
+                inner = self._backward([block.layers for block in same], ds)
+                ds = [d + dx for d, dx in zip(ds, inner, strict=True)]
+            elif hasattr(same[0], RUNNING[0]):
+                ds = self._normalize_back(same, ds)
+            else:
+                ds = [layer.backward(d) for layer, d in zip(same, ds, strict=True)]
+        return ds
+
+    def _normalize(self, same: tuple[Any, ...], xs: list[Array]) -> list[Array]:
+        gamma, beta = same[0].params["gamma"], same[0].params["beta"]
+        shapes = [x.shape for x in xs]
+        rows = [np.asarray(x, gamma.dtype).reshape(len(x), gamma.size) for x in xs]
+        by_piece = np.zeros((len(self.rows), 2 * gamma.size), gamma.dtype)
+        for piece, x in zip(self.numbers, rows, strict=True):
+            mean = by_piece[piece, : gamma.size] = x.mean(axis=0)
+            by_piece[piece, gamma.size :] = ((x - mean) ** 2).sum(axis=0)
+        self.sums.share(by_piece)
+        mean, var = _moments(by_piece, self.rows)
+        self.sums.moments.append((mean, var))
+        rstd = 1 / np.sqrt(var + gamma.dtype.type(same[0].eps))
+        self.norms.append((rows, mean, rstd))
+        return [
+            ((x - mean) * (rstd * gamma) + beta).reshape(shape) for x, shape in zip(rows, shapes, strict=True)
+        ]
+
+    def _normalize_back(self, same: tuple[Any, ...], ds: list[Array]) -> list[Array]:
+        rows, mean, rstd = self.norms.pop()
+        gamma = same[0].params["gamma"]
+        kind = gamma.dtype.type
+        by_piece = np.zeros((len(self.rows), 2 * gamma.size), gamma.dtype)
+        flat = [np.asarray(d, gamma.dtype).reshape(len(d), gamma.size) for d in ds]
+        for piece, layer, x, d in zip(self.numbers, same, rows, flat, strict=True):
+            layer.grads["gamma"] = (d * (x - mean)).sum(axis=0) * rstd
+            layer.grads["beta"] = d.sum(axis=0)
+            by_piece[piece] = np.concatenate([layer.grads["gamma"], layer.grads["beta"]])
+        self.sums.share(by_piece)
+        parts = [row if n else None for n, row in zip(self.rows, by_piece, strict=True)]
+        dgamma, dbeta = np.split(_along_tree(parts, np.add), 2) / kind(self.n)
+        return [
+            (rstd * gamma * (d - ((x - mean) * (rstd * dgamma) + dbeta))).reshape(shape)
+            for x, d, shape in zip(rows, flat, (d.shape for d in ds), strict=True)
+        ]
+
+
+def _moments(by_piece: Array, rows: list[int]) -> tuple[Array, Array]:
+    """Return mean and variance of all rows, given each piece's mean and sum of squared deviations from it.
+
+    As Chan, Golub & LeVeque 1979; subnormal numbers are 0, as in native code.
+    """
+    kind = by_piece.dtype.type
+
+    def both(a: Any, b: Any) -> Any:
+        (n, mean, squares), (others, other_mean, other_squares) = a, b
+        share, d = kind(others) / kind(n + others), other_mean - mean
+        return n + others, mean + d * share, squares + (other_squares + d * d * (kind(n) * share))
+
+    moments = [(n, *np.split(row, 2)) if n else None for n, row in zip(rows, by_piece, strict=True)]
+    n, mean, squares = _along_tree(moments, both)
+    tiny = np.finfo(kind).tiny
+    mean, var = (np.where(np.abs(a) < tiny, kind(0), a) for a in (mean, squares / kind(n)))
+    return mean, var
+
+
+def _along_tree(leaves: list[Any], both: Any) -> Any:
+    """Return what the leaves of the tree come to, some of them None."""
+    while len(leaves) > 1:
+        pairs = zip(leaves[::2], [*leaves[1::2], None], strict=False)
+        leaves = [b if a is None else a if b is None else both(a, b) for a, b in pairs]
+    return leaves[0]
+
+
+def _in_order(numbers: Iterable[float]) -> float:
+    """Return their sum, each added to those before it (Python's own sum may compensate)."""
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
 
 
 def _norms(trainer: Trainer) -> list[Any]:

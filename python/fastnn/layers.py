@@ -196,7 +196,8 @@ class Dropout(reference.Dropout):
             ratio = self.ratio_at(self.step)
         if train:
             scale = 1 / (1 - ratio) if self.inverted else 1.0
-            y, kept = _core.dropout_forward(x, self.seed, self.step, self.stream, ratio, scale)
+            first = self.first_row * (x.size // max(1, len(x))) if self.first_row else 0
+            y, kept = _core.dropout_forward(x, self.seed, self.step, self.stream, ratio, scale, first)
             self._kept = kept, shape
             self.step += 1
         else:

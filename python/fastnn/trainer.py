@@ -21,7 +21,7 @@ from .reference.trainer import History
 from .sparse import RowSparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
     from .reference.trainer import Work
 
@@ -136,9 +136,19 @@ class Trainer(reference.Trainer):
     def _run_epoch(
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float
     ) -> Iterator[Any]:
-        compiled = getattr(self.net, "_compiled", None)
         size = len(x) if order is None else len(order)
         batch_size = min(batch_size, size)
+        step = yield from self._run_natively(x, t, sample_weight, order, batch_size, scale)
+        if step * batch_size < size:
+            rest = np.arange(size) if order is None else order
+            yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)
+
+    def _run_natively(
+        self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float, cut: int = 0
+    ) -> Generator[Any, Any, int]:
+        """Do the steps of an epoch that native code can do, in so many pieces if `cut`; return their number."""
+        compiled = getattr(self.net, "_compiled", None)
+        size = len(x) if order is None else len(order)
         joined = 2 * self._joins(size, batch_size)  # the last batch, a row larger, is a step of its own
         steps, step = -(-size // batch_size) - joined, 0
         rows = order.drawn_from if isinstance(order, Order) else order
@@ -158,6 +168,7 @@ class Trainer(reference.Trainer):
                 rates,
                 SLICE_SECONDS,
                 losses,
+                cut,
             )
             result = yield Slice(compiled, arguments)
             if result is None:
@@ -172,9 +183,7 @@ class Trainer(reference.Trainer):
                 except FloatingPointError as error:
                     reference.name_row(error, x, t, batch if order is None else order[batch])
                     raise
-        if step < steps + joined:
-            rest = np.arange(size) if order is None else order
-            yield from super()._run_epoch(x, t, sample_weight, rest[step * batch_size :], batch_size, scale)
+        return step
 
     def _order(self, n: int, rows: Any = None) -> Any:
         return Order(n, self.seed, self.epochs, rows)
@@ -202,6 +211,14 @@ class Trainer(reference.Trainer):
                     raise
                 break
         return np.array(rates)
+
+    def _check_state(self, grads: dict[str, Any]) -> None:
+        arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
+        floats = all(isinstance(a, np.ndarray) and a.dtype in _checks.FLOATS for a in arrays)
+        if not self._running and floats and arrays:
+            if _core.sum_of_squares(arrays) <= min(np.finfo(a.dtype).max for a in arrays):  # and so each square
+                return
+        super()._check_state(grads)
 
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]

@@ -734,8 +734,10 @@ class Dropout(Layer):
     stream : int
         0, or the layer's place in the network that it was last put in, so that layers of one seed drop
         different elements.
+    first_row : int
+        The place of the first row of x among the rows that the mask is for: 0, or a part's in its batch.
 
-    A file of the network keeps all of these, so that the masks to come are the same; `state_dict` does not.
+    A file of the network keeps all of these but the last, so that the masks to come are the same; `state_dict` does not.
     """
 
     def __init__(
@@ -752,6 +754,7 @@ class Dropout(Layer):
         self.seed = _checks.seed64("seed", seed) if self.seeded else int.from_bytes(os.urandom(8), "little")
         self.step = 0
         self.stream = 0
+        self.first_row = 0
         self._kept: Any = None
 
     @property
@@ -776,7 +779,8 @@ class Dropout(Layer):
         mask = None
         if train:
             threshold = np.uint32(dropout_threshold(ratio))
-            keep = words(self.seed, self.step, self.stream, x.size) >= threshold
+            first = self.first_row * (x.size // max(1, len(x)))
+            keep = words(self.seed, self.step, self.stream, first + x.size)[first:] >= threshold
             self._kept = mask = keep.reshape(x.shape)
             self.step += 1
         self._saved = x.shape, x.dtype, mask, scale

@@ -205,8 +205,9 @@ class Trainer:
             for part, x, t, sample_weight, share in parts:
                 if share == 0:
                     continue
+                stream, first_row = sums.place(part)
                 for i, dropout in self._dropouts:
-                    dropout.stream = i + (part << 16)
+                    dropout.stream, dropout.first_row = i + stream, first_row
                     dropout.step = self.steps
                     if not getattr(dropout, "seeded", True):
                         dropout.seed = self.seed
@@ -218,7 +219,7 @@ class Trainer:
             loss = sums.move_to(grads)
             self._check_loss(loss)
             for i, dropout in self._dropouts:
-                dropout.stream = i
+                dropout.stream, dropout.first_row = i, 0
             if getattr(self.optimizer, "groups", ()):
                 grads = self.optimizer.trained(params, grads)
             if self.clip_norm is not None:
@@ -329,6 +330,7 @@ class Trainer:
                 getattr(layer, name)[...] = array
             for layer, seed, stream, step in counters:
                 layer.seed, layer.stream, layer.step = seed, stream, step
+                layer.first_row = 0
 
         return undo
 
@@ -1270,6 +1272,10 @@ class Sums:
     def __init__(self) -> None:
         self.loss = 0.0
         self.grads: dict[str, Any] = {}
+
+    def place(self, part: int) -> tuple[int, int]:
+        """Return the stream and the first row of the masks of a part."""
+        return part << 16, 0
 
     def add(self, part: int, loss: float, grads: Mapping[str, Any]) -> None:
         """Add those of a part; the gradients may be overwritten then."""

@@ -1,8 +1,12 @@
 // Activations, dropout, scaling, and the norm of gradients.
 #include "ops/elementwise.h"
 
+#include <cstring>
+#include <vector>
+
 #include "bindings/arrays.h"
 #include "ops/cost.h"
+#include "ops/parts.h"
 
 namespace fastnn::bindings {
 namespace {
@@ -49,17 +53,30 @@ py::object activation_backward(int kind, py::handle saved, py::handle dout, doub
 }
 
 template <class T>
-py::tuple dropout_forward(py::handle x, const RandomStream& stream, double ratio, double scale) {
+py::tuple dropout_forward(py::handle x, const RandomStream& stream, double ratio, double scale, Index first) {
   if (!(ratio >= 0 && ratio < 1)) refuse("ratio must be a number in [0, 1), got " + std::string(py::str(py::float_(ratio))));
   const py::object input = contiguous(x);
   const Index n = size_of(input);
-  if (n > (Index{1} << 34)) refuse("x must have at most 2**34 elements, got shape " + shape_of(x));
+  if (first < 0 || first > (Index{1} << 34) - n) refuse("x must have at most 2**34 elements, got shape " + shape_of(x));
   const Index bytes = (n + 7) / 8;
   py::object y = new_like(input), keep = new_array(py::dtype::of<uint8_t>(), 1, &bytes);
   const T* from = data_of<T>(input);
   T* to = data_of<T>(y);
   uint8_t* bits = data_of<uint8_t>(keep);
-  unlocked(elements<T>(n, cost::kRandom), [&] { ops::dropout_forward(stream, ratio, static_cast<T>(scale), from, to, bits, n); });
+  if (first == 0) {
+    unlocked(elements<T>(n, cost::kRandom),
+             [&] { ops::dropout_forward(stream, ratio, static_cast<T>(scale), from, to, bits, n); });
+    return py::make_tuple(std::move(y), std::move(keep));
+  }
+  // Bits of groups that begin before the first element, and then from it on.
+  std::vector<uint64_t> groups(static_cast<std::size_t>(n / ops::kMaskGroup) + 3);
+  unlocked(elements<T>(n, cost::kRandom), [&] {
+    ops::drop(stream, ratio, static_cast<T>(scale), first, n, from, to, reinterpret_cast<uint8_t*>(groups.data()), first);
+    const Index shift = first % ops::kMaskGroup;
+    for (std::size_t i = 0; shift && i + 1 < groups.size(); ++i)
+      groups[i] = groups[i] >> shift | groups[i + 1] << (ops::kMaskGroup - shift);
+    std::memcpy(bits, groups.data(), static_cast<std::size_t>(bytes));
+  });
   return py::make_tuple(std::move(y), std::move(keep));
 }
 
@@ -107,9 +124,14 @@ void bind_elementwise(py::module_& m) {
   m.def("activation_backward", [](int kind, py::handle saved, py::handle dout, double alpha) {
     return by_dtype("saved", saved, [&](auto type) { return activation_backward<decltype(type)>(kind, saved, dout, alpha); });
   });
-  m.def("dropout_forward", [](py::handle x, uint64_t seed, uint64_t step, uint32_t stream, double ratio, double scale) {
-    return by_dtype("x", x, [&](auto type) { return dropout_forward<decltype(type)>(x, {seed, step, stream}, ratio, scale); });
-  });
+  m.def(
+      "dropout_forward",
+      [](py::handle x, uint64_t seed, uint64_t step, uint32_t stream, double ratio, double scale, Index first) {
+        return by_dtype("x", x,
+                        [&](auto type) { return dropout_forward<decltype(type)>(x, {seed, step, stream}, ratio, scale, first); });
+      },
+      py::arg("x"), py::arg("seed"), py::arg("step"), py::arg("stream"), py::arg("ratio"), py::arg("scale"),
+      py::arg("first") = 0);
   m.def("dropout_backward", [](py::handle keep, double scale, py::handle dout) {
     return by_dtype("dout", dout, [&](auto type) { return dropout_backward<decltype(type)>(keep, scale, dout); });
   });

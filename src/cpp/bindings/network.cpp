@@ -29,7 +29,7 @@ void bind_network(py::module_& m) {
   m.attr("LAYERS") = numbered(network::kLayerNames);
   py::class_<CompiledNetwork>(m, "CompiledNetwork", py::custom_type_setup(collected))
       .def(py::init<InUse&, const py::tuple&>(), py::keep_alive<1, 2>())
-      .def("step", &CompiledNetwork::step)
+      .def("step", &CompiledNetwork::step, py::arg("trainer"), py::arg("x"), py::arg("t"), py::arg("weight"), py::arg("cut") = 0)
       .def("train", py::overload_cast<const py::args&>(&CompiledNetwork::train))
       .def_static("step_together", &CompiledNetwork::step_together)
       .def("pieces", &CompiledNetwork::pieces)

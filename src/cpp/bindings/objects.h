@@ -51,7 +51,7 @@ py::str interned(const char* name);
 struct Names {
   py::str params = interned("params"), grads = interned("grads"), alpha = interned("alpha"), momentum = interned("momentum"),
           eps = interned("eps"), ratio = interned("ratio"), inverted = interned("inverted"), seed = interned("seed"),
-          seeded = interned("seeded"), step = interned("step"), steps = interned("steps"), stream = interned("stream"),
+          seeded = interned("seeded"), step = interned("step"), steps = interned("steps"), stream = interned("stream"), first_row = interned("first_row"),
           running_mean = interned("running_mean"), running_var = interned("running_var"), optimizer = interned("optimizer"),
           loss = interned("loss"), clip_norm = interned("clip_norm"), nonfinite = interned("nonfinite"),
           per_row = interned("_per_row"), lr = interned("lr"), weight_decay = interned("weight_decay"), state = interned("state"),

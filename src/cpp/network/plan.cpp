@@ -22,8 +22,7 @@ constexpr Index kTogetherBytes = 512 * 1024;
 constexpr Index kColumnsEach = 64, kNumbersEach = 2048;
 // Rows whose sums for normalization by rows are made together.
 constexpr Index kNormRows = 16;
-// Dropout's masks come in groups of so many elements.
-constexpr Index kMaskGroup = 64;
+using ops::kMaskGroup;
 
 template <class T>
 T dropout_scale(const Layer<T>& layer) {
@@ -35,6 +34,12 @@ bool same_shape(const Layer<T>& a, const Layer<T>& b) {
   return a.kind == b.kind && a.in == b.in && a.out == b.out && a.activation == b.activation &&
          a.weight.iterations == b.weight.iterations && a.keeps_gradients == b.keeps_gradients &&
          a.weight.frozen == b.weight.frozen && a.bias.frozen == b.bias.frozen;
+}
+
+// The number, in the whole batch, of the first row at hand.
+template <class T>
+Index first_row(const Batch<T>& batch) {
+  return batch.tree ? batch.tree->begin(batch.tree->first()) : 0;
 }
 
 // f(first number of the part's run, run length) for each run of a part that is contiguous both in C and in rows of `width`
@@ -89,8 +94,9 @@ struct Plan<T>::Update {
 };
 
 template <class T>
-void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int members, Use use, bool clip) {
-  bool same = rows == rows_ && members == members_ && use == use_ && clip == clip_ && layers.size() == nodes_.size();
+void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int members, Use use, bool clip, const Tree* tree) {
+  bool same = rows == rows_ && members == members_ && use == use_ && clip == clip_ && layers.size() == nodes_.size() &&
+              (tree ? in_pieces_ && shape_ == *tree : !in_pieces_);
   for (std::size_t i = 0; same && i < layers.size(); ++i) same = same_shape(layers[i], nodes_[i].layer);
   if (same) {
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -108,8 +114,22 @@ void Plan<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, int membe
   use_ = use;
   train_ = use != Use::infer;
   clip_ = clip;
+  in_pieces_ = tree != nullptr;
+  if (tree) shape_ = *tree;
   outputs_ = layers.back().out;
   connect(layers);
+  blocks_.clear();
+  if (train_ && std::any_of(nodes_.begin(), nodes_.end(), [](const Node& node) { return normalizes_rows(node.layer.kind); })) {
+    const auto cut = [&](Index begin, Index end) {
+      for (; begin < end; begin += kNormRows) blocks_.push_back(begin);
+    };
+    if (tree)
+      for (Index p = tree->first(); p < tree->last(); ++p)
+        cut(tree->begin(p) - tree->begin(tree->first()), tree->begin(p + 1) - tree->begin(tree->first()));
+    else
+      cut(0, rows);
+    blocks_.push_back(rows);
+  }
   arena_.lay_out([&](auto&& take) {
     own_size_ = 0;
     place_activations(rows, take);
@@ -232,13 +252,19 @@ void Plan<T>::place_activations(Index rows, Take&& take) {
     if (normalizes_rows(layer.kind)) {
       if (layer.kind == LayerKind::layernorm) take(node.mean, rows);
       take(node.rstd, rows);
-      if (train_) take(node.sums, (rows + kNormRows - 1) / kNormRows * 2 * layer.out);
+      if (train_) take(node.sums, static_cast<Index>(blocks_.size() - 1) * 2 * layer.out);
       if (train_ && !layer.keeps_gradients) {
         take(node.layer.weight.g, layer.out);
         take(node.layer.bias.g, layer.bias.size);
       }
     }
     if (layer.kind == LayerKind::affine && train_ && !layer.keeps_gradients) take(node.layer.bias.g, layer.out);
+    if (in_pieces_) {
+      const bool norm = layer.kind == LayerKind::batchnorm;
+      if (norm) take(node.by_piece, shape_.count() * 2 * layer.out);
+      if (norm || layer.bias.size || normalizes_rows(layer.kind))
+        take(node.rooms, std::max(shape_.own().rooms, shape_.all().rooms) * 2 * layer.out);
+    }
     if (dropout && train_) take(node.keep, (rows * layer.out + 7) / 8 + kMaskGroup);
     if (layer.kind == LayerKind::embedding && train_) matrix(node.values, layer.out);
   }
@@ -294,10 +320,13 @@ void Plan<T>::place_products(Index rows, Take&& take) {
     g.a = dy;
     g.b = w.transposed();
     g.c = {nullptr, share, layer.in, layer.in, 1};
-    g.by_batch = true;
+    g.by_batch = !in_pieces_;
     take(node.shared_dx, scratch(g, node.for_dx, pieces));
     g = weight_gradient(node, nullptr, rows);
-    take(node.shared_dw, scratch(g, node.for_dw, false));
+    if (in_pieces_)
+      own_size_ = std::max(own_size_, (ops::tree_scratch(g, shape_.own()) + kColumns - 1) / kColumns * kColumns);
+    else
+      take(node.shared_dw, scratch(g, node.for_dw, false));
     if (layer.weight.iterations) {
       const ops::GemmScratch size = ops::muon_scratch<T>(layer.in, layer.out);
       own_size_ = std::max(own_size_, size.own);
@@ -352,13 +381,13 @@ ops::Gemm<T> Plan<T>::forward_product(const Node& node, const T* x) const noexce
   return g;
 }
 template <class T>
-ops::Gemm<T> Plan<T>::input_gradient(const Node& node, T* dx) const noexcept {
+ops::Gemm<T> Plan<T>::input_gradient(const Node& node, T* dx, bool by_batch) const noexcept {
   const Layer<T>& layer = node.layer;
   ops::Gemm<T> g{};
   g.a = {node.dy, rows_, layer.out, layer.out, 1};
   g.b = Matrix<const T>{layer.weight.p, layer.in, layer.out, layer.out, 1}.transposed();
   g.c = {dx, rows_, layer.in, layer.in, 1};
-  g.by_batch = true;
+  g.by_batch = by_batch;
   return g;
 }
 
@@ -382,8 +411,13 @@ typename Plan<T>::Range Plan<T>::rows_of_piece(Index piece, Index shares, Index 
   const Index units = (rows_ + grain_ - 1) / grain_, share = piece / cuts, part = piece % cuts, tile = ops::tile_rows<T>();
   const Index begin = units * share / shares, size = units * (share + 1) / shares - begin;
   const Index tiles = std::max(cuts, (size * grain_ + tile - 1) / tile);
-  const auto at = [&](Index cut) { return std::min((begin + size * (tiles * cut / cuts) / tiles) * grain_, rows_); };
+  const auto at = [&](Index cut) { return to_block(std::min((begin + size * (tiles * cut / cuts) / tiles) * grain_, rows_)); };
   return {at(part), at(part + 1)};
+}
+
+template <class T>
+Index Plan<T>::block_at(Index row) const noexcept {
+  return std::lower_bound(blocks_.begin(), blocks_.end(), row) - blocks_.begin();
 }
 
 // Goes through the ops: as many as can be on pieces of rows, the others one by one.
@@ -430,7 +464,7 @@ void Plan<T>::with_part(const Op& op, const Pass& pass, F&& f) noexcept {
     }
     return f(g, node.forward, node.shared_forward);
   }
-  ops::Gemm<T> g = input_gradient(node, dx_of(op.node));
+  ops::Gemm<T> g = input_gradient(node, dx_of(op.node), !pass.batch.tree);
   if (op.node > 0 && nodes_[op.node - 1].backward_fused) {
     const Node& before = nodes_[op.node - 1];
     part = {before.layer.activation, before.layer.alpha, node.layer.in, nullptr, saved(before, pass.batch)};
@@ -453,6 +487,8 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
         });
       case LayerKind::batchnorm:
         if (!pass.train) break;
+        if (pass.batch.tree && op.act == Act::forward) return normalize_pieces(team, node, pass);
+        if (pass.batch.tree) return pieces_gradient(team, node, pass, node.wants_dx ? node.dy : dx_of(op.node));
         return team.each(layer.out, kColumns, kColumnsEach, [&](Index begin, Index end) {
           const auto of = columns(node, input(node, pass.batch), begin, end);
           if (op.act == Act::forward)
@@ -464,7 +500,9 @@ void Plan<T>::apply_together(Team& team, const Op& op, const Pass& pass) noexcep
         });
       case LayerKind::layernorm:
       case LayerKind::rmsnorm:
-        return team.each(rows_, kNormRows, [&](Index begin, Index end) { apply(op, pass, {begin, end}, {0, 0}, 0); });
+        return team.each(rows_, kNormRows, [&](Index begin, Index end) {
+          if (const Range rows{to_block(begin), to_block(end)}; rows.begin < rows.end) apply(op, pass, rows, {0, 0}, 0);
+        });
       case LayerKind::activation:
       case LayerKind::dropout:
       case LayerKind::residual:
@@ -517,8 +555,9 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
         case LayerKind::dropout:
           if (pass.train) {
             const RandomStream stream{layer.seed, layer.step + pass.step, layer.stream + (pass.batch.part << 16)};
-            ops::drop(stream, layer.ratio, dropout_scale(layer), numbers.begin, n, x + numbers.begin, node.y + numbers.begin,
-                      node.keep + numbers.begin / 8);
+            const Index first = first_row(pass.batch) * layer.out;
+            ops::drop(stream, layer.ratio, dropout_scale(layer), first + numbers.begin, n, x + numbers.begin,
+                      node.y + numbers.begin, node.keep, first);
           } else {
             const T factor = layer.inverted ? T(1) : static_cast<T>(1 - layer.ratio);
             if (x != node.y || factor != T(1)) ops::scale_run(x + numbers.begin, factor, n, node.y + numbers.begin);
@@ -550,7 +589,8 @@ void Plan<T>::apply(const Op& op, const Pass& pass, Range rows, Range numbers, i
         case LayerKind::activation:
           return ops::activation_gradient(layer.activation, saved(node, pass.batch) + numbers.begin, dy, dy, n, layer.alpha);
         case LayerKind::dropout:
-          return ops::drop_gradient(node.keep + numbers.begin / 8, dropout_scale(layer), n, dy, dy);
+          return ops::drop_gradient(node.keep, first_row(pass.batch) * layer.out, dropout_scale(layer),
+                                    first_row(pass.batch) * layer.out + numbers.begin, n, dy, dy);
         case LayerKind::layernorm:
         case LayerKind::rmsnorm:
           return rows_gradient(node, x, rows, node.wants_dx ? node.dy : dx_of(op.node));
@@ -582,12 +622,81 @@ RowNorm<T> Plan<T>::rows_to_normalize(const Node& node, const T* x, Range rows) 
 template <class T>
 void Plan<T>::rows_gradient(const Node& node, const T* x, Range rows, T* dx) const noexcept {
   const Index cols = node.layer.out;
-  for (Index begin = rows.begin; begin < rows.end; begin += kNormRows) {
-    const Range block{begin, std::min(begin + kNormRows, rows.end)};
-    T* sums = node.sums + begin / kNormRows * 2 * cols;
-    ops::normalize_rows_gradient(rows_to_normalize(node, x, block), node.dy + begin * cols, sums,
+  for (auto i = static_cast<std::size_t>(block_at(rows.begin)); blocks_[i] < rows.end; ++i) {
+    const Index begin = blocks_[i];
+    T* sums = node.sums + static_cast<Index>(i) * 2 * cols;
+    ops::normalize_rows_gradient(rows_to_normalize(node, x, {begin, blocks_[i + 1]}), node.dy + begin * cols, sums,
                                  node.mean ? sums + cols : nullptr, dx ? dx + begin * cols : nullptr);
   }
+}
+
+// Batch normalization of pieces, by the statistics of all of the batch's.
+template <class T>
+void Plan<T>::normalize_pieces(Team& team, const Node& node, const Pass& pass) noexcept {
+  const Layer<T>& layer = node.layer;
+  const Tree& tree = *pass.batch.tree;
+  const Index cols = layer.out, origin = tree.begin(tree.first());
+  const T* x = input(node, pass.batch);
+  team.each(cols, kColumns, kColumnsEach, [&](Index begin, Index end) {
+    for (Index p = tree.first(); p < tree.last(); ++p) {
+      const Index row = tree.begin(p) - origin, rows = tree.begin(p + 1) - tree.begin(p);
+      T* const own = node.by_piece + p * 2 * cols;
+      if (rows) ops::moments<T>({rows, begin, end, x + row * cols, cols, own, nullptr, own + cols, layer.eps});
+    }
+  });
+  if (pass.batch.exchange) pass.batch.exchange->share(pass.batch.exchange->context, node.by_piece, 2 * cols);
+  team.each(cols, kColumns, kColumnsEach, [&](Index begin, Index end) {
+    Index counts[64];
+    const auto room = [&](int i) { return node.rooms + i * 2 * cols + begin; };
+    ops::add_up(
+        tree.all(),
+        [&](const ops::Leaf& leaf, int to) {
+          counts[to] = leaf.end - leaf.begin;
+          for (Index part : {Index{0}, cols})
+            std::copy_n(node.by_piece + leaf.piece * 2 * cols + part + begin, end - begin, room(to) + part);
+        },
+        [&](int left, int right) {
+          ops::merge_moments(counts[left], counts[right], end - begin, room(left), room(left) + cols, room(right),
+                             room(right) + cols);
+          counts[left] += counts[right];
+        });
+    std::copy_n(room(0), end - begin, node.mean + begin);
+    for (Index j = begin; j < end; ++j) node.var[j] = node.rooms[cols + j] / static_cast<T>(counts[0]);
+    ops::normalize_by_moments(columns(node, x, begin, end), layer.weight.p, layer.bias.p, node.y);
+  });
+}
+
+template <class T>
+void Plan<T>::pieces_gradient(Team& team, const Node& node, const Pass& pass, T* dx) noexcept {
+  const Layer<T>& layer = node.layer;
+  const Tree& tree = *pass.batch.tree;
+  const Index cols = layer.out, origin = tree.begin(tree.first());
+  const T* x = input(node, pass.batch);
+  team.each(cols, kColumns, kColumnsEach, [&](Index begin, Index end) {
+    for (Index p = tree.first(); p < tree.last(); ++p) {
+      const Index row = tree.begin(p) - origin, rows = tree.begin(p + 1) - tree.begin(p);
+      T* const own = node.by_piece + p * 2 * cols;
+      if (rows)
+        ops::normalize_gradient<T>({rows, begin, end, x + row * cols, cols, node.mean, node.rstd, node.var, layer.eps},
+                                layer.weight.p, node.dy + row * cols, own, own + cols, static_cast<T*>(nullptr));
+    }
+  });
+  if (pass.batch.exchange) pass.batch.exchange->share(pass.batch.exchange->context, node.by_piece, 2 * cols);
+  if (!dx) return;
+  team.each(cols, kColumns, kColumnsEach, [&](Index begin, Index end) {
+    const auto room = [&](int i) { return node.rooms + i * 2 * cols + begin; };
+    ops::add_up(
+        tree.all(),
+        [&](const ops::Leaf& leaf, int to) {
+          for (Index part : {Index{0}, cols})
+            std::copy_n(node.by_piece + leaf.piece * 2 * cols + part + begin, end - begin, room(to) + part);
+        },
+        [&](int left, int right) {
+          for (Index part : {Index{0}, cols}) ops::add_run(room(left) + part, room(right) + part, end - begin, room(left) + part);
+        });
+    ops::normalize_gradient_by_sums(columns(node, x, begin, end), tree.begin(tree.count()), layer.weight.p, node.rooms,
+                                    node.rooms + cols, node.dy, dx);
+  });
 }
 
 template <class T>
@@ -621,18 +730,21 @@ void Plan<T>::loss(const Pass& pass, Range rows) noexcept {
   }
 }
 
+// Added up within each piece, where there are some.
 template <class T>
 double Plan<T>::divisor(const Batch<T>& batch, const Rule& rule) const noexcept {
   if (!batch.weight || rule.per_row) return static_cast<double>(rows_);
+  const auto weight = [&](Index begin, Index end) { return std::accumulate(batch.weight + begin, batch.weight + end, 0.0); };
+  if (!batch.tree) return weight(0, rows_);
   double sum = 0;
-  for (Index i = 0; i < rows_; ++i) sum += batch.weight[i];
+  for (const ops::Leaf& leaf : batch.tree->own()) sum += weight(leaf.begin, leaf.end);
   return sum;
 }
 
 template <class T>
-double Plan<T>::total_loss(const Batch<T>& batch, double divisor) const noexcept {
+double Plan<T>::total_loss(const Batch<T>& batch, Range rows, double divisor) const noexcept {
   double sum = 0;
-  for (Index i = 0; i < rows_; ++i) sum += batch.weight ? batch.weight[i] * losses_[i] : losses_[i];
+  for (Index i = rows.begin; i < rows.end; ++i) sum += batch.weight ? batch.weight[i] * losses_[i] : losses_[i];
   return sum / divisor;
 }
 
@@ -652,12 +764,12 @@ void Plan<T>::plan_gradients(Team& team, const Batch<T>& batch, const Update* up
           const Node& to = *static_cast<const Node*>(context);
           each_run(part, to.layer.out, [&](const T* c, Index i, Index n) { to.update->run(to.layer.weight, i, n, c); });
         };
-      } else if (node.sum) {
-        g.context = &node;
-        g.finish = [](const void* context, const ops::GemmPart<T>& part) {
-          const Node& to = *static_cast<const Node*>(context);
-          each_run(part, to.layer.out, [&](const T* c, Index i, Index n) { ops::add_run(to.sum + i, c, n, to.sum + i); });
-        };
+      }
+      if (batch.tree) {
+        const ops::GemmCut cut = ops::cut_tree(g, batch.tree->own(), team.size());
+        tasks_.push_back({Task::weight, &node, g, cut, cut.pieces() / team.size()});
+        if (layer.bias.size) tasks_.push_back({Task::columns, &node, {}, {}, 1});
+        continue;
       }
       const ops::GemmCut cut = ops::cut_gemm(g, node.for_dw, team.size());
       if (ops::is_one_phase(g, node.for_dw, cut)) {
@@ -698,10 +810,14 @@ void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update)
       };
       switch (task->kind) {
         case Task::weight:
+          if (batch.tree) {
+            ops::gemm_tree(task->product, batch.tree->own(), root_stride_, task->cut, mine * task->pieces + at, own.data);
+            break;
+          }
           ops::gemm_piece(task->product, task->node->for_dw, task->cut, mine * task->pieces + at, task->node->shared_dw, own);
           break;
         case Task::columns:
-          columns_gradient(*task->node, cut(layer.out, kColumns), update);
+          columns_gradient(*task->node, batch, cut(layer.out, kColumns), update);
           break;
         case Task::rows:
           if (const Range rows = cut(static_cast<Index>(occurrences_.rows.size()), 1); rows.begin < rows.end) {
@@ -716,17 +832,41 @@ void Plan<T>::gradients(Team& team, const Batch<T>& batch, const Update* update)
 
 // Some columns of what a layer has a number of each column of: a bias, or gamma and beta and the running statistics.
 template <class T>
-void Plan<T>::columns_gradient(const Node& node, Range columns, const Update* update) const noexcept {
+void Plan<T>::columns_gradient(const Node& node, const Batch<T>& batch, Range columns, const Update* update) const noexcept {
   const Layer<T>& layer = node.layer;
-  const Index begin = columns.begin, n = columns.end - begin;
+  const Index begin = columns.begin, n = columns.end - begin, cols = layer.out;
   if (n <= 0) return;
-  if (layer.kind == LayerKind::affine && !layer.bias.frozen)
-    ops::sum_columns(node.dy + begin, layer.out, rows_, n, layer.bias.g + begin);
+  // sum(first row, last row, piece, to)
+  const auto add = [&](const Parameter<T>& p, auto&& sum) {
+    if (!p.size || p.frozen) return;
+    if (!batch.tree) return sum(Index{0}, rows_, Index{0}, p.g + begin);
+    const auto room = [&](int i) { return node.rooms + i * cols + begin; };
+    const ops::Leaves leaves = batch.tree->own();
+    ops::add_up(
+        leaves, [&](const ops::Leaf& leaf, int to) { sum(leaf.begin, leaf.end, leaf.piece, room(to)); },
+        [&](int left, int right) { ops::add_run(room(left), room(right), n, room(left)); });
+    for (int root = 0; root < leaves.roots; ++root) std::copy_n(room(root), n, p.g + root * root_stride_ + begin);
+  };
+  if (layer.kind == LayerKind::affine)
+    add(layer.bias, [&](Index first, Index last, Index, T* to) {
+      ops::sum_columns(node.dy + first * cols + begin, cols, last - first, n, to);
+    });
   if (normalizes_rows(layer.kind)) {
-    const Index blocks = (rows_ + kNormRows - 1) / kNormRows;
-    if (!layer.weight.frozen) ops::sum_columns(node.sums + begin, 2 * layer.out, blocks, n, layer.weight.g + begin);
-    if (layer.bias.size && !layer.bias.frozen)
-      ops::sum_columns(node.sums + layer.out + begin, 2 * layer.out, blocks, n, layer.bias.g + begin);
+    const auto sums = [&](const T* of) {
+      return [this, of, begin, n, cols](Index first, Index last, Index, T* to) {
+        const Index block = block_at(first);
+        ops::sum_columns(of + block * 2 * cols + begin, 2 * cols, block_at(last) - block, n, to);
+      };
+    };
+    add(layer.weight, sums(node.sums));
+    add(layer.bias, sums(node.sums + cols));
+  }
+  if (layer.kind == LayerKind::batchnorm && batch.tree) {  // its backward pass has made those of pieces, or all
+    const auto of_piece = [&](const T* of) {
+      return [of, begin, n, cols](Index, Index, Index piece, T* to) { std::copy_n(of + piece * 2 * cols + begin, n, to); };
+    };
+    add(layer.weight, of_piece(node.by_piece));
+    add(layer.bias, of_piece(node.by_piece + cols));
   }
   if (!update) return;
   if (layer.kind == LayerKind::batchnorm) update_statistics(node, begin, columns.end);
@@ -836,7 +976,10 @@ double Plan<T>::pass(Team& team, const Batch<T>& batch, const Rule& rule, const 
     loss_numbers_[i] = static_cast<T>(rule.loss.numbers[i % rule.loss.numbers.size()]);
   }
   walk(team, {batch, feed, true, rule.step, &rule, factor, nullptr, nullptr, true}, 0, ops_.size());
-  return total_loss(batch, divisor);
+  if (!batch.tree) return total_loss(batch, {0, rows_}, divisor);
+  double sum = 0;
+  for (const ops::Leaf& leaf : batch.tree->own()) sum += total_loss(batch, {leaf.begin, leaf.end}, divisor);
+  return sum;
 }
 
 template <class T>
@@ -881,36 +1024,27 @@ Index Plan<T>::trained() const noexcept {
 }
 
 template <class T>
-double Plan<T>::piece(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor, T* to,
-                      bool add) noexcept {
+bool Plan<T>::pieces(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor, double* losses,
+                     T* to) noexcept {
   const double value = pass(team, batch, rule, feed, divisor);
-  if (rule.stop_at_nonfinite && !(value <= rule.largest_loss)) return value;
-  // f(node, parameter, its place)
-  const auto each_place = [&](auto&& f) {
-    T* at = to;
+  for (const ops::Leaf& leaf : batch.tree->own()) *losses++ = total_loss(batch, {leaf.begin, leaf.end}, divisor);
+  if (rule.stop_at_nonfinite && !(value <= rule.largest_loss)) return false;
+  const auto each_gradient_of = [&](auto&& f) {
     for (Node& node : nodes_)
       for (Parameter<T>* p : {&node.layer.weight, &node.layer.bias})
-        if (p->size && !p->frozen) {
-          f(node, *p, at);
-          at += p->size;
-        }
+        if (p->size && !p->frozen) f(*p);
   };
   own_gradients_.clear();
-  each_place([&](Node& node, Parameter<T>& p, T* at) {
+  each_gradient_of([&](Parameter<T>& p) {
     own_gradients_.push_back(p.g);
-    if (!add)
-      p.g = at;
-    else if (node.layer.kind == LayerKind::affine && &p == &node.layer.weight)
-      node.sum = at;
+    p.g = to;
+    to += p.size;
   });
+  root_stride_ = trained();
   gradients(team, batch, nullptr);
   std::size_t i = 0;
-  each_place([&](Node& node, Parameter<T>& p, T* at) {
-    if (add && !(node.sum && &p == &node.layer.weight)) ops::add_run(at, p.g, p.size, at);
-    p.g = own_gradients_[i++];
-  });
-  for (Node& node : nodes_) node.sum = nullptr;
-  return value;
+  each_gradient_of([&](Parameter<T>& p) { p.g = own_gradients_[i++]; });
+  return true;
 }
 
 template <class T>

@@ -24,8 +24,9 @@ template <class T>
 class Plan {
  public:
   // Compiles for batches of `rows` and teams of at most `members`; costs little where nothing has changed but pointers. `clip`:
-  // whether updates have a norm to keep. Throws std::bad_alloc.
-  void prepare(const std::vector<Layer<T>>& layers, Index rows, int members, Use use, bool clip);
+  // whether updates have a norm to keep; `tree`: as the batches will have one, but for what its pieces weigh. Throws
+  // std::bad_alloc.
+  void prepare(const std::vector<Layer<T>>& layers, Index rows, int members, Use use, bool clip, const Tree* tree = nullptr);
 
   // Makes rows [begin, end) of the batch, before they are used; `rows` may be null.
   struct Feed {
@@ -47,10 +48,13 @@ class Plan {
     bool first, last;
   };
   Outcome step_part(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, const Share& share) noexcept;
-  // A piece of a batch that others have pieces of: its gradients go to `to`, or are added to what is there; as many numbers as
-  // are trained. Returns its part of the batch's loss; `divisor` is of all pieces. No batch normalization, no embedding.
-  double piece(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor, T* to, bool add) noexcept;
+  // The pieces at hand of a batch that others have pieces of: the gradients that they add up to go to `to`, root by root, as many
+  // numbers as are trained. Returns false where the rule minds a loss of theirs; `divisor` is of the whole batch. No embedding.
+  bool pieces(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor, double* losses, T* to) noexcept;
   Index trained() const noexcept;  // how many numbers that is
+  // The batch's, of the layers of batch normalization.
+  const T* mean(std::size_t layer) const noexcept { return nodes_[layer].mean; }
+  const T* variance(std::size_t layer) const noexcept { return nodes_[layer].var; }
   // The halves. Forward, in training, to contiguous outputs; running statistics are left alone. What it keeps stays until the
   // next.
   void forward(Team& team, const Batch<T>& batch, uint64_t step, const Feed& feed, T* out) noexcept;
@@ -100,7 +104,7 @@ class Plan {
     ops::GemmPlan forward, for_dx, for_dw;
     T *shared_forward, *shared_dx, *shared_dw;  // scratch of these products
     const Update* update;                       // of the weight, while its gradient is made
-    T* sum;                                     // what the weight's gradient is added to then, or null
+    T *by_piece, *rooms;                        // of a tree: what its pieces come to, and rooms for sums of two of its columns
   };
   // What happens to the rows of a batch, one after the other.
   enum class Act { feed, forward, loss, output, gradient, backward };
@@ -143,6 +147,9 @@ class Plan {
   bool takes_rows(const Op& op) const noexcept;
   Index row_cuts(const Team& team) const noexcept;
   Range rows_of_piece(Index piece, Index shares, Index cuts) const noexcept;
+  // Where the first block of rows begins at or after a row, whose sums normalization by rows makes together; and its number.
+  Index block_at(Index row) const noexcept;
+  Index to_block(Index row) const noexcept { return blocks_.empty() ? row : blocks_[static_cast<std::size_t>(block_at(row))]; }
 
   const T* input(const Node& node, const Batch<T>& batch) const noexcept { return node.x ? node.x : batch.x; }
   // What a sum adds: the input of its block.
@@ -153,10 +160,10 @@ class Plan {
   ops::NormColumns<T> columns(const Node& node, const T* x, Index begin, Index end) const noexcept;
   ops::Gemm<T> weight_gradient(const Node& node, const T* x, Index rows) const noexcept;
   ops::Gemm<T> forward_product(const Node& node, const T* x) const noexcept;
-  ops::Gemm<T> input_gradient(const Node& node, T* dx) const noexcept;
+  ops::Gemm<T> input_gradient(const Node& node, T* dx, bool by_batch) const noexcept;
   // What the sum of the rows' weighted losses is divided by.
   double divisor(const Batch<T>& batch, const Rule& rule) const noexcept;
-  double total_loss(const Batch<T>& batch, double divisor) const noexcept;
+  double total_loss(const Batch<T>& batch, Range rows, double divisor) const noexcept;
 
   // The gradient with respect to a node's input.
   T* dx_of(std::size_t node) const noexcept { return node == 0 || (node == first_ && !dx_) ? dx_ : nodes_[node - 1].dy; }
@@ -169,10 +176,12 @@ class Plan {
   void with_part(const Op& op, const Pass& pass, F&& f) noexcept;
   RowNorm<T> rows_to_normalize(const Node& node, const T* x, Range rows) const noexcept;
   void rows_gradient(const Node& node, const T* x, Range rows, T* dx) const noexcept;
+  void normalize_pieces(Team& team, const Node& node, const Pass& pass) noexcept;
+  void pieces_gradient(Team& team, const Node& node, const Pass& pass, T* dx) noexcept;
   void loss(const Pass& pass, Range rows) noexcept;
   void gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;
   void plan_gradients(Team& team, const Batch<T>& batch, const Update* update) noexcept;
-  void columns_gradient(const Node& node, Range columns, const Update* update) const noexcept;
+  void columns_gradient(const Node& node, const Batch<T>& batch, Range columns, const Update* update) const noexcept;
   void update_statistics(const Node& node, Index begin, Index end) const noexcept;
   void update_running(const Node& node, Index begin, Index end) const noexcept;
   void blend(const T* now, T* average, Index n) const noexcept;
@@ -205,6 +214,10 @@ class Plan {
   T *own_ = nullptr, *matrix_ = nullptr;  // scratch: of each member, and of a matrix that is updated as a whole
   T *predictions_ = nullptr, *factors_ = nullptr;
   double *losses_ = nullptr, *norms_ = nullptr;
+  bool in_pieces_ = false;
+  Tree shape_;                 // of the pieces then
+  std::vector<Index> blocks_;  // where the rows' blocks begin, and the last ends; none without normalization by rows
+  Index root_stride_ = 0;
   std::vector<T> loss_numbers_;
   std::vector<T*> own_gradients_;           // where they are to be but in a piece
   T average_share_ = 0, average_rest_ = 0;  // of the new and of the old in averages

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <stdexcept>
 
 namespace fastnn::network {
 namespace {
@@ -16,10 +15,11 @@ constexpr ops::Number kNumber = sizeof(T) == 4 ? ops::Number::f32 : ops::Number:
 
 // Prepares a plan for as many threads as its cost is worth at the moment.
 template <class T>
-Crew prepare_for_now(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, Use use, bool clip) {
-  plan.prepare(layers, rows, plan.members(), use, clip);
+Crew prepare_for_now(Plan<T>& plan, const std::vector<Layer<T>>& layers, Index rows, Use use, bool clip,
+                     const Tree* tree = nullptr) {
+  plan.prepare(layers, rows, plan.members(), use, clip, tree);
   const Crew crew = crew_for(plan.cost());
-  if (crew.members != plan.members()) plan.prepare(layers, rows, crew.members, use, clip);
+  if (crew.members != plan.members()) plan.prepare(layers, rows, crew.members, use, clip, tree);
   return crew;
 }
 
@@ -37,13 +37,17 @@ typename Plan<T>::Feed feed_of(const F& f) {
 }  // namespace
 
 template <class T>
-void Runner<T>::prepare(const std::vector<Layer<T>>& layers, Index rows, Index part, bool clip, bool alone) {
+void Runner<T>::prepare(const std::vector<Layer<T>>& layers, const Steps& steps, bool clip, bool alone) {
+  const Index rows = steps.rows, part = steps.part, pieces = steps.pieces;
   clip = clip || part < rows;
+  const Tree* tree = pieces ? &tree_ : nullptr;
+  const auto begin = [&](Index piece) { return begin_of_piece(piece, pieces, rows); };
+  if (pieces) tree_.cut(pieces, 0, pieces, [&](Index i) { return begin(i + 1) - begin(i); });
   if (alone) {
-    plan_.prepare(layers, part, 1, Use::step, clip);
+    plan_.prepare(layers, part, 1, Use::step, clip, tree);
     crew_ = {1, plan_.cost(), false};
   } else {
-    crew_ = prepare_for_now(plan_, layers, part, Use::step, clip);
+    crew_ = prepare_for_now(plan_, layers, part, Use::step, clip, tree);
   }
   last_ = &plan_;
   cost_ = plan_.cost() * static_cast<double>(rows / part);
@@ -76,6 +80,7 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
   batch.labels = data.labels ? labels_ : nullptr;
   batch.dense = data.labels ? nullptr : dense_;
   batch.weight = data.weight ? weight_ : nullptr;
+  batch.tree = steps.pieces ? &tree_ : nullptr;
   const auto row = [&](Index i) { return data.order ? data.order[i] : i; };
   // The weight of rows [first, first + n) of the order, which become the batch's.
   const auto weigh = [&](Index first, Index n) {
@@ -138,6 +143,10 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
             for (Index i = from; i < to; ++i) labels_[i] = ops::within(data.labels[row(first + i)], targets);
           };
           if (!parts) {
+            if (batch.tree && data.weight)
+              tree_.weigh([&](Index i) {
+                return std::any_of(weight_ + tree_.begin(i), weight_ + tree_.begin(i + 1), [](double w) { return w != 0; });
+              });
             outcome = plan_.step(team, batch, now, feed_of<T>(feed));
             break;
           }
@@ -165,68 +174,34 @@ Done Runner<T>::run(const std::vector<Layer<T>>& layers, const Data& data, const
 }
 
 template <class T>
-Index Runner<T>::pieces(const std::vector<Layer<T>>& layers, const Data& data, const Rule& rule, const Pieces<T>& pieces) {
-  const auto rows_of = [&](Index i) { return pieces.bounds[2 * i + 1] - pieces.bounds[2 * i]; };
-  Index most = 0;
-  for (Index i = 0; i < pieces.count; ++i) most = std::max(most, rows_of(i));
-  crew_ = prepare_for_now(plan_, layers, most, Use::step, true);
+bool Runner<T>::pieces(const std::vector<Layer<T>>& layers, const Data& data, const Rule& rule, const Pieces<T>& pieces) {
+  const Index rows = pieces.tree->rows(), cols = layers.front().in, targets = rule.loss.targets(layers.back().out);
+  crew_ = prepare_for_now(plan_, layers, rows, Use::step, false, pieces.tree);
   last_ = &plan_;
-  const Index cols = layers.front().in, targets = rule.loss.targets(layers.back().out);
   const bool in_place = lies_there<T>(data.x, data.scale);
   arena_.lay_out([&](auto&& take) {
-    take(x_, in_place ? 0 : most * cols);
-    take(labels_, data.labels ? most : 0);
-    take(dense_, data.labels ? 0 : most * targets);
+    take(x_, in_place ? 0 : rows * cols);
+    take(labels_, data.labels ? rows : 0);
+    take(dense_, data.labels ? 0 : rows * targets);
   });
-  Index top = 0, failed = 0;
-  for (Index i = 0; i < pieces.count && !failed; ++i) {
-    const Index first = pieces.bounds[2 * i], rows = rows_of(i);
-    Plan<T>& plan = rows == most ? plan_ : rest_;
-    if (&plan == &rest_) rest_.prepare(layers, rows, crew_.members, Use::step, true);
-    TreeNode node{0, pieces.numbers[i]};
-    const auto joins = [&] {
-      return top > 0 && node.place % 2 == 1 && pieces.nodes[top - 1].level == node.level &&
-             pieces.nodes[top - 1].place == node.place - 1;
-    };
-    const bool add = joins();
-    if (!add && top == pieces.rows) throw std::length_error("there is no room for the pieces of a tree");
-    Batch<T> batch{};
-    batch.rows = rows;
-    batch.part = static_cast<uint32_t>(pieces.numbers[i]);
-    batch.x = in_place ? reinterpret_cast<const T*>(data.x.data + first * data.x.row_bytes) : x_;
-    batch.labels = data.labels ? labels_ : nullptr;
-    batch.dense = data.labels ? nullptr : dense_;
-    batch.weight = data.weight ? data.weight + first : nullptr;
-    const auto feed = [&](Index from, Index to) {
-      if (!in_place) ops::gather(data.x, nullptr, first + from, to - from, static_cast<T>(data.scale), x_ + from * cols);
-      if (!data.labels) return ops::gather(data.dense, nullptr, first + from, to - from, T(1), dense_ + from * targets);
-      for (Index r = from; r < to; ++r) labels_[r] = ops::within(data.labels[first + r], targets);
-    };
-    Crew crew = crew_;
-    crew.nanoseconds = plan.cost();
-    run_team(crew, [&](Team& team) {
-      T* to = pieces.room + (add ? top - 1 : top) * pieces.stride;
-      pieces.losses[i] = plan.piece(team, batch, rule, feed_of<T>(feed), pieces.divisor, to, add);
-      if (rule.stop_at_nonfinite && !(pieces.losses[i] <= rule.largest_loss)) {
-        failed = -1 - i;
-        return;
-      }
-      if (add) {
-        node = {1, node.place / 2};
-        --top;
-      }
-      while (joins()) {  // with what lies before it
-        T* const left = pieces.room + (top - 1) * pieces.stride;
-        const T* const right = left + pieces.stride;
-        team.each(pieces.stride, 64, 4096,
-                  [&](Index begin, Index end) { ops::add_run(left + begin, right + begin, end - begin, left + begin); });
-        node = {node.level + 1, node.place / 2};
-        --top;
-      }
-      pieces.nodes[top++] = node;
-    });
-  }
-  return failed ? failed : top;
+  Batch<T> batch{};
+  batch.rows = rows;
+  batch.x = in_place ? reinterpret_cast<const T*>(data.x.data) : x_;
+  batch.labels = data.labels ? labels_ : nullptr;
+  batch.dense = data.labels ? nullptr : dense_;
+  batch.weight = data.weight;
+  batch.tree = pieces.tree;
+  batch.exchange = pieces.exchange;
+  const auto feed = [&](Index from, Index to) {
+    if (!in_place) ops::gather(data.x, nullptr, from, to - from, static_cast<T>(data.scale), x_ + from * cols);
+    if (!data.labels) return ops::gather(data.dense, nullptr, from, to - from, T(1), dense_ + from * targets);
+    for (Index r = from; r < to; ++r) labels_[r] = ops::within(data.labels[r], targets);
+  };
+  bool finite = true;
+  run_team(crew_, [&](Team& team) {
+    finite = plan_.pieces(team, batch, rule, feed_of<T>(feed), pieces.divisor, pieces.losses, pieces.room);
+  });
+  return finite;
 }
 
 template <class T>

@@ -17,6 +17,7 @@ struct Data {
 struct Steps {
   Index first, rows;  // the first step takes rows [first, first + rows) of the order, and so on
   Index part;         // of these rows, that are passed together, their gradients added up; no more than there are
+  Index pieces;       // that a step's rows are cut into, as a Tree has them; 0: none. Not with parts
   Index count;
   // A row for each update, or null for what rule and layers have: the learning rate, the weight decay, and the ratios of dropout.
   const double* rates;
@@ -32,33 +33,31 @@ struct Done {
   double loss;           // of that step
 };
 
-// The rows of a batch that this process has, in pieces whose gradients are added up along a tree: node (level, place) is the sum
-// of nodes (level - 1, 2 place) and (level - 1, 2 place + 1), or the first where there is no other.
-struct TreeNode {
-  int level;
-  int64_t place;
-};
+// Where the first of so many pieces, and so on, of n rows begin: none is empty but the last.
+constexpr Index begin_of_piece(Index piece, Index pieces, Index n) {
+  const Index whole = pieces < n ? pieces : n;
+  return n * (piece < whole ? piece : whole) / whole;
+}
+
+// The pieces at hand of a batch that other processes have pieces of.
 template <class T>
 struct Pieces {
-  const int64_t *bounds, *numbers;  // where each begins and ends; which of the batch's it is
-  Index count;
-  double divisor;      // of the batch's loss
-  T* room;             // for the nodes, `stride` numbers apart
-  Index stride, rows;  // of the room
-  double* losses;      // of each piece, its part of the batch's
-  TreeNode* nodes;     // room for as many as room has rows: what is left when all are added that can be
+  Tree* tree;                   // weighed
+  double divisor;               // of the batch's loss
+  const Exchange<T>* exchange;  // or null
+  double* losses;               // of each piece that counts, its part of the batch's
+  T* room;                      // for the gradients of each root, as many numbers as are trained
 };
 
 template <class T>
 class Runner {
  public:
-  // For steps of so many rows, by parts of at most so many; `alone`: by the calling thread. Throws std::bad_alloc.
-  void prepare(const std::vector<Layer<T>>& layers, Index rows, Index part, bool clip, bool alone = false);
+  // For these steps' rows, parts or pieces; `alone`: by the calling thread. Throws std::bad_alloc.
+  void prepare(const std::vector<Layer<T>>& layers, const Steps& steps, bool clip, bool alone = false);
   // The steps that it is prepared for. Throws std::bad_alloc before anything has changed.
   Done run(const std::vector<Layer<T>>& layers, const Data& data, const Steps& steps, const Rule& rule);
-  // Prepares for these pieces and passes them; returns how many nodes there are, or -1 - i where the loss of piece i is not
-  // finite and the rule minds. Throws std::bad_alloc, and std::length_error where there is no room.
-  Index pieces(const std::vector<Layer<T>>& layers, const Data& data, const Rule& rule, const Pieces<T>& pieces);
+  // Prepares for these pieces and passes them; returns whether no loss is one that the rule minds. Throws std::bad_alloc.
+  bool pieces(const std::vector<Layer<T>>& layers, const Data& data, const Rule& rule, const Pieces<T>& pieces);
   // What has gone through the last part, and what one thread takes for a step.
   const Plan<T>& last_plan() const noexcept { return *last_; }
   double cost() const noexcept { return cost_; }
@@ -66,6 +65,7 @@ class Runner {
  private:
   Plan<T> plan_, rest_;  // of whole parts, and of a smaller last one
   const Plan<T>* last_ = &plan_;
+  Tree tree_;
   double cost_ = 0;
   Crew crew_{1, 0, false};
   Arena arena_;

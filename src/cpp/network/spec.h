@@ -3,6 +3,7 @@
 // Nothing here owns memory.
 #include <vector>
 
+#include "network/tree.h"
 #include "ops/optimizers.h"
 #include "ops/parts.h"
 
@@ -63,6 +64,14 @@ struct LossRule {
   }
 };
 
+// How processes that have pieces of one batch tell each other what each piece comes to: of `by_piece`, a row of `width` numbers for
+// each piece of the batch, those at hand are filled in when it is called, and all when it returns.
+template <class T>
+struct Exchange {
+  void (*share)(void* context, T* by_piece, Index width);
+  void* context;
+};
+
 // One batch. Labels are numbers of classes, or rows of as many numbers as the loss has targets where `labels` is null.
 template <class T>
 struct Batch {
@@ -73,6 +82,10 @@ struct Batch {
   const T* dense;
   const double* weight;  // one a row, or null
   uint32_t part;         // its number among those whose gradients are added up
+  // What all rows come to is added up along this tree, or row after row where it is null. Of the pieces that it is made of others
+  // may have some: then there is an exchange.
+  const Tree* tree;
+  const Exchange<T>* exchange;
 };
 
 // What a step does beside its network: rates change from step to step.

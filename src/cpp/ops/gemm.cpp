@@ -1,6 +1,7 @@
 #include "ops/gemm.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/scratch.h"
 #include "dispatch/dispatch.h"
@@ -556,6 +557,97 @@ void gemm_piece(const Gemm<T>& given, const GemmPlan& plan, const GemmCut& cut, 
   compute(part_of(g, row.begin, row.end, col.begin, col.end), plan, own, scratch + shared.c + row.begin * g.c.cols);
 }
 
+namespace {
+
+// A part of C that is added up at once: its rooms stay in the second-level cache.
+constexpr Index kTreeColumns = 512, kTreeNumbers = 16384;
+template <class T>
+Index tree_part_rows(Index cols) {
+  const Index tile = kernels<T>().tile_rows;
+  return std::max(tile, kTreeNumbers / std::max<Index>(cols, 32) / tile * tile);
+}
+template <class T>
+Index tree_part_size() {
+  return std::max(kTreeNumbers, kernels<T>().tile_rows * kTreeColumns);
+}
+
+template <class T>
+Gemm<T> leaf_of(const Gemm<T>& g, Index begin, Index end) {
+  Gemm<T> leaf = g;
+  leaf.a.data += begin * g.a.col_stride;
+  leaf.b.data += begin * g.b.row_stride;
+  leaf.a.cols = leaf.b.rows = end - begin;
+  leaf.transient = false;
+  leaf.finish = nullptr;
+  return leaf;
+}
+
+}  // namespace
+
+template <class T>
+GemmCut cut_tree(const Gemm<T>& g, const Leaves& leaves, int members) noexcept {
+  return cut_gemm(g, plan_gemm(leaf_of(g, leaves.data->begin, leaves.data->end), true), members);
+}
+
+template <class T>
+Index tree_scratch(const Gemm<T>& g, const Leaves& leaves) noexcept {
+  Index own = 0;
+  for (const Leaf& leaf : leaves) {
+    const Gemm<T> one = leaf_of(g, leaf.begin, leaf.end);
+    own = std::max(own, own_scratch(one, plan_gemm(one, true)).all());
+  }
+  return whole_lines(own) + (leaves.rooms + 2) * tree_part_size<T>();  // one for what is turned, one for a part of a leaf
+}
+
+template <class T>
+void gemm_tree(const Gemm<T>& g, const Leaves& leaves, Index root_stride, const GemmCut& cut, Index piece, T* own) noexcept {
+  const Kernels<T>& k = kernels<T>();
+  const Index room = tree_part_size<T>(), count = cut.pieces();
+  T *turned = own, *rooms = own + room, *rest = rooms + (leaves.rooms + 1) * room;
+  GemmPlan plan = plan_gemm(leaf_of(g, leaves.data->begin, leaves.data->end), true);
+  Index planned = leaves.data->end - leaves.data->begin;
+  Span row{0, g.c.rows}, col{0, g.c.cols};
+  if (count > 1) {
+    row = rows_of<T>(g.c.rows, plan, cut, piece);
+    col = columns_of<T>(g.c.cols, cut, piece);
+  }
+  for (Index j = col.begin; j < col.end; j += kTreeColumns) {
+    const Index j_end = std::min(j + kTreeColumns, col.end), cols = j_end - j, step = tree_part_rows<T>(cols);
+    for (Index i = row.begin; i < row.end; i += step) {
+      const Index i_end = std::min(i + step, row.end), rows = i_end - i, size = rows * cols;
+      const auto add = [&](int left, int right) { k.add(rooms + left * room, rooms + right * room, size, rooms + left * room); };
+      const auto product = [&](Index begin, Index end, int to) {
+        Gemm<T> part = leaf_of(g, begin, end);
+        part.c = {nullptr, g.c.rows, g.c.cols, cols, 1};
+        part = part_of(part, i, i_end, j, j_end);
+        part.c.data = rooms + to * room;
+        OwnRoom<T> mine{rest};
+        compute(part, plan, mine, turned);
+      };
+      add_up(
+          leaves,
+          [&](const Leaf& leaf, int to) {
+            if (leaf.end - leaf.begin != planned) {
+              planned = leaf.end - leaf.begin;
+              plan = plan_gemm(leaf_of(g, leaf.begin, leaf.end), true);
+            }
+            const Index each = std::min(plan.piece, planned);
+            product(leaf.begin, leaf.begin + each, to);
+            for (Index at = leaf.begin + each; at < leaf.end; at += each) {
+              product(at, std::min(at + each, leaf.end), to + 1);
+              add(to, to + 1);
+            }
+          },
+          add);
+      for (int root = 0; root < leaves.roots && g.c.data; ++root)
+        for (Index r = 0; r < rows; ++r)
+          std::memcpy(g.c.data + root * root_stride + (i + r) * g.c.row_stride + j, rooms + root * room + r * cols,
+                      static_cast<std::size_t>(cols) * sizeof(T));
+      if (leaves.roots == 1) finish(g, rooms, cols, i, rows, j, cols);
+    }
+  }
+}
+
 template <class T>
 void gemm(Team& team, const Gemm<T>& given, const GemmPlan& plan, T* scratch, T* own, Index own_size) noexcept {
   if (given.c.rows == 0 || given.c.cols == 0) return;
@@ -599,6 +691,9 @@ void matmul(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>&
   template Index tile_rows<T>() noexcept;                                                                     \
   template bool is_one_phase(const Gemm<T>&, const GemmPlan&, const GemmCut&) noexcept;                       \
   template GemmCut cut_gemm(const Gemm<T>&, const GemmPlan&, int) noexcept;                                   \
+  template void gemm_tree(const Gemm<T>&, const Leaves&, Index, const GemmCut&, Index, T*) noexcept;          \
+  template Index tree_scratch(const Gemm<T>&, const Leaves&) noexcept;                                        \
+  template GemmCut cut_tree(const Gemm<T>&, const Leaves&, int) noexcept;                                     \
   template void gemm_piece(const Gemm<T>&, const GemmPlan&, const GemmCut&, Index, T*, OwnRoom<T>&) noexcept; \
   template void gemm(Team&, const Gemm<T>&, const GemmPlan&, T*, T*, Index) noexcept;                         \
   template void matmul(const Matrix<const T>&, const Matrix<const T>&, const Matrix<T>&);

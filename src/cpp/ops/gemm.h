@@ -1,6 +1,7 @@
 #pragma once
 // C = A B (+ bias), any strides of A and B.
 #include "core/team.h"
+#include "ops/leaves.h"
 
 namespace fastnn::ops {
 
@@ -93,6 +94,16 @@ bool is_one_phase(const Gemm<T>& g, const GemmPlan& plan, const GemmCut& cut) no
 // One piece of a product that is one phase. Between pieces of one product, the room stays as it is.
 template <class T>
 void gemm_piece(const Gemm<T>& g, const GemmPlan& plan, const GemmCut& cut, Index piece, T* shared, OwnRoom<T>& own) noexcept;
+
+// The same where C is added up: of each leaf, rows of A^T and B, there is a product of its own. gemm_piece of these, which writes
+// the roots' sums to c, c + root_stride, ... where c is not null, and calls `finish` where there is one root. `own` has room for
+// tree_scratch() numbers.
+template <class T>
+void gemm_tree(const Gemm<T>& g, const Leaves& leaves, Index root_stride, const GemmCut& cut, Index piece, T* own) noexcept;
+template <class T>
+Index tree_scratch(const Gemm<T>& g, const Leaves& leaves) noexcept;
+template <class T>
+GemmCut cut_tree(const Gemm<T>& g, const Leaves& leaves, int members) noexcept;
 // Into how many pieces a member's share of a phase is cut that has so many places to be cut at.
 Index cuts_of(double nanoseconds, Index places) noexcept;
 

@@ -21,13 +21,58 @@ uint32_t drop_threshold(double ratio) noexcept {
   constexpr double kWords = 4294967296.0;
   return static_cast<uint64_t>(std::fmin(std::nearbyint(ratio * kWords), kWords - 1));
 }
+namespace {
+
+// Calls part(i, count) for a part of a group of masks at either end of elements [first, first + n), and whole(i, count) for the
+// groups between them; i is counted from `first`.
+template <class Part, class Whole>
+void by_groups(Index first, Index n, Part&& part, Whole&& whole) {
+  const Index before = std::min((kMaskGroup - first % kMaskGroup) % kMaskGroup, n), groups = (n - before) / kMaskGroup * kMaskGroup;
+  if (before) part(Index{0}, before);
+  if (groups) whole(before, groups);
+  if (before + groups < n) part(before + groups, n - before - groups);
+}
+
+uint64_t* group_of(uint8_t* keep, Index origin, Index element) {
+  return reinterpret_cast<uint64_t*>(keep) + (element / kMaskGroup - origin / kMaskGroup);
+}
+
+}  // namespace
+
 template <class T>
-void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept {
-  kernels<T>().dropout_forward(stream, drop_threshold(ratio), scale, first, n, x, y, keep, false);
+void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep,
+          Index origin) noexcept {
+  const uint32_t threshold = drop_threshold(ratio);
+  by_groups(
+      first, n,
+      [&](Index i, Index count) {
+        const Index within = (first + i) % kMaskGroup;
+        T in[kMaskGroup] = {}, out[kMaskGroup];
+        uint64_t kept;
+        std::copy_n(x + i, count, in + within);
+        kernels<T>().dropout_forward(stream, threshold, scale, first + i - within, kMaskGroup, in, out,
+                                     reinterpret_cast<uint8_t*>(&kept), false);
+        std::copy_n(out + within, count, y + i);
+        __atomic_store_n(group_of(keep, origin, first + i), kept, __ATOMIC_RELAXED);
+      },
+      [&](Index i, Index count) {
+        kernels<T>().dropout_forward(stream, threshold, scale, first + i, count, x + i, y + i,
+                                     reinterpret_cast<uint8_t*>(group_of(keep, origin, first + i)), false);
+      });
 }
 template <class T>
-void drop_gradient(const uint8_t* keep, T scale, Index n, const T* dy, T* dx) noexcept {
-  kernels<T>().dropout_backward(keep, scale, n, dy, dx, false);
+void drop_gradient(const uint8_t* keep, Index origin, T scale, Index first, Index n, const T* dy, T* dx) noexcept {
+  uint8_t* const kept = const_cast<uint8_t*>(keep);  // which is only read
+  by_groups(
+      first, n,
+      [&](Index i, Index count) {
+        const uint64_t bits = *group_of(kept, origin, first + i) >> ((first + i) % kMaskGroup);
+        kernels<T>().dropout_backward(reinterpret_cast<const uint8_t*>(&bits), scale, count, dy + i, dx + i, false);
+      },
+      [&](Index i, Index count) {
+        kernels<T>().dropout_backward(reinterpret_cast<const uint8_t*>(group_of(kept, origin, first + i)), scale, count, dy + i,
+                                      dx + i, false);
+      });
 }
 template <class T>
 void scale_run(const T* x, T factor, Index n, T* y) noexcept {
@@ -120,12 +165,33 @@ void squared_rows(const LossRows<T>& r) noexcept {
 }
 
 template <class T>
-void normalize_by_batch(const NormColumns<T>& c, const T* gamma, const T* beta, T* y) noexcept {
-  const Kernels<T>& k = kernels<T>();
+void normalize_by_moments(const NormColumns<T>& c, const T* gamma, const T* beta, T* y) noexcept {
   const Index j = c.begin, n = c.end - c.begin;
-  k.batchnorm_statistics(c.x + j, c.x_row, c.rows, n, c.mean + j, c.var + j);
   for (Index i = j; i < c.end; ++i) c.rstd[i] = T(1) / std::sqrt(c.var[i] + c.eps);
-  k.batchnorm_forward({c.rows, n, c.x + j, c.x_row, c.mean + j, c.rstd + j}, gamma + j, beta + j, y + j, c.x_row, false);
+  kernels<T>().batchnorm_forward({c.rows, n, c.x + j, c.x_row, c.mean + j, c.rstd + j}, gamma + j, beta + j, y + j, c.x_row,
+                                 false);
+}
+template <class T>
+void normalize_by_batch(const NormColumns<T>& c, const T* gamma, const T* beta, T* y) noexcept {
+  const Index j = c.begin;
+  kernels<T>().batchnorm_statistics(c.x + j, c.x_row, c.rows, c.end - j, c.mean + j, c.var + j);
+  normalize_by_moments(c, gamma, beta, y);
+}
+template <class T>
+void moments(const NormColumns<T>& c) noexcept {
+  const Index j = c.begin, n = c.end - j;
+  kernels<T>().batchnorm_statistics(c.x + j, c.x_row, c.rows, n, c.mean + j, c.var + j);
+  kernels<T>().scale(c.var + j, static_cast<T>(c.rows), n, c.var + j);
+}
+template <class T>
+void merge_moments(Index rows, Index others, Index cols, T* mean, T* squares, const T* other_mean,
+                   const T* other_squares) noexcept {
+  const T share = static_cast<T>(others) / static_cast<T>(rows + others), weight = static_cast<T>(rows) * share;
+  for (Index j = 0; j < cols; ++j) {
+    const T d = other_mean[j] - mean[j];
+    mean[j] += d * share;
+    squares[j] += other_squares[j] + d * d * weight;
+  }
 }
 template <class T>
 void update_running(const NormColumns<T>& c, double momentum, T* running_mean, T* running_var) noexcept {
@@ -142,14 +208,18 @@ void normalize_by_running(Index rows, Index cols, const T* x, const T* gamma, co
   kernels<T>().batchnorm_forward({rows, cols, x, cols, running_mean, rstd}, gamma, beta, y, cols, false);
 }
 template <class T>
+void normalize_gradient_by_sums(const NormColumns<T>& c, Index all, const T* gamma, const T* dgamma, const T* dbeta, const T* dy,
+                                T* dx) noexcept {
+  const Index j = c.begin;
+  kernels<T>().batchnorm_input_gradient({c.rows, c.end - j, c.x + j, c.x_row, c.mean + j, c.rstd + j}, gamma + j, dgamma + j,
+                                        dbeta + j, T(1) / static_cast<T>(all), dy + j, c.x_row, dx + j, c.x_row, false);
+}
+template <class T>
 void normalize_gradient(const NormColumns<T>& c, const T* gamma, const T* dy, T* dgamma, T* dbeta, T* dx) noexcept {
-  const Kernels<T>& k = kernels<T>();
   const Index j = c.begin;
   const BatchNormColumns<T> columns{c.rows, c.end - c.begin, c.x + j, c.x_row, c.mean + j, c.rstd + j};
-  k.batchnorm_parameter_gradients(columns, dy + j, c.x_row, dgamma + j, dbeta + j);
-  if (!dx) return;
-  const T per_row = T(1) / static_cast<T>(c.rows);
-  k.batchnorm_input_gradient(columns, gamma + j, dgamma + j, dbeta + j, per_row, dy + j, c.x_row, dx + j, c.x_row, false);
+  kernels<T>().batchnorm_parameter_gradients(columns, dy + j, c.x_row, dgamma + j, dbeta + j);
+  if (dx) normalize_gradient_by_sums(c, c.rows, gamma, dgamma, dbeta, dy, dx);
 }
 
 template <class T>
@@ -230,8 +300,8 @@ bool in_range(const RowSource& from, Index count, Index n) noexcept {
 #define FASTNN_INSTANTIATE(T)                                                                                             \
   template void activate(Activation, const T*, T*, Index, T) noexcept;                                                    \
   template void activation_gradient(Activation, const T*, const T*, T*, Index, T) noexcept;                               \
-  template void drop(const RandomStream&, double, T, Index, Index, const T*, T*, uint8_t*) noexcept;                      \
-  template void drop_gradient(const uint8_t*, T, Index, const T*, T*) noexcept;                                           \
+  template void drop(const RandomStream&, double, T, Index, Index, const T*, T*, uint8_t*, Index) noexcept;               \
+  template void drop_gradient(const uint8_t*, Index, T, Index, Index, const T*, T*) noexcept;                             \
   template void blend_run(const T*, T, T, Index, T*) noexcept;                                                            \
   template void scale_run(const T*, T, Index, T*) noexcept;                                                               \
   template void add_run(const T*, const T*, Index, T*) noexcept;                                                          \
@@ -241,6 +311,11 @@ bool in_range(const RowSource& from, Index count, Index n) noexcept {
   template void squared_rows(const LossRows<T>&) noexcept;                                                                \
   template void rows_by_kernel(Dense, const LossRows<T>&) noexcept;                                                       \
   template void normalize_by_batch(const NormColumns<T>&, const T*, const T*, T*) noexcept;                               \
+  template void normalize_by_moments(const NormColumns<T>&, const T*, const T*, T*) noexcept;                             \
+  template void moments(const NormColumns<T>&) noexcept;                                                                  \
+  template void merge_moments(Index, Index, Index, T*, T*, const T*, const T*) noexcept;                                  \
+  template void normalize_gradient_by_sums(const NormColumns<T>&, Index, const T*, const T*, const T*, const T*, T*)      \
+      noexcept;                                                                                                           \
   template void update_running(const NormColumns<T>&, double, T*, T*) noexcept;                                           \
   template void normalize_by_running(Index, Index, const T*, const T*, const T*, const T*, const T*, T, T*, T*) noexcept; \
   template void normalize_gradient(const NormColumns<T>&, const T*, const T*, T*, T*, T*) noexcept;                       \

@@ -14,11 +14,14 @@ void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, In
 
 // round(ratio*2^32), at most 2^32 - 1: what a random word must reach for its element to be kept.
 uint32_t drop_threshold(double ratio) noexcept;
-// Elements [first, first + n) of a batch, first a multiple of 64; x, y and keep begin with element `first`.
+// Elements [first, first + n) of a batch, with which x and y begin; keep begins with the group of kMaskGroup that element `origin`
+// is in, 8 bytes a group. Groups at the ends may be written by several at a time.
+constexpr Index kMaskGroup = 64;
 template <class T>
-void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep) noexcept;
+void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep,
+          Index origin) noexcept;
 template <class T>
-void drop_gradient(const uint8_t* keep, T scale, Index n, const T* dy, T* dx) noexcept;
+void drop_gradient(const uint8_t* keep, Index origin, T scale, Index first, Index n, const T* dy, T* dx) noexcept;
 // y = share*x + rest*y
 template <class T>
 void blend_run(const T* x, T share, T rest, Index n, T* y) noexcept;
@@ -72,6 +75,15 @@ struct NormColumns {
 };
 template <class T>
 void normalize_by_batch(const NormColumns<T>& c, const T* gamma, const T* beta, T* y) noexcept;
+// The same by mean and var that are there, which rows of others may have gone into.
+template <class T>
+void normalize_by_moments(const NormColumns<T>& c, const T* gamma, const T* beta, T* y) noexcept;
+// The mean, and in `var` the sum of squared deviations from it.
+template <class T>
+void moments(const NormColumns<T>& c) noexcept;
+// Those of some rows and of some others become those of both (Chan, Golub & LeVeque 1979).
+template <class T>
+void merge_moments(Index rows, Index others, Index cols, T* mean, T* squares, const T* other_mean, const T* other_squares) noexcept;
 template <class T>
 void update_running(const NormColumns<T>& c, double momentum, T* running_mean, T* running_var) noexcept;
 // By running statistics, all columns of some rows. rstd is room for (cols,) numbers.
@@ -81,6 +93,11 @@ void normalize_by_running(Index rows, Index cols, const T* x, const T* gamma, co
 // dgamma and dbeta, and dx (which may be dy) where it is not null.
 template <class T>
 void normalize_gradient(const NormColumns<T>& c, const T* gamma, const T* dy, T* dgamma, T* dbeta, T* dx) noexcept;
+
+// dx, by the sums of dgamma and dbeta over `all` rows, which these are among.
+template <class T>
+void normalize_gradient_by_sums(const NormColumns<T>& c, Index all, const T* gamma, const T* dgamma, const T* dbeta, const T* dy,
+                                T* dx) noexcept;
 
 // Rows normalized by themselves; dx (which may be dy, or null) and these rows' sums for dgamma and, unless null, dbeta.
 template <class T>

@@ -281,7 +281,7 @@ int Handle::step(Index rows, const T* x, const long long* labels, const T* targe
   now.update.step += updates_;
   now.update.lost = &lost;
   limit<T>(now);
-  own.runner.prepare(own.layers, rows, rows, std::isfinite(rule_.clip_norm));
+  own.runner.prepare(own.layers, steps, std::isfinite(rule_.clip_norm));
   const network::Done done = own.runner.run(own.layers, data, steps, now);
   if (!done.finite) {
     *loss = done.loss;

@@ -18,7 +18,7 @@ std::vector<const char*> attributes_of_role(Role role) {
     case Role::layer:
       return {"forward", "backward",     "backward_params", "params", "grads",       "alpha", "momentum",
               "eps",     "ratio",        "inverted",        "seed",   "seeded",      "step",  "stream",
-              "_kept",   "running_mean", "running_var",     "_saved", "approximate", "layers"};
+              "_kept",   "running_mean", "running_var",     "_saved", "approximate", "layers", "first_row"};
     case Role::loss:
       return {"forward", "backward", "y", "label_smoothing", "delta", "quantiles"};
     case Role::optimizer:

@@ -38,10 +38,11 @@ py::object current_exception() {
 
 CompiledNetwork::Request CompiledNetwork::Request::of(const py::tuple& a) {
   if (a.size() == 4) return {a[0], a[1], a[2], a[3]};
-  if (a.size() != 11) refuse("a training takes 4 or 11 arguments, got " + std::to_string(a.size()));
+  if (a.size() != 11 && a.size() != 12) refuse("a training takes 4, 11 or 12 arguments, got " + std::to_string(a.size()));
   Request r{a[0], a[1], a[2], a[3], a[4], a[5].cast<Index>(), a[6].cast<Index>(), a[7].cast<double>(), a[8], a[9].cast<double>(),
             a[10]};
-  if (r.step < 0 || r.rows < 1) refuse("there is no such step");
+  if (a.size() == 12) r.cut = a[11].cast<Index>();
+  if (r.step < 0 || r.rows < 1 || r.cut < 0) refuse("there is no such step");
   return r;
 }
 
@@ -130,9 +131,12 @@ void CompiledNetwork::Job::read(Training<T>& typed) {
   }
   if (steps.rates) steps.count = std::min(steps.count, extent(request.rates, 0));
   steps.part = part ? std::min(part, steps.rows) : steps.rows;
-  if (steps.part < steps.rows && (call.own_loss || indices)) throw Unsupported{};
-  // A layer of batch normalization refuses a single row.
-  if (normalizes(layers) && (steps.part == 1 || steps.rows % steps.part == 1)) throw Unsupported{};
+  steps.pieces = request.cut;
+  const bool whole = steps.part == steps.rows && steps.pieces == 0 && request.pieces.is_none();
+  if (!whole && (call.own_loss || indices)) throw Unsupported{};
+  if (steps.part < steps.rows && steps.pieces) throw Unsupported{};
+  // A layer of batch normalization refuses a single row, unless others have some of its batch.
+  if (normalizes(layers) && request.pieces.is_none() && (steps.part == 1 || steps.rows % steps.part == 1)) throw Unsupported{};
   steps.seconds = request.seconds;
   if (single) {
     steps.losses = &one_;
@@ -151,7 +155,7 @@ double CompiledNetwork::Job::prepare(Training<T>& typed, bool alone) {
     typed.halves.prepare(typed.layers, steps_.rows, clip);
     return 0;
   }
-  typed.runner.prepare(typed.layers, steps_.rows, steps_.part, clip, alone);
+  typed.runner.prepare(typed.layers, steps_, clip, alone);
   return typed.runner.cost() * static_cast<double>(steps_.count);
 }
 
@@ -184,40 +188,81 @@ py::object CompiledNetwork::Job::finish(Training<T>& typed) {
   return py::make_tuple(done_.updates, done_.steps, bad_loss ? py::object(py::float_(done_.loss)) : py::none());
 }
 
-// The pieces' losses and the nodes that are left, (level, place); the number of the piece whose loss is not finite and its loss,
-// where the trainer minds.
+namespace {
+
+// What processes that have pieces of a batch share is Python's to send: share(memory of a row for each piece).
+template <class T>
+struct ByPython {
+  const py::object& share;
+  Index pieces;
+  std::exception_ptr failed;
+
+  static void call(void* context, T* by_piece, Index width) {
+    ByPython& self = *static_cast<ByPython*>(context);
+    if (self.failed) return;
+    const py::gil_scoped_acquire gil;
+    try {
+      const auto row = width * static_cast<Index>(sizeof(T));
+      self.share(py::memoryview::from_buffer(by_piece, {self.pieces, width}, {row, static_cast<Index>(sizeof(T))}));
+    } catch (...) {
+      self.failed = std::current_exception();
+    }
+  }
+};
+
+}  // namespace
+
+// The losses of the pieces that count and the nodes that are left, (level, place), or a loss that is not finite, where the trainer
+// minds; and mean and variance of each layer of batch normalization.
 template <class T>
 py::object CompiledNetwork::Job::pass_pieces(Training<T>& typed) {
-  if (runs_python() || net_.takes_indices() || normalizes(typed.layers)) throw Unsupported{};
-  const auto [bounds, numbers, divisor, room] = py::cast<std::tuple<py::object, py::object, double, py::object>>(request_.pieces);
-  const auto is_counts = [](py::handle a) { return is_array(a) && is_i64(a) && is_contiguous(a) && rank(a) == 1; };
-  const bool fits = is_counts(bounds) && is_counts(numbers) && extent(bounds, 0) == 2 * extent(numbers, 0) && is_array(room) &&
-                    is_dtype<T>(room) && is_contiguous(room) && rank(room) == 2;
-  if (!fits) refuse("pieces must be (bounds, numbers, divisor, room)");
+  const auto [bounds, first, last, counts, divisor, room, share] =
+      py::cast<std::tuple<py::object, Index, Index, py::object, double, py::object, py::object>>(request_.pieces);
+  const bool arrays = is_array(bounds) && is_i64(bounds) && is_contiguous(bounds) && rank(bounds) == 1 && is_array(counts) &&
+                      is_u8(counts) && is_contiguous(counts) && rank(counts) == 1 && is_array(room) && is_dtype<T>(room) &&
+                      is_contiguous(room) && rank(room) == 2 && is_writeable(room);
+  const Index count = arrays ? extent(counts, 0) : 0;
+  if (!arrays || extent(bounds, 0) != count + 1 || first < 0 || first >= last || last > count)
+    refuse("pieces must be (bounds, first, last, counts, divisor, room, share)");
+  const int64_t* const bound = data_of<const int64_t>(bounds);
+  const uint8_t* const does = data_of<const uint8_t>(counts);
+  bool in_order = bound[0] == 0 && bound[last] - bound[first] == used_;
+  for (Index i = 0; i < count; ++i) in_order = in_order && bound[i] <= bound[i + 1];
+  if (!in_order) refuse("pieces must be cut in order, and x the rows of those at hand");
+  network::Tree tree;
+  tree.cut(count, first, last, [&](Index i) { return bound[i + 1] - bound[i]; });
+  tree.weigh([&](Index i) { return does[i] != 0; });
   Index size = 0;
   for (const Layer<T>& layer : typed.layers)
     for (const network::Parameter<T>* p : {&layer.weight, &layer.bias})
       if (!p->frozen) size += p->size;
-  const int64_t* bound = data_of<const int64_t>(bounds);
-  const Index count = extent(numbers, 0);
-  bool in_order = extent(room, 1) == size;
-  for (Index i = 0, before = 0; i < count; before = bound[2 * i++ + 1])
-    in_order = in_order && before <= bound[2 * i] && bound[2 * i] < bound[2 * i + 1] && bound[2 * i + 1] <= used_;
-  if (!in_order) refuse("pieces must be rows of x in their order, and room one number a parameter");
-  std::vector<double> losses(static_cast<std::size_t>(count));
-  std::vector<network::TreeNode> nodes(static_cast<std::size_t>(extent(room, 0)));
-  const network::Pieces<T> pieces{
-      bound,       data_of<const int64_t>(numbers), count, divisor, data_of<T>(room), size, extent(room, 0), losses.data(),
-      nodes.data()};
-  const Index left =
+  if (extent(room, 1) != size || extent(room, 0) < static_cast<Index>(tree.roots().size()))
+    refuse("room must have a number for each that is trained, and a row for each node");
+  std::vector<double> losses(static_cast<std::size_t>(tree.own().count));
+  ByPython<T> python{share, count, nullptr};
+  const network::Exchange<T> exchange{ByPython<T>::call, &python};
+  rule_.largest_loss = std::numeric_limits<double>::max();  // the trainer looks at the gradients of all
+  const network::Pieces<T> pieces{&tree, divisor, share.is_none() ? nullptr : &exchange, losses.data(), data_of<T>(room)};
+  const bool finite =
       unlocked(std::numeric_limits<double>::infinity(), [&] { return typed.runner.pieces(typed.layers, data_, rule_, pieces); });
+  if (python.failed) std::rethrow_exception(python.failed);
   for (const auto& [dict, key, array] : net_.call_.entries) dict[key] = array;
-  if (left < 0) return py::make_tuple(-1 - left, losses[static_cast<std::size_t>(-1 - left)]);
-  py::list own, tree;
-  for (const double loss : losses) own.append(loss);
-  for (Index i = 0; i < left; ++i)
-    tree.append(py::make_tuple(nodes[static_cast<std::size_t>(i)].level, nodes[static_cast<std::size_t>(i)].place));
-  return py::make_tuple(own, tree);
+  py::list own, nodes, moments;
+  for (const double loss : losses) {
+    if (!finite && !std::isfinite(loss)) return py::float_(loss);
+    own.append(loss);
+  }
+  for (const network::TreeNode& node : tree.roots()) nodes.append(py::make_tuple(node.level, node.place));
+  const network::Plan<T>& plan = typed.runner.last_plan();
+  for (std::size_t i = 0; i < typed.layers.size(); ++i) {
+    if (typed.layers[i].kind != LayerKind::batchnorm) continue;
+    const Index cols = typed.layers[i].out;
+    py::object mean = new_vector<T>(cols), variance = new_vector<T>(cols);
+    std::copy_n(plan.mean(i), cols, data_of<T>(mean));
+    std::copy_n(plan.variance(i), cols, data_of<T>(variance));
+    moments.append(py::make_tuple(mean, variance));
+  }
+  return py::make_tuple(own, nodes, moments);
 }
 
 double CompiledNetwork::Job::prepare(bool alone) { return wide_ ? prepare(net_.f64_, alone) : prepare(net_.f32_, alone); }

@@ -70,7 +70,8 @@ struct CompiledNetwork::Request {
   py::handle rates = py::none();
   double seconds = std::numeric_limits<double>::infinity();
   py::handle losses = py::none();
-  py::handle pieces = py::none();  // (bounds, numbers, divisor, room): of these rows, whose gradients are wanted and no step
+  Index cut = 0;                   // into how many pieces a step's rows are, along whose tree gradients are added up; 0: none
+  py::handle pieces = py::none();  // what pieces() takes: of these rows the gradients are wanted and no step
 
   // What train() or step() takes: the handles are the tuple's.
   static Request of(const py::tuple& arguments);

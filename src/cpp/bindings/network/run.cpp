@@ -58,8 +58,10 @@ int CompiledNetwork::traverse(visitproc visit, void* arg) const {
 
 py::object CompiledNetwork::train(const py::args& arguments) { return train(Request::of(arguments)); }
 
-py::object CompiledNetwork::step(py::handle trainer, py::handle x, py::handle t, py::handle weight) {
-  return train({trainer, x, t, weight});
+py::object CompiledNetwork::step(py::handle trainer, py::handle x, py::handle t, py::handle weight, Index cut) {
+  Request request{trainer, x, t, weight};
+  request.cut = cut;
+  return train(request);
 }
 
 // None where Python has to do it.
@@ -158,6 +160,11 @@ py::object CompiledNetwork::forward_as(Kept<T>& kept, py::handle x, py::handle p
   call.deep = takes_indices() || rank(x) > 2;
   std::vector<Layer<T>>& layers = kept.forward;
   read_ratios(layers_, call, nullptr, nullptr);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    if (layers_[i].kind != LayerKind::dropout) continue;
+    const py::object first = find(call.layers[i].attributes, names().first_row);
+    if (first && unsigned_number(first) != 0) throw Unsupported{};  // a part of a batch, by its layers one after the other
+  }
   read_layers(layers_, call, layers);
   if (n == 0 || (n == 1 && normalizes(layers))) throw Unsupported{};  // which its layer refuses
   if (takes_indices() && !ops::in_range(rows.from, n, layers.front().vocabulary)) throw Unsupported{};

@@ -23,8 +23,8 @@ class CompiledNetwork {
   static py::list step_together(const py::list& calls);
   // The gradients of pieces of a batch, added up as far as they can be; the stub says how. None: Python has to do it.
   py::object pieces(py::handle trainer, py::handle x, py::handle t, py::handle weight, double scale, py::handle pieces);
-  // One step on all rows.
-  py::object step(py::handle trainer, py::handle x, py::handle t, py::handle weight);
+  // One step on all rows, whose gradients are added up along the tree of so many pieces unless `cut` is 0.
+  py::object step(py::handle trainer, py::handle x, py::handle t, py::handle weight, Index cut);
   // A pass at a time; NotImplemented where Python has to do it. Forward in training keeps what backward needs, known by `pass`,
   // an object that each layer remembers until it is passed otherwise.
   py::object forward(py::handle x, py::handle pass);
