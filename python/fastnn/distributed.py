@@ -158,6 +158,8 @@ class DataParallel:
         own: tuple[int, list[float] | None] = (0, None)
         try:
             x, t = _checks.real_array("x", x), _checks.as_array("t", t)
+            if hasattr(self.trainer.loss, "plain_targets") and (labels := _checks.other_labels(t)) is not None:
+                t = labels
             if sample_weight is not None:
                 sample_weight = np.asarray(sample_weight, np.float64)
             if x.ndim == 0 or t.ndim == 0 or len(x) != len(t) or len(x) == 0:
@@ -251,6 +253,8 @@ class DataParallel:
         begin, end = int(bounds[first]), int(bounds[last])
         if begin < end and (norms or counts[first:last].any()):
             x, t = take(slice(begin, end))
+            if x.dtype not in _checks.FLOATS and x.dtype.kind not in "iu":
+                x = x.astype(trainer.net.dtype)
             _, whole = self._whole(n, weights)
             own = None if weights is None else weights[begin:end]
             share = sums.share if norms and self.ranks > 1 else None
