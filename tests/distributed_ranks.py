@@ -44,7 +44,10 @@ def trainer_of(case, dtype=np.float32):
         "residual": [
             fastnn.Residual([fastnn.LayerNorm.create(16, dtype=dtype), affine(16, 16, rng=2, dtype=dtype)])
         ],
-        "own norm": [fastnn.Residual([norm, fastnn.ReLU(), affine(16, 16, rng=2, dtype=dtype)]), fastnn.Dropout(0.2)],
+        "own norm": [
+            fastnn.Residual([norm, fastnn.ReLU(), affine(16, 16, rng=2, dtype=dtype)]),
+            fastnn.Dropout(0.2),
+        ],
     }.get(case, [norm, fastnn.ReLU()] if "norm" in case else [fastnn.Tanh()])
     net = fastnn.Sequential([*first, *inner, affine(16, 5, rng=1, dtype=dtype)])
     frozen = {"frozen": "0.*", "frozen norm": "[01].*"}.get(case)

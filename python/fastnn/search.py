@@ -540,6 +540,7 @@ class _Search:
         self.finished: queue.SimpleQueue[FrozenTrial | None] = queue.SimpleQueue()  # None: a worker has ended
         self.unstored: deque[FrozenTrial] = deque()
         self.storage_failed = False
+        self.refusals = 0  # of the storage, one after the other
         self.waiting: deque[FrozenTrial] = deque()  # in the storage, enqueued
         self.claimed: set[int] = set()  # those that this process has taken to run, by their ids there
 
@@ -772,7 +773,7 @@ class _Search:
         self.looked = monotonic()
 
     def _finish(self) -> None:
-        """Store, when all workers have ended, what is left; go on after errors, for what can be stored."""
+        """Store, when all workers have ended, what is left; go on after an error, for what can be stored."""
         state = _optuna().trial.TrialState
         while not self.finished.empty():
             trial = self.finished.get()
@@ -781,19 +782,27 @@ class _Search:
         for trial in self.study.get_trials(deepcopy=False, states=(state.WAITING,)):
             if ENQUEUED not in trial.system_attrs:  # an objective has enqueued it
                 self.unstored.append(trial)
-        for trial in self.unstored:
-            self._try(self._write, trial)
+        lost = sum(not self._try(self._write, trial) for trial in self.unstored)
+        if lost:
+            _log.warning("%d trials that have finished could not be stored", lost)
         for key, value in self.study.user_attrs.items():
             if key not in self.attributes or self.attributes[key] != value:
                 self._try(self.stored.set_user_attr, key, value)
         for place in list(self.claimed):
             self._try(self.storage.set_trial_state_values, place, state.WAITING)
 
-    def _try(self, do: Callable[..., Any], *arguments: Any) -> None:
+    def _try(self, do: Callable[..., Any], *arguments: Any) -> bool:
+        """Do something to the storage, unless it has failed twice in a row: each failure takes seconds."""
+        if self.refusals > 1:
+            return False
         try:
             do(*arguments)
         except Exception as error:
             self.errors.append(error)
+            self.refusals += 1
+            return False
+        self.refusals = 0
+        return True
 
 
 def _number(result: Any) -> float:

@@ -146,7 +146,7 @@ class Trainer(reference.Trainer):
     def _run_natively(
         self, x: Any, t: Any, sample_weight: Any, order: Any, batch_size: int, scale: float, cut: int = 0
     ) -> Generator[Any, Any, int]:
-        """Do the steps of an epoch that native code can do, in so many pieces if `cut`; return their number."""
+        """Do what steps of an epoch native code can do, in so many pieces if `cut`; return their number."""
         compiled = getattr(self.net, "_compiled", None)
         size = len(x) if order is None else len(order)
         joined = 2 * self._joins(size, batch_size)  # the last batch, a row larger, is a step of its own
@@ -215,10 +215,11 @@ class Trainer(reference.Trainer):
     def _check_state(self, grads: dict[str, Any]) -> None:
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]
         floats = all(isinstance(a, np.ndarray) and a.dtype in _checks.FLOATS for a in arrays)
-        if not self._running and floats and arrays:
-            if _core.sum_of_squares(arrays) <= min(np.finfo(a.dtype).max for a in arrays):  # and so each square
-                return
-        super()._check_state(grads)
+        most = min((float(np.finfo(a.dtype).max) for a in arrays), default=0.0) if floats else 0.0
+        if (
+            self._running or not floats or not _core.sum_of_squares(arrays) <= most
+        ):  # else each square is, too
+            super()._check_state(grads)
 
     def _clip(self, grads: dict[str, Any], limit: float) -> None:
         arrays = [g.values if isinstance(g, RowSparse) else g for g in grads.values()]

@@ -737,7 +737,8 @@ class Dropout(Layer):
     first_row : int
         The place of the first row of x among the rows that the mask is for: 0, or a part's in its batch.
 
-    A file of the network keeps all of these but the last, so that the masks to come are the same; `state_dict` does not.
+    A file of the network keeps all of these but the last, so that the masks to come are the same;
+    `state_dict` does not.
     """
 
     def __init__(
@@ -779,7 +780,7 @@ class Dropout(Layer):
         mask = None
         if train:
             threshold = np.uint32(dropout_threshold(ratio))
-            first = self.first_row * (x.size // max(1, len(x)))
+            first = self.first_row * (x.size // max(1, len(x))) if self.first_row else 0
             keep = words(self.seed, self.step, self.stream, first + x.size)[first:] >= threshold
             self._kept = mask = keep.reshape(x.shape)
             self.step += 1

@@ -51,22 +51,22 @@ py::str interned(const char* name);
 struct Names {
   py::str params = interned("params"), grads = interned("grads"), alpha = interned("alpha"), momentum = interned("momentum"),
           eps = interned("eps"), ratio = interned("ratio"), inverted = interned("inverted"), seed = interned("seed"),
-          seeded = interned("seeded"), step = interned("step"), steps = interned("steps"), stream = interned("stream"), first_row = interned("first_row"),
-          running_mean = interned("running_mean"), running_var = interned("running_var"), optimizer = interned("optimizer"),
-          loss = interned("loss"), clip_norm = interned("clip_norm"), nonfinite = interned("nonfinite"),
-          per_row = interned("_per_row"), lr = interned("lr"), weight_decay = interned("weight_decay"), state = interned("state"),
-          y = interned("y"), kept = interned("_kept"), forward = interned("forward"), backward = interned("backward"),
-          backward_params = interned("backward_params"), update = interned("update"), rate = interned("rate"),
-          raise = interned("raise"), own_loss = interned("_loss"), check_loss = interned("_check_loss"),
-          check_finite = interned("_check_finite"), clip = interned("_clip"), inputs = interned("_inputs"),
-          gather = interned("_gather"), saved = interned("_saved"), loss_and_gradient = interned("_loss_and_gradient"),
-          criterion = interned("_criterion"), function = interned("function"), weighs = interned("_weighs"),
-          checked = interned("checked"), in_use = interned("_in_use"), approximate = interned("approximate"),
-          label_smoothing = interned("label_smoothing"), delta = interned("delta"), quantiles = interned("quantiles"),
-          groups = interned("groups"), factors = interned("_factors"), average = interned("average"),
-          averaged = interned("averaged"), layers = interned("layers"), matrices = interned("_matrices"),
-          nesterov = interned("nesterov"), ns_steps = interned("ns_steps"), adamw_factor = interned("adamw_factor"),
-          part = interned("_part");
+          seeded = interned("seeded"), step = interned("step"), steps = interned("steps"), stream = interned("stream"),
+          first_row = interned("first_row"), running_mean = interned("running_mean"), running_var = interned("running_var"),
+          optimizer = interned("optimizer"), loss = interned("loss"), clip_norm = interned("clip_norm"),
+          nonfinite = interned("nonfinite"), per_row = interned("_per_row"), lr = interned("lr"),
+          weight_decay = interned("weight_decay"), state = interned("state"), y = interned("y"), kept = interned("_kept"),
+          forward = interned("forward"), backward = interned("backward"), backward_params = interned("backward_params"),
+          update = interned("update"), rate = interned("rate"), raise = interned("raise"), own_loss = interned("_loss"),
+          check_loss = interned("_check_loss"), check_finite = interned("_check_finite"), clip = interned("_clip"),
+          inputs = interned("_inputs"), gather = interned("_gather"), saved = interned("_saved"),
+          loss_and_gradient = interned("_loss_and_gradient"), criterion = interned("_criterion"), function = interned("function"),
+          weighs = interned("_weighs"), checked = interned("checked"), in_use = interned("_in_use"),
+          approximate = interned("approximate"), label_smoothing = interned("label_smoothing"), delta = interned("delta"),
+          quantiles = interned("quantiles"), groups = interned("groups"), factors = interned("_factors"),
+          average = interned("average"), averaged = interned("averaged"), layers = interned("layers"),
+          matrices = interned("_matrices"), nesterov = interned("nesterov"), ns_steps = interned("ns_steps"),
+          adamw_factor = interned("adamw_factor"), part = interned("_part");
 };
 const Names& names();
 

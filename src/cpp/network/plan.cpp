@@ -678,7 +678,7 @@ void Plan<T>::pieces_gradient(Team& team, const Node& node, const Pass& pass, T*
       T* const own = node.by_piece + p * 2 * cols;
       if (rows)
         ops::normalize_gradient<T>({rows, begin, end, x + row * cols, cols, node.mean, node.rstd, node.var, layer.eps},
-                                layer.weight.p, node.dy + row * cols, own, own + cols, static_cast<T*>(nullptr));
+                                   layer.weight.p, node.dy + row * cols, own, own + cols, static_cast<T*>(nullptr));
     }
   });
   if (pass.batch.exchange) pass.batch.exchange->share(pass.batch.exchange->context, node.by_piece, 2 * cols);

@@ -50,7 +50,8 @@ class Plan {
   Outcome step_part(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, const Share& share) noexcept;
   // The pieces at hand of a batch that others have pieces of: the gradients that they add up to go to `to`, root by root, as many
   // numbers as are trained. Returns false where the rule minds a loss of theirs; `divisor` is of the whole batch. No embedding.
-  bool pieces(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor, double* losses, T* to) noexcept;
+  bool pieces(Team& team, const Batch<T>& batch, const Rule& rule, const Feed& feed, double divisor, double* losses,
+              T* to) noexcept;
   Index trained() const noexcept;  // how many numbers that is
   // The batch's, of the layers of batch normalization.
   const T* mean(std::size_t layer) const noexcept { return nodes_[layer].mean; }

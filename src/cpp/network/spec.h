@@ -64,8 +64,8 @@ struct LossRule {
   }
 };
 
-// How processes that have pieces of one batch tell each other what each piece comes to: of `by_piece`, a row of `width` numbers for
-// each piece of the batch, those at hand are filled in when it is called, and all when it returns.
+// How processes that have pieces of one batch tell each other what each piece comes to: of `by_piece`, a row of `width` numbers
+// for each piece of the batch, those at hand are filled in when it is called, and all when it returns.
 template <class T>
 struct Exchange {
   void (*share)(void* context, T* by_piece, Index width);

@@ -16,8 +16,8 @@ struct TreeNode {
 
 class Tree {
  public:
-  // For pieces of which number i has `rows(i)` rows, or none; those of numbers [first, last) are at hand, their rows one after the
-  // other. Throws std::bad_alloc.
+  // For pieces of which number i has `rows(i)` rows, or none; those of numbers [first, last) are at hand, their rows one after
+  // the other. Throws std::bad_alloc.
   template <class Rows>
   void cut(Index count, Index first, Index last, Rows&& rows) {
     first_ = first;
@@ -39,14 +39,18 @@ class Tree {
   Index count() const noexcept { return static_cast<Index>(bounds_.size()) - 1; }  // of all pieces
   Index first() const noexcept { return first_; }
   Index last() const noexcept { return last_; }
-  Index begin(Index piece) const noexcept { return bounds_[static_cast<std::size_t>(piece)]; }  // its first row in the whole batch
-  Index rows() const noexcept { return begin(last_) - begin(first_); }                           // at hand
+  Index begin(Index piece) const noexcept {
+    return bounds_[static_cast<std::size_t>(piece)];
+  }                                                                     // its first row in the whole batch
+  Index rows() const noexcept { return begin(last_) - begin(first_); }  // at hand
   bool operator==(const Tree& other) const noexcept {
     return bounds_ == other.bounds_ && first_ == other.first_ && last_ == other.last_;
   }
 
-  ops::Leaves own() const noexcept { return leaves(own_, static_cast<int>(roots_.size())); }  // rows counted from the first at hand
-  ops::Leaves all() const noexcept { return leaves(all_, 1); }                                // rows of the whole batch
+  ops::Leaves own() const noexcept {
+    return leaves(own_, static_cast<int>(roots_.size()));
+  }                                                             // rows counted from the first at hand
+  ops::Leaves all() const noexcept { return leaves(all_, 1); }  // rows of the whole batch
   const std::vector<TreeNode>& roots() const noexcept { return roots_; }
 
  private:
@@ -61,7 +65,8 @@ class Tree {
 
   // The leaves among pieces [first, last), and the nodes that they add up to: as near to the root as all of a node is among them.
   template <class Counts>
-  void grow(std::vector<ops::Leaf>& leaves, std::vector<TreeNode>* roots, Index first, Index last, Index origin, Counts&& counts) {
+  void grow(std::vector<ops::Leaf>& leaves, std::vector<TreeNode>* roots, Index first, Index last, Index origin,
+            Counts&& counts) {
     leaves.clear();
     if (roots) roots->clear();
     int level = 0;

@@ -1,6 +1,6 @@
 #pragma once
-// Sums over rows, in an order that pieces of the rows make: each piece's rows are added up by themselves, in a room of its own, and
-// the rooms along a tree.
+// Sums over rows, in an order that pieces of the rows make: each piece's rows are added up by themselves, in a room of its own,
+// and the rooms along a tree.
 #include "core/types.h"
 
 namespace fastnn::ops {

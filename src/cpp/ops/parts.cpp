@@ -27,7 +27,8 @@ namespace {
 // groups between them; i is counted from `first`.
 template <class Part, class Whole>
 void by_groups(Index first, Index n, Part&& part, Whole&& whole) {
-  const Index before = std::min((kMaskGroup - first % kMaskGroup) % kMaskGroup, n), groups = (n - before) / kMaskGroup * kMaskGroup;
+  const Index before = std::min((kMaskGroup - first % kMaskGroup) % kMaskGroup, n),
+              groups = (n - before) / kMaskGroup * kMaskGroup;
   if (before) part(Index{0}, before);
   if (groups) whole(before, groups);
   if (before + groups < n) part(before + groups, n - before - groups);
@@ -297,32 +298,31 @@ bool in_range(const RowSource& from, Index count, Index n) noexcept {
   });
 }
 
-#define FASTNN_INSTANTIATE(T)                                                                                             \
-  template void activate(Activation, const T*, T*, Index, T) noexcept;                                                    \
-  template void activation_gradient(Activation, const T*, const T*, T*, Index, T) noexcept;                               \
-  template void drop(const RandomStream&, double, T, Index, Index, const T*, T*, uint8_t*, Index) noexcept;               \
-  template void drop_gradient(const uint8_t*, Index, T, Index, Index, const T*, T*) noexcept;                             \
-  template void blend_run(const T*, T, T, Index, T*) noexcept;                                                            \
-  template void scale_run(const T*, T, Index, T*) noexcept;                                                               \
-  template void add_run(const T*, const T*, Index, T*) noexcept;                                                          \
-  template void sum_columns(const T*, Index, Index, Index, T*) noexcept;                                                  \
-  template void softmax_rows(const LossRows<T>&) noexcept;                                                                \
-  template void sigmoid_rows(const LossRows<T>&) noexcept;                                                                \
-  template void squared_rows(const LossRows<T>&) noexcept;                                                                \
-  template void rows_by_kernel(Dense, const LossRows<T>&) noexcept;                                                       \
-  template void normalize_by_batch(const NormColumns<T>&, const T*, const T*, T*) noexcept;                               \
-  template void normalize_by_moments(const NormColumns<T>&, const T*, const T*, T*) noexcept;                             \
-  template void moments(const NormColumns<T>&) noexcept;                                                                  \
-  template void merge_moments(Index, Index, Index, T*, T*, const T*, const T*) noexcept;                                  \
-  template void normalize_gradient_by_sums(const NormColumns<T>&, Index, const T*, const T*, const T*, const T*, T*)      \
-      noexcept;                                                                                                           \
-  template void update_running(const NormColumns<T>&, double, T*, T*) noexcept;                                           \
-  template void normalize_by_running(Index, Index, const T*, const T*, const T*, const T*, const T*, T, T*, T*) noexcept; \
-  template void normalize_gradient(const NormColumns<T>&, const T*, const T*, T*, T*, T*) noexcept;                       \
-  template void normalize_rows(const RowNorm<T>&, T, const T*, T*) noexcept;                                              \
-  template void normalize_rows_gradient(const RowNorm<T>&, const T*, T*, T*, T*) noexcept;                                \
-  template void update_run(Optimizer, const OptimizerStep<T>&, Index, const T*, T*, T*, T*) noexcept;                     \
-  template double squares(const T*, Index) noexcept;                                                                      \
+#define FASTNN_INSTANTIATE(T)                                                                                                  \
+  template void activate(Activation, const T*, T*, Index, T) noexcept;                                                         \
+  template void activation_gradient(Activation, const T*, const T*, T*, Index, T) noexcept;                                    \
+  template void drop(const RandomStream&, double, T, Index, Index, const T*, T*, uint8_t*, Index) noexcept;                    \
+  template void drop_gradient(const uint8_t*, Index, T, Index, Index, const T*, T*) noexcept;                                  \
+  template void blend_run(const T*, T, T, Index, T*) noexcept;                                                                 \
+  template void scale_run(const T*, T, Index, T*) noexcept;                                                                    \
+  template void add_run(const T*, const T*, Index, T*) noexcept;                                                               \
+  template void sum_columns(const T*, Index, Index, Index, T*) noexcept;                                                       \
+  template void softmax_rows(const LossRows<T>&) noexcept;                                                                     \
+  template void sigmoid_rows(const LossRows<T>&) noexcept;                                                                     \
+  template void squared_rows(const LossRows<T>&) noexcept;                                                                     \
+  template void rows_by_kernel(Dense, const LossRows<T>&) noexcept;                                                            \
+  template void normalize_by_batch(const NormColumns<T>&, const T*, const T*, T*) noexcept;                                    \
+  template void normalize_by_moments(const NormColumns<T>&, const T*, const T*, T*) noexcept;                                  \
+  template void moments(const NormColumns<T>&) noexcept;                                                                       \
+  template void merge_moments(Index, Index, Index, T*, T*, const T*, const T*) noexcept;                                       \
+  template void normalize_gradient_by_sums(const NormColumns<T>&, Index, const T*, const T*, const T*, const T*, T*) noexcept; \
+  template void update_running(const NormColumns<T>&, double, T*, T*) noexcept;                                                \
+  template void normalize_by_running(Index, Index, const T*, const T*, const T*, const T*, const T*, T, T*, T*) noexcept;      \
+  template void normalize_gradient(const NormColumns<T>&, const T*, const T*, T*, T*, T*) noexcept;                            \
+  template void normalize_rows(const RowNorm<T>&, T, const T*, T*) noexcept;                                                   \
+  template void normalize_rows_gradient(const RowNorm<T>&, const T*, T*, T*, T*) noexcept;                                     \
+  template void update_run(Optimizer, const OptimizerStep<T>&, Index, const T*, T*, T*, T*) noexcept;                          \
+  template double squares(const T*, Index) noexcept;                                                                           \
   template void gather(const RowSource&, const int64_t*, Index, Index, T, T*) noexcept;
 FASTNN_INSTANTIATE(float)
 FASTNN_INSTANTIATE(double)

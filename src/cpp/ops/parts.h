@@ -14,8 +14,8 @@ void activation_gradient(Activation kind, const T* saved, const T* dy, T* dx, In
 
 // round(ratio*2^32), at most 2^32 - 1: what a random word must reach for its element to be kept.
 uint32_t drop_threshold(double ratio) noexcept;
-// Elements [first, first + n) of a batch, with which x and y begin; keep begins with the group of kMaskGroup that element `origin`
-// is in, 8 bytes a group. Groups at the ends may be written by several at a time.
+// Elements [first, first + n) of a batch, with which x and y begin; keep begins with the group of kMaskGroup that element
+// `origin` is in, 8 bytes a group. Groups at the ends may be written by several at a time.
 constexpr Index kMaskGroup = 64;
 template <class T>
 void drop(const RandomStream& stream, double ratio, T scale, Index first, Index n, const T* x, T* y, uint8_t* keep,
@@ -83,7 +83,8 @@ template <class T>
 void moments(const NormColumns<T>& c) noexcept;
 // Those of some rows and of some others become those of both (Chan, Golub & LeVeque 1979).
 template <class T>
-void merge_moments(Index rows, Index others, Index cols, T* mean, T* squares, const T* other_mean, const T* other_squares) noexcept;
+void merge_moments(Index rows, Index others, Index cols, T* mean, T* squares, const T* other_mean,
+                   const T* other_squares) noexcept;
 template <class T>
 void update_running(const NormColumns<T>& c, double momentum, T* running_mean, T* running_var) noexcept;
 // By running statistics, all columns of some rows. rstd is room for (cols,) numbers.

@@ -16,8 +16,8 @@ const std::vector<const char*> kAccess = {"__getattribute__", "__getattr__", "__
 std::vector<const char*> attributes_of_role(Role role) {
   switch (role) {
     case Role::layer:
-      return {"forward", "backward",     "backward_params", "params", "grads",       "alpha", "momentum",
-              "eps",     "ratio",        "inverted",        "seed",   "seeded",      "step",  "stream",
+      return {"forward", "backward",     "backward_params", "params", "grads",       "alpha",  "momentum",
+              "eps",     "ratio",        "inverted",        "seed",   "seeded",      "step",   "stream",
               "_kept",   "running_mean", "running_var",     "_saved", "approximate", "layers", "first_row"};
     case Role::loss:
       return {"forward", "backward", "y", "label_smoothing", "delta", "quantiles"};

@@ -212,8 +212,8 @@ struct ByPython {
 
 }  // namespace
 
-// The losses of the pieces that count and the nodes that are left, (level, place), or a loss that is not finite, where the trainer
-// minds; and mean and variance of each layer of batch normalization.
+// The losses of the pieces that count and the nodes that are left, (level, place), or a loss that is not finite, where the
+// trainer minds; and mean and variance of each layer of batch normalization.
 template <class T>
 py::object CompiledNetwork::Job::pass_pieces(Training<T>& typed) {
   const auto [bounds, first, last, counts, divisor, room, share] =
