@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
+import tempfile
+from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +80,35 @@ def _steps(task: dict[str, Any]) -> tuple[int, dict[str, Callable[[], Any]]]:
     if parallel.ranks == 1:
         plain = fastnn.Trainer(fastnn.mlp(sizes, seed=0), fastnn.SoftmaxCrossEntropy(), fastnn.Adam(1e-6))
         calls["plain"] = lambda: plain.step(x, t)
+    elif task.get("peer") and importlib.util.find_spec("torch"):
+        calls["DistributedDataParallel"] = _of_torch(parallel, sizes, x, t)
     return parallel.rank, calls
+
+
+def _of_torch(parallel: DataParallel, sizes: tuple[int, ...], x: Any, t: Any) -> Callable[[], Any]:
+    """Return the same step by PyTorch's DistributedDataParallel over gloo with fused Adam, on one thread."""
+    import torch
+    from torch.distributed import init_process_group
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.set_num_threads(1)
+    folder = parallel.comm.bcast(tempfile.mkdtemp() if parallel.rank == 0 else None)
+    init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=parallel.rank, world_size=parallel.ranks
+    )
+    layers: list[Any] = []
+    for n_in, n_out in pairwise(sizes):
+        layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
+    net = DistributedDataParallel(torch.nn.Sequential(*layers[:-1]))
+    optimizer, loss = torch.optim.Adam(net.parameters(), 1e-6, fused=True), torch.nn.CrossEntropyLoss()
+    rows, labels = torch.from_numpy(x.copy()), torch.from_numpy(t.copy())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(net(rows), labels).backward()
+        optimizer.step()
+
+    return step
 
 
 def _exchanges(task: dict[str, Any]) -> tuple[int, dict[str, Callable[[], Any]]]:

@@ -21,6 +21,7 @@ CASES = (
     "clip",
     "frozen",
     "weights",
+    "large",
     "faint",
     "muon",
     "own",
@@ -35,6 +36,8 @@ def squares(y, t):
 def trainer_of(case, dtype=np.float32):
     affine = fastnn.Affine.create
     first = [affine(12, 16, rng=0, dtype=dtype)]
+    if case == "large":  # a network that keeps no gradients in a step of its own
+        first = [affine(12, 80_000, rng=3, dtype=dtype), fastnn.ReLU(), affine(80_000, 16, rng=0, dtype=dtype)]
     if case.startswith("embedding"):
         first = [fastnn.Embedding.create(30, 4, rng=0, init=0.5, dtype=dtype), *first]
     norm = fastnn.BatchNorm.create(16, dtype=dtype)
@@ -74,8 +77,10 @@ def trained(case, comm=None, pieces=8):
         weights = np.linspace(0, 2, 203) * (np.arange(203) > 20)
     if case == "faint":  # a subnormal weight is Python's to take, on all ranks
         weights[[33, 150]] = 1e-310
+    begun = parallel.fit(x[:5], t[:5], epochs=1, batch_size=5)  # not all ranks have rows
     own = parallel.rows(60)
-    losses = [parallel.step(x[:60][own], t[:60][own], None if weights is None else weights[100:160][own])]
+    losses = [*begun.loss]
+    losses += [parallel.step(x[:60][own], t[:60][own], None if weights is None else weights[100:160][own])]
     history = parallel.fit(x, t, epochs=2, batch_size=40, sample_weight=weights, validation=(x[:50], t[:50]))
     trainer = parallel.trainer
     state = {

@@ -163,6 +163,7 @@ class Exchange(Sums):
                 row[...] = node
         memory.tell(self.losses, list(self.nodes))
         self._meet(memory)
+        self._have_all(grads)
         if parallel.ranks <= DIRECTLY:
             whole = {
                 node: memory.rooms[rank][i]
@@ -201,11 +202,15 @@ class Exchange(Sums):
                     kind = running.dtype.type
                     running[...] = kind(norm.momentum) * running + kind(1 - norm.momentum) * own
 
-    def _move_dense(self, grads: dict[str, Any], nodes: list[list[Node]]) -> None:
+    def _have_all(self, grads: dict[str, Any]) -> None:
+        """Give a rank that has had no rows so far places for gradients."""
         for prefix, layer in self.parallel.trainer.net._with_params:
-            for name, p in layer.params.items():  # of a rank that has had no rows so far
+            for name, p in layer.params.items():
                 if name not in layer.grads and not getattr(layer, "takes_indices", False):
                     grads[prefix + name] = layer.grads[name] = np.zeros_like(p)
+
+    def _move_dense(self, grads: dict[str, Any], nodes: list[list[Node]]) -> None:
+        self._have_all(grads)
         arrays = [g for g in self._trained(grads).values() if not isinstance(g, RowSparse)]
         if not arrays:
             return

@@ -101,7 +101,8 @@ void CompiledNetwork::Job::read(Training<T>& typed) {
   const Index part = single ? 0 : read_part(call);
   read_groups(call, objects);
   const bool matrices = call.matrices && PySet_GET_SIZE(call.matrices.ptr()) > 0;
-  call.keep = std::isfinite(rule_.clip_norm) || part || matrices || net_.affine_bytes() <= kKeepBytes;
+  const bool wanted = !request.pieces.is_none() || std::isfinite(rule_.clip_norm) || part || matrices;
+  call.keep = wanted || net_.affine_bytes() <= kKeepBytes;
   std::vector<Layer<T>>& layers = typed.layers;
   read_layers(objects, call, layers);
   rule_.factors = call.own_factors;
