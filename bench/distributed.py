@@ -41,7 +41,7 @@ def run(threads: Sequence[int] = (1, 2), rounds: int = 9, quick: bool = False) -
     notes: list[str] = []
     rows: list[dict[str, Any]] = []
     one = [
-        _measured(1, {"task": "step", "sizes": sizes, "batch": batch, "threads": n}, rounds) for n in threads
+        measured(1, {"task": "step", "sizes": sizes, "batch": batch, "threads": n}, rounds) for n in threads
     ]
     for n, found in zip(threads, one, strict=True):
         rows.append(_row("measured", "one process", f"{n} threads", 1, found["plain"], one[0]["plain"]))
@@ -60,12 +60,15 @@ def run(threads: Sequence[int] = (1, 2), rounds: int = 9, quick: bool = False) -
                     "threads": 1,
                     "peer": scaling == "strong",
                 }
-                found = _measured(ranks, task, rounds, mpiexec)
+                found = measured(ranks, task, rounds, mpiexec)
                 for name, seconds in found.items():
                     how = "shared memory" if name == "pieces" else name
                     rows.append(_row("measured", f"{scaling} scaling", how, ranks, seconds, one[0]["plain"]))
+        found = measured(2, {"task": "network"}, rounds, mpiexec)
+        for name, seconds in found.items():
+            rows.append(_row("measured", "waiting", name, 2, seconds, found["barrier"]))
         for parameters in [500] if quick else PARAMETERS:
-            found = _measured(2, {"task": "exchange", "parameters": parameters}, rounds, mpiexec)
+            found = measured(2, {"task": "exchange", "parameters": parameters}, rounds, mpiexec)
             for name in ("exact", "Allreduce"):
                 rows.append(
                     _row("measured", f"{parameters:,} parameters", name, 2, found[name], found["exact"])
@@ -73,7 +76,7 @@ def run(threads: Sequence[int] = (1, 2), rounds: int = 9, quick: bool = False) -
         notes.append("ranks of one thread each, on the processors of this machine")
     parameters = sum(a * b + b for a, b in pairwise(sizes))
     rates = {
-        n: _measured(1, {"task": "step", "sizes": sizes, "batch": n, "threads": 1}, rounds)["plain"]
+        n: measured(1, {"task": "step", "sizes": sizes, "batch": n, "threads": 1}, rounds)["plain"]
         for n in _shares(batch)
     }
     for scaling in ("strong", "weak"):
@@ -108,7 +111,7 @@ def _shares(batch: int) -> list[int]:
 
 
 def _row(kind: str, what: str, how: str, ranks: int, seconds: float, one: float) -> dict[str, Any]:
-    efficiency = one / seconds / (1 if "weak" in what or "parameters" in what else ranks)
+    efficiency = one / seconds / (1 if "weak" in what or "parameters" in what or what == "waiting" else ranks)
     return {
         "kind": kind,
         "what": what,
@@ -129,16 +132,22 @@ def _mpiexec() -> str | None:
     return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
-def _measured(ranks: int, task: dict[str, Any], rounds: int, mpiexec: str | None = None) -> dict[str, float]:
-    """Return the median seconds of what the ranks did, by name."""
+def measured(
+    ranks: int, task: dict[str, Any], rounds: int, mpiexec: str | Sequence[str] | None = None
+) -> dict[str, float]:
+    """Return the median seconds of what the ranks did, by name.
+
+    They are started by this mpiexec, or by a command that ends in what they are to run.
+    """
     command = [
         sys.executable,
         "-m",
         "bench.distributed_ranks",
         json.dumps({**task, "rounds": rounds, "ranks": ranks}),
     ]
-    if mpiexec:
-        command = [mpiexec, "-n", str(ranks), *command]
+    if isinstance(mpiexec, str):
+        mpiexec = [mpiexec, "-n", str(ranks)]
+    command = [*(mpiexec or ()), *command]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     if done.returncode:

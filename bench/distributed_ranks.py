@@ -24,8 +24,9 @@ LEAST = 0.05  # seconds of a turn
 def main() -> None:
     """Do the task that the argument describes, as JSON."""
     task = json.loads(sys.argv[1])
-    rank, calls = {"step": _steps, "exchange": _exchanges}[task["task"]](task)
-    found = {name: float(np.median(times)) for name, times in _turns(calls, task["rounds"]).items()}
+    rank, calls = {"step": _steps, "exchange": _exchanges, "network": _waits}[task["task"]](task)
+    each = 100 if task["task"] == "network" else 1
+    found = {name: float(np.median(times)) / each for name, times in _turns(calls, task["rounds"]).items()}
     ranks = _parallel((2, 2), True).ranks
     if ranks != task["ranks"]:
         raise RuntimeError(f"there must be {task['ranks']} ranks, got {ranks}: another MPI's mpiexec?")
@@ -109,6 +110,23 @@ def _of_torch(parallel: DataParallel, sizes: tuple[int, ...], x: Any, t: Any) ->
         optimizer.step()
 
     return step
+
+
+def _waits(_: dict[str, Any]) -> tuple[int, dict[str, Callable[[], Any]]]:
+    """Return a barrier as a step waits at it, and a message of a number to another rank and from it."""
+    parallel = _parallel((2, 2), True)
+    comm, number, others = parallel.comm, np.zeros(1), np.zeros(1)
+    other = 1 - parallel.rank
+
+    def both_ways() -> None:
+        for _ in range(100):
+            comm.Sendrecv(number, other, recvbuf=others, source=other)
+
+    def barriers() -> None:
+        for _ in range(100):
+            parallel._wait(comm.Ibarrier())
+
+    return parallel.rank, {"barrier": barriers, "message": both_ways}
 
 
 def _exchanges(task: dict[str, Any]) -> tuple[int, dict[str, Callable[[], Any]]]:
