@@ -37,7 +37,8 @@ def trainer_of(case, dtype=np.float32):
     affine = fastnn.Affine.create
     first = [affine(12, 16, rng=0, dtype=dtype)]
     if case == "large":  # a network that keeps no gradients in a step of its own
-        first = [affine(12, 80_000, rng=3, dtype=dtype), fastnn.ReLU(), affine(80_000, 16, rng=0, dtype=dtype)]
+        n = 80_000
+        first = [affine(12, n, rng=3, dtype=dtype), fastnn.ReLU(), affine(n, 16, rng=0, dtype=dtype)]
     if case.startswith("embedding"):
         first = [fastnn.Embedding.create(30, 4, rng=0, init=0.5, dtype=dtype), *first]
     norm = fastnn.BatchNorm.create(16, dtype=dtype)
