@@ -1,10 +1,12 @@
 """What each rank of a test does: it trains, and writes what it has come to, or says what was refused."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 
 import fastnn
+from fastnn import _exchange
 from fastnn.distributed import DataParallel
 
 CASES = (
@@ -96,10 +98,10 @@ def trained(case, comm=None, pieces=8):
     return state
 
 
-def refused(comm):
+def refused(comm, case):
     """What goes wrong on one rank is told by all."""
     messages = []
-    x, t = data("plain")
+    x, t = data(case)
 
     def attempt(f):
         try:
@@ -110,11 +112,11 @@ def refused(comm):
             messages.append("nothing was raised")
 
     rank = comm.Get_rank()
-    other = trainer_of("plain")
+    other = trainer_of(case)
     if rank == 1:
         other.net.params["0.W"][0, 0] = 5
     attempt(lambda: DataParallel(other, comm))
-    parallel = DataParallel(trainer_of("plain"), comm, timeout=20)
+    parallel = DataParallel(trainer_of(case), comm, timeout=20)
     before = parallel.trainer.net.state_dict()
     own = parallel.rows(60)
     attempt(lambda: parallel.step(x[own], t[own] + 5 * (rank == 1)))
@@ -126,7 +128,7 @@ def refused(comm):
     same = all((before[name] == a).all() for name, a in parallel.trainer.net.state_dict().items())
     messages.append(f"unchanged: {same}, {parallel.trainer.steps} steps")
     parallel.step(x[own], t[own])
-    late = DataParallel(trainer_of("plain"), comm, timeout=1)
+    late = DataParallel(trainer_of(case), comm, timeout=1)
     if rank == 0:
         attempt(lambda: late.step(x[own], t[own]))
     return messages
@@ -135,9 +137,12 @@ def refused(comm):
 def main():
     from mpi4py import MPI
 
-    comm, (case, folder) = MPI.COMM_WORLD, sys.argv[1:]
-    if case == "refused":
-        print("\n".join(f"{comm.Get_rank()}> {message}" for message in refused(comm)), flush=True)
+    comm, (task, folder, *where) = MPI.COMM_WORLD, sys.argv[1:]
+    if where == ["apart"]:  # as on machines of their own
+        _exchange.Shared.of = classmethod(lambda *_: SimpleNamespace(is_whole=False))
+    if task.startswith("refused"):
+        told = refused(comm, "norm" if "norm" in task else "plain")
+        print("\n".join(f"{comm.Get_rank()}> {message}" for message in told), flush=True)
         if comm.Get_rank() == 0:
             comm.Abort(0)  # the other waits for a call that does not come
         return

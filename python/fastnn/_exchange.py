@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 DIRECTLY = 3  # ranks of one machine, at most, of which each adds up all of what all have
+BOARD = 3
 Node = tuple[int, int]  # level and place in the tree of pieces
 
 
@@ -109,7 +110,7 @@ class Exchange(Sums):
         """Wait for all ranks; raise what one of them has met with."""
         parallel = self.parallel
         parallel._wait(parallel.comm.Ibarrier())
-        if any(head[0] < 0 for head in memory.heads):
+        if memory.has_failed():
             self.told = True
             told = parallel.comm.allgather((None, None))
             parallel._raise(None, [error for error, _ in told])
@@ -127,14 +128,13 @@ class Exchange(Sums):
         if self._memory is None:
             trained = list(self._trained(trainer.net.params).values())
             self._memory = parallel._memory_for(sum(p.size for p in trained), trained[0].dtype)
-            self._memory.begin()
         return self._memory.own()
 
     def fail(self, error: Exception) -> None:
         """Tell the others that this rank cannot go on."""
         self.told = True
-        if self._memory is not None and self._memory.is_shared:
-            self._memory.tell({}, None)
+        if self.parallel._memory is not None and self.parallel._memory[1].is_shared:
+            self.parallel._memory[1].fail()
         with suppress(RuntimeError):  # they do not listen
             self.parallel._share((error, None))
 
@@ -287,8 +287,9 @@ class Exchange(Sums):
 class Memory:
     """Room for the sums of pieces: this rank's, or that of all ranks, which they all see on one machine.
 
-    A rank's segment holds how many nodes it has (-1: it has failed) and which; the losses of its pieces, 0
-    for those of others; a row for each node; and its stretch of the whole sum.
+    A rank's segment begins with its board (`Shared`). Then come how many nodes it has, and which; the losses
+    of its pieces, 0 for those of others; a row for each node; its stretch of the whole sum; and, twice, a row
+    for each of its pieces, of what layers share in the middle of a pass.
 
     Attributes
     ----------
@@ -306,12 +307,12 @@ class Memory:
         self.rank = parallel.rank
         self.cuts = [size * rank // parallel.ranks for rank in (*ranks, parallel.ranks)]
         parts = [
+            (np.int64, BOARD),
             (np.int64, 1 + 2 * rows),
             (np.float64, parallel.pieces),
             (dtype, rows * size),
             (dtype, -(-size // parallel.ranks)),
             (dtype, 2 * own * widest),
-            (np.int64, 2),
         ]
         starts = [0]
         for kind, count in parts:
@@ -325,10 +326,10 @@ class Memory:
             ]
             for segment in segments
         ]
-        self.heads, self.by_piece, rooms, self.totals, self._turns, self._counts = (
+        self._boards, self.heads, self.by_piece, rooms, self.totals, self._turns = (
             list(kind) for kind in zip(*views, strict=True)
         )
-        self._said = 0
+        self._shared: Any = Shared.of(parallel.comm) if self.is_shared else None
         self.rooms = [room.reshape(rows, size) for room in rooms]
         if self.is_shared:
             self.totals = [
@@ -340,19 +341,24 @@ class Memory:
         room: Array = self.rooms[self.rank if self.is_shared else 0]
         return room
 
-    def begin(self) -> None:
-        """Say that this rank has begun a step, of which nothing has failed so far."""
-        if self.is_shared:
-            self.heads[self.rank][0] = 0
+    def fail(self) -> None:
+        """Say, before the ranks meet the next time, that this one has failed."""
+        self._shared.meetings += 1
+        self._boards[self.rank][0] = self._shared.meetings
+
+    def has_failed(self) -> bool:
+        """Return, when they have met, whether one had failed before; later ones meet again."""
+        self._shared.meetings += 1
+        return any(int(board[0]) == self._shared.meetings for board in self._boards)
 
     def say(self, count: int) -> None:
         """Say how many rows this rank has: what the time before was said stays until all have come again."""
-        self._said += 1
-        self._counts[self.rank][self._said % 2] = count
+        self._shared.said += 1
+        self._boards[self.rank][1 + self._shared.said % 2] = count
 
     def said(self) -> list[int]:
         """Return what each rank has said."""
-        return [int(own[self._said % 2]) for own in self._counts]
+        return [int(board[1 + self._shared.said % 2]) for board in self._boards]
 
     def turns(self, rank: int, turn: int, shape: tuple[int, ...]) -> Array:
         """Return where a rank says what its pieces come to, in one turn or the other.
@@ -362,14 +368,14 @@ class Memory:
         half: Array = self._turns[rank].reshape(2, -1)[turn]
         return half[: shape[0] * shape[1]].reshape(shape)
 
-    def tell(self, losses: dict[int, float], nodes: list[Node] | None) -> None:
-        """Say what this rank has; no nodes at all: it has failed."""
+    def tell(self, losses: dict[int, float], nodes: list[Node]) -> None:
+        """Say what this rank has."""
         head, by_piece = self.heads[self.rank], self.by_piece[self.rank]
         by_piece[:] = 0
         for piece, loss in losses.items():
             by_piece[piece] = loss
-        head[0] = -1 if nodes is None else len(nodes)
-        for i, node in enumerate(nodes or ()):
+        head[0] = len(nodes)
+        for i, node in enumerate(nodes):
             head[1 + 2 * i : 3 + 2 * i] = node
 
     def nodes(self, rank: int) -> list[Node]:
@@ -379,7 +385,11 @@ class Memory:
 
 
 class Shared:
-    """Memory of one machine that all ranks of a communicator see: one window, which grows."""
+    """Memory of one machine that all ranks of a communicator see: one window, which grows.
+
+    Each rank's segment begins with a board of BOARD numbers: the meeting of the ranks before which it has
+    failed, and, in turns, how many rows it has. Meetings and turns are counted by all ranks alike.
+    """
 
     key: ClassVar[int | None] = None  # under which a communicator has it, as long as that lives
 
@@ -388,7 +398,7 @@ class Shared:
 
         self._here = comm.Split_type(MPI.COMM_TYPE_SHARED)
         self._window: Any = None
-        self._size = 0
+        self._size = self.meetings = self.said = 0
         self.is_whole = self._here.Get_size() == comm.Get_size()
 
     @classmethod
@@ -409,6 +419,7 @@ class Shared:
         if size > self._size:
             self._window = MPI.Win.Allocate_shared(size, 1, comm=self._here)
             self._size = size
+            np.frombuffer(self._window.Shared_query(self._here.Get_rank())[0], np.int64, BOARD)[...] = 0
         return [self._window.Shared_query(rank)[0] for rank in range(self._here.Get_size())]
 
 
