@@ -80,6 +80,23 @@ def test_long_pieces(name, isa, dtype):
         assert_as_one_by_one(trained(name, dtype, 6500, 2, by=by), expected)
 
 
+@pytest.mark.parametrize("name", ["wide", "norm"])
+def test_pieces_that_weigh_nothing_at_first(name, isa):
+    """What is made room for is what all of them need."""
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(83, 12)).astype(np.float32), rng.integers(0, 5, 83)
+    few, all_of_them = 1.0 * (np.arange(83) < 4), np.ones(83)
+    done = []
+    for by in (DataParallel.step, by_sums):
+        net = fastnn.Sequential(layers(name, np.float32))
+        trainer = fastnn.Trainer(net, fastnn.SoftmaxCrossEntropy(), fastnn.SGD(0.1), seed=1)
+        parallel = DataParallel(trainer, pieces=16)
+        for weight in (few, all_of_them, few[::-1].copy(), all_of_them):
+            by(parallel, x, t, weight)
+        done.append(net.state_dict())
+    assert_same_bits(done[1], done[0])
+
+
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7, 8, 83, 200])
 def test_any_number_of_pieces(pieces, isa, dtype):
     """Pieces of few rows, too, whose gradients of inputs other products might make."""

@@ -1029,6 +1029,7 @@ bool Plan<T>::pieces(Team& team, const Batch<T>& batch, const Rule& rule, const 
   const double value = pass(team, batch, rule, feed, divisor);
   for (const ops::Leaf& leaf : batch.tree->own()) *losses++ = total_loss(batch, {leaf.begin, leaf.end}, divisor);
   if (rule.stop_at_nonfinite && !(value <= rule.largest_loss)) return false;
+  if (batch.tree->own().count == 0) return true;
   const auto each_gradient_of = [&](auto&& f) {
     for (Node& node : nodes_)
       for (Parameter<T>* p : {&node.layer.weight, &node.layer.bias})

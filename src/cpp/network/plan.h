@@ -24,8 +24,8 @@ template <class T>
 class Plan {
  public:
   // Compiles for batches of `rows` and teams of at most `members`; costs little where nothing has changed but pointers. `clip`:
-  // whether updates have a norm to keep; `tree`: as the batches will have one, but for what its pieces weigh. Throws
-  // std::bad_alloc.
+  // whether updates have a norm to keep; `tree`: as the batches will have one, of which some pieces may not count
+  // then. Throws std::bad_alloc.
   void prepare(const std::vector<Layer<T>>& layers, Index rows, int members, Use use, bool clip, const Tree* tree = nullptr);
 
   // Makes rows [begin, end) of the batch, before they are used; `rows` may be null.

@@ -177,6 +177,7 @@ template <class T>
 bool Runner<T>::pieces(const std::vector<Layer<T>>& layers, const Data& data, const Rule& rule, const Pieces<T>& pieces) {
   const Index rows = pieces.tree->rows(), cols = layers.front().in, targets = rule.loss.targets(layers.back().out);
   crew_ = prepare_for_now(plan_, layers, rows, Use::step, false, pieces.tree);
+  pieces.tree->weigh([&](Index i) { return pieces.counts[i] != 0; });
   last_ = &plan_;
   const bool in_place = lies_there<T>(data.x, data.scale);
   arena_.lay_out([&](auto&& take) {

@@ -42,7 +42,8 @@ constexpr Index begin_of_piece(Index piece, Index pieces, Index n) {
 // The pieces at hand of a batch that other processes have pieces of.
 template <class T>
 struct Pieces {
-  Tree* tree;                   // weighed
+  Tree* tree;
+  const uint8_t* counts;        // whether each piece of the batch does
   double divisor;               // of the batch's loss
   const Exchange<T>* exchange;  // or null
   double* losses;               // of each piece that counts, its part of the batch's

@@ -41,7 +41,7 @@ class Tree {
   Index last() const noexcept { return last_; }
   Index begin(Index piece) const noexcept {
     return bounds_[static_cast<std::size_t>(piece)];
-  }                                                                     // its first row in the whole batch
+  }  // its first row in the whole batch
   Index rows() const noexcept { return begin(last_) - begin(first_); }  // at hand
   bool operator==(const Tree& other) const noexcept {
     return bounds_ == other.bounds_ && first_ == other.first_ && last_ == other.last_;
@@ -49,7 +49,7 @@ class Tree {
 
   ops::Leaves own() const noexcept {
     return leaves(own_, static_cast<int>(roots_.size()));
-  }                                                             // rows counted from the first at hand
+  }  // rows counted from the first at hand
   ops::Leaves all() const noexcept { return leaves(all_, 1); }  // rows of the whole batch
   const std::vector<TreeNode>& roots() const noexcept { return roots_; }
 

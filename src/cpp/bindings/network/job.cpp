@@ -232,23 +232,23 @@ py::object CompiledNetwork::Job::pass_pieces(Training<T>& typed) {
   if (!in_order) refuse("pieces must be cut in order, and x the rows of those at hand");
   network::Tree tree;
   tree.cut(count, first, last, [&](Index i) { return bound[i + 1] - bound[i]; });
-  tree.weigh([&](Index i) { return does[i] != 0; });
   Index size = 0;
   for (const Layer<T>& layer : typed.layers)
     for (const network::Parameter<T>* p : {&layer.weight, &layer.bias})
       if (!p->frozen) size += p->size;
-  if (extent(room, 1) != size || extent(room, 0) < static_cast<Index>(tree.roots().size()))
+  if (extent(room, 1) != size || extent(room, 0) < static_cast<Index>(tree.roots().size()))  // with fewer pieces as many or fewer
     refuse("room must have a number for each that is trained, and a row for each node");
-  std::vector<double> losses(static_cast<std::size_t>(tree.own().count));
+  std::vector<double> losses(static_cast<std::size_t>(last - first));
   ByPython<T> python{share, count, nullptr};
   const network::Exchange<T> exchange{ByPython<T>::call, &python};
   rule_.largest_loss = std::numeric_limits<double>::max();  // the trainer looks at the gradients of all
-  const network::Pieces<T> pieces{&tree, divisor, share.is_none() ? nullptr : &exchange, losses.data(), data_of<T>(room)};
+  const network::Pieces<T> pieces{&tree, does, divisor, share.is_none() ? nullptr : &exchange, losses.data(), data_of<T>(room)};
   const bool finite =
       unlocked(std::numeric_limits<double>::infinity(), [&] { return typed.runner.pieces(typed.layers, data_, rule_, pieces); });
   if (python.failed) std::rethrow_exception(python.failed);
   for (const auto& [dict, key, array] : net_.call_.entries) dict[key] = array;
   py::list own, nodes, moments;
+  losses.resize(static_cast<std::size_t>(tree.own().count));
   for (const double loss : losses) {
     if (!finite && !std::isfinite(loss)) return py::float_(loss);
     own.append(loss);
