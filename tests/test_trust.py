@@ -10,7 +10,7 @@ import pytest
 import fastnn
 from fastnn import data
 from trust import __main__ as trust
-from trust import bits, fuzz, kills, readers, soak, suites
+from trust import fuzz, kills, readers, soak, suites
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
 
@@ -141,12 +141,7 @@ def test_mixed_use(use):
 def test_bits(capsys):
     figures = figures_of(capsys, "bits", "--quick")
     assert figures["failed"] == []
-    assert all(len(found) == 1 for found in figures["digests"].values())
-
-
-def test_other_bits_are_found():
-    done = bits.run((1, 2), compute=lambda _: str(fastnn.get_num_threads()))
-    assert any("come to 2 results" in text for text in done["failed"])
+    assert figures["threads"] == [1, 16]
 
 
 # What pytest runs
