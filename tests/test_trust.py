@@ -183,3 +183,15 @@ def test_a_sanitized_run_needs_tests_and_success(monkeypatch):
     ]:
         monkeypatch.setattr(suites, "run", lambda *_, status=status, said=said, **__: (status, said, 1.0))
         assert suites.sanitized()["failed"] == failed
+
+
+def test_races_are_only_looked_for_where_a_planted_one_is_found(monkeypatch):
+    def run(command, **_):
+        return answers.pop(0) if "tests/trust/planted.py" in command else (0, "12 passed in 3 s", 1.0)
+
+    monkeypatch.setattr(suites, "run", run)
+    answers = [(0, "1 passed", 1.0), (1, "no compiler", 1.0), (1, "WARNING: ThreadSanitizer: data race", 1.0)]
+    for found in (False, False, True):
+        done = suites.races()
+        assert (done["failed"] == []) == found
+        assert found or "a planted race is not found" in done["failed"][0]
