@@ -1,8 +1,9 @@
 """The bits of trained networks, which any processor must agree on: python -m tests.bits.
 
 Each network is trained for a few steps on every instruction set of this processor, by teams of several sizes
-(`python -m tests.trust bits`: of 1 to 16 threads). All that fuse a multiply-add (AVX-512, AVX2, NEON) give one digest of the parameters, the baseline, which
-rounds twice, another, and both are compared with those that stand here. Weights and data are plain fractions:
+(`python -m tests.trust bits`: of 1 to 16 threads), and a few matrices are multiplied. All that fuse a
+multiply-add (AVX-512, AVX2, NEON) give one digest of the parameters or products, the baseline, which rounds
+twice, another, and both are compared with those that stand here. Weights and data are plain fractions:
 no function of a C library has touched them. What is left of it in training is the power in Adam's
 correction of its moments, which float32 rounds the differences of libraries away from.
 """

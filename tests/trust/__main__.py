@@ -35,7 +35,7 @@ COMMANDS = {  # name: (what it shows, how long it takes on two cores)
     ),
     "races": ("the tests of threads under ThreadSanitizer", "10 minutes"),
 }
-# Executions in a full run and in a quick one, and whether coverage, of our own code, is to guide some of them.
+# Executions in a full run and in a quick one, and whether coverage, of our own code, may guide some of them.
 RUNS = {
     "idx": (8_000_000, 20_000, True),
     "network.npz": (500_000, 400, True),
@@ -46,7 +46,7 @@ RUNS = {
     "onnx": (40_000, 200, False),
     "keras": (40_000, 200, False),
 }
-GUIDED = 0.01  # of the executions: they take some twenty times as long, and the others begin with what they find
+GUIDED = 0.01  # of the executions, which take longer; the others begin with what they find
 
 
 def fuzzed(name, runs, folder, *options):

@@ -1,8 +1,7 @@
 """Feeds a reader with what a mutation makes of good files: `python -m tests.trust readers` runs one of each.
 
 With --guided by coverage, by libFuzzer through the package atheris; otherwise by a mutation of our own, which
-knows nothing of the reader, but is some twenty times as fast: it begins with what guidance has left in the
-folder.
+knows nothing of the reader, but is fast, and begins with what guidance has left in the folder.
 """
 
 from __future__ import annotations

@@ -208,9 +208,9 @@ def archives(kind, suffix):
 
 
 def all_of(thing, drawn=True):
-    """Return what a network or a trainer is, with the bytes of its arrays; on demand without seeds of dropout.
+    """Return what a network or a trainer is, with the bytes of its arrays.
 
-    Of which a description may tell none: each reader then draws its own.
+    On demand without the seeds that dropout draws where a description tells none: each reader draws its own.
     """
     net = getattr(thing, "net", thing)
     what = [net.architecture()]
