@@ -43,8 +43,8 @@ def test_a_reader_accepts_its_seeds_and_refuses_some_of_what_becomes_of_them(nam
     seeds, read = readers.READERS[name]
     made = seeds()
     assert all(read(content) for content in made)
-    counted = fuzz.Counted(read)
-    fuzz.ours(counted, made, len(made) + 60, seed=1)
+    with fuzz.Counted(read) as counted:
+        fuzz.ours(counted, made, len(made) + 60, seed=1)
     assert counted.figures["accepted"] >= len(made)
     assert counted.figures["refused"] > 0
 
@@ -85,8 +85,8 @@ def test_a_reader_that_hangs_is_found(monkeypatch):
             pass
 
     monkeypatch.setattr(fuzz, "HANGS", 0.1)
-    with pytest.raises(AssertionError, match="takes more than"):
-        fuzz.Counted(hang)(b"")
+    with pytest.raises(AssertionError, match="takes more than"), fuzz.Counted(hang) as counted:
+        counted(b"")
 
 
 def test_sums_and_lengths_are_mended():
