@@ -13,6 +13,7 @@ from fastnn import _core
 
 # Starts a Python, behind a launcher where one is needed: FASTNN_TEST_LAUNCHER="qemu-aarch64 -L /sysroot".
 PYTHON = [*shlex.split(os.environ.get("FASTNN_TEST_LAUNCHER", "")), sys.executable]
+SMALLER = int(os.environ.get("FASTNN_TEST_SMALLER", "1"))  # where a sanitizer makes large work take a minute
 FUSING = [name for name in _core.isas_supported() if name != "baseline"]  # one rounding a multiply-add
 
 

@@ -109,7 +109,7 @@ def test_float_dtype():
     for good in ("float32", np.float32, "f4", np.dtype("float32")):
         assert _checks.float_dtype("d", good) == np.float32
     assert _checks.float_dtype("d", float) == np.float64
-    for bad in (None, "float16", int, "nonsense", 3, ">f8" if np.little_endian else "<f8"):
+    for bad in (None, "float16", int, "nonsense", ",float32", "(", 3, ">f8" if np.little_endian else "<f8"):
         with pytest.raises(TypeError, match=r"^d must be float32 or float64, got "):
             _checks.float_dtype("d", bad)
 

@@ -137,7 +137,10 @@ def test_a_trainer_of_all_threads_makes_whole_steps_or_none():
     seen = []
 
     def train():
-        return sum(not refused(lambda: shared.step(X, T)) for _ in range(50))
+        steps = 0
+        while steps < 10:  # somebody has it, and comes to an end
+            steps += not refused(lambda: shared.step(X, T))
+        return steps
 
     def read():
         for _ in range(50):
@@ -149,7 +152,6 @@ def test_a_trainer_of_all_threads_makes_whole_steps_or_none():
         alone.step(X, T)
         expected[step] = alone.predict(X)
     assert steps == shared.steps == shared.optimizer.step
-    assert steps > 0
     assert_same_bits(shared.net.state_dict(), alone.net.state_dict())
     possible = {y.tobytes() for y in expected.values()}
     assert all(y.tobytes() in possible for y in seen)

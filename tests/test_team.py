@@ -15,11 +15,13 @@ from threadpoolctl import threadpool_limits
 
 import fastnn
 from fastnn import _core
-from native import run_python
+from native import SMALLER, run_python
 from tolerances import assert_same_bits
 
 PROCESSORS = len(os.sched_getaffinity(0))
 SAY_LIMIT = "import fastnn; print(fastnn.get_num_threads(), fastnn.show_config()['limits'][0])"
+# FASTNN_TEST_PORTABLE says that the build asks nothing of Linux: not who may run where, nor what is loaded.
+linux = pytest.mark.skipif(bool(os.environ.get("FASTNN_TEST_PORTABLE")), reason="the build is a portable one")
 several_processors = pytest.mark.skipif(
     PROCESSORS < 2, reason="a limit is only seen on two processors or more"
 )
@@ -49,6 +51,7 @@ def openmp():
     return runtime
 
 
+@linux
 def test_runtimes_are_found_when_they_are_there(openmp):
     assert "libgomp.so.1" in ", ".join(fastnn.show_config()["openmp"])
     before = fastnn.get_num_threads()
@@ -57,6 +60,7 @@ def test_runtimes_are_found_when_they_are_there(openmp):
     assert fastnn.get_num_threads() == before
 
 
+@linux
 @several_processors
 def test_each_of_several_runtimes_is_obeyed(openmp, tmp_path):
     """As wheels bring them, each with a copy of its own under another name, before fastnn or after."""
@@ -82,6 +86,7 @@ def test_each_of_several_runtimes_is_obeyed(openmp, tmp_path):
     run_python(code, LD_PRELOAD="")
 
 
+@linux
 def test_a_list_and_nonsense_in_openmps_variable():
     assert run_python(SAY_LIMIT, OMP_NUM_THREADS="1,4").split()[0] == "1"
     most = run_python(SAY_LIMIT)
@@ -98,6 +103,7 @@ def test_openmps_variable():
     assert run_python(SAY_LIMIT, OMP_THREAD_LIMIT="1").strip() == "1 OpenMP 1"
 
 
+@linux
 @several_processors
 def test_affinity_as_it_is_at_the_moment():
     code = """
@@ -114,6 +120,7 @@ def test_affinity_as_it_is_at_the_moment():
     assert run_python(f"import os\nos.sched_setaffinity(0, {{{one}}})\n{SAY_LIMIT}").startswith("1 ")
 
 
+@linux
 @several_processors
 def test_threadpoolctl_at_any_moment_and_on_any_thread(openmp):
     before = fastnn.get_num_threads()
@@ -136,6 +143,7 @@ def test_threadpoolctl_at_any_moment_and_on_any_thread(openmp):
     assert fastnn.get_num_threads() == before
 
 
+@linux
 def test_threadpoolctl_around_the_first_use_does_not_last(openmp):
     code = """
         import ctypes
@@ -245,20 +253,21 @@ def trained(seed):
 
 
 def test_five_hundred_threads_that_step_at_once(forced):
+    count = 500 // SMALLER
     fastnn.set_num_threads(2)
     expected = [trained(seed) for seed in range(5)]
-    results, start = {}, threading.Barrier(500)
+    results, start = {}, threading.Barrier(count)
 
     def work(i):
         start.wait()
         results[i] = trained(i % 5)
 
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(500)]
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(count)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(300)
-    assert len(results) == 500
+    assert len(results) == count
     for i, result in results.items():
         assert_same_bits(result, expected[i % 5])
 
@@ -344,6 +353,7 @@ def test_signals_are_the_programs_own(forced):
 # Placement
 
 
+@linux
 @several_processors
 def test_members_do_not_share_a_processor(forced):
     """Made to begin on the caller's processor, workers take themselves off it."""

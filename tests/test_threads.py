@@ -10,7 +10,7 @@ import pytest
 
 import fastnn
 from fastnn import _core
-from native import run_python
+from native import SMALLER, run_python
 from tolerances import assert_same_bits
 
 
@@ -251,7 +251,8 @@ def test_reading_is_shared_and_writing_is_not():
 def test_a_writer_is_refused_while_another_thread_reads(call):
     net = fastnn.mlp([200, 800, 800, 3], seed=0)
     trainer = fastnn.Trainer(net, fastnn.SoftmaxCrossEntropy(), fastnn.SGD())
-    x, t, state = np.ones((6000, 200), np.float32), np.zeros(6000, int), net.state_dict()
+    rows = 6000 // SMALLER**2
+    x, t, state = np.ones((rows, 200), np.float32), np.zeros(rows, int), net.state_dict()
     y = net.predict(x)
     calls = {
         "step": lambda: trainer.step(x[:2], t[:2]),
@@ -332,7 +333,7 @@ def test_an_optimizer_in_two_threads_at_once():
 @pytest.mark.parametrize("kind", ["Affine", "BatchNorm"])
 def test_a_layer_in_two_threads_at_once(kind):
     """Passes that write to the layer are whole or refused."""
-    n = 1000
+    n = 1000 // SMALLER
     x = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
     layer = fastnn.BatchNorm.create(n) if kind == "BatchNorm" else fastnn.Affine.create(n, n, rng=0)
     layer.forward(x)
@@ -359,7 +360,7 @@ def test_a_layer_in_two_threads_at_once(kind):
 
 
 def test_the_gil_is_released_during_long_kernels():
-    a = np.ones((1500, 1500))
+    a = np.ones((1500 // SMALLER, 1500 // SMALLER))
     steps, done = 0, threading.Event()
 
     def work():

@@ -152,7 +152,7 @@ def float_dtype(name: str, value: Any) -> np.dtype[Any]:
     """Return `value` as a NumPy dtype; TypeError unless it is float32 or float64."""
     try:
         dtype: np.dtype[Any] = np.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # the last of ",float32", for NumPy a list of fields
         dtype = np.dtype(object)
     if value is None or dtype not in FLOATS:  # NumPy takes None for float64
         raise TypeError(f"{name} must be float32 or float64, got {shown(value)}")

@@ -35,7 +35,7 @@ COMMANDS = {  # name: (what it shows, how long it takes on two cores)
     ),
     "races": ("the tests of threads under ThreadSanitizer", "10 minutes"),
 }
-# Executions in a full run and in a quick one, and whether coverage, of our own code, is to guide them.
+# Executions in a full run and in a quick one, and whether coverage, of our own code, may guide some of them.
 RUNS = {
     "idx": (8_000_000, 20_000, True),
     "network.npz": (500_000, 400, True),
@@ -46,38 +46,49 @@ RUNS = {
     "onnx": (40_000, 200, False),
     "keras": (40_000, 200, False),
 }
+GUIDED = 0.01  # of the executions, which take longer; the others begin with what they find
 
 
-def read(runs, guided, only, minutes=None):
-    """Run each reader on its share of executions in a process of its own; return the figures."""
-    figures = {"executions": 0, "accepted": 0, "refused": 0, "engine": "atheris" if guided else "mutation"}
+def fuzzed(name, runs, folder, *options):
+    """Run a reader so often in a process of its own; return (its figures, what has failed)."""
+    told = Path(folder) / "figures.json"
+    told.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "tests.trust.fuzz", name, "--runs", runs, "--folder", folder]
+    child = subprocess.run(
+        list(map(str, [*command, "--figures", told, *options])),
+        cwd=HERE.parents[1],
+        env={**os.environ, "FASTNN_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    figures = json.loads(told.read_text()) if told.exists() else {}
+    return figures, [f"{name}: {child.stdout[-4000:]}"] if child.returncode else []
+
+
+def read(runs, guided, only, keep=None):
+    """Run each reader on its share of executions; return the figures."""
+    figures = {"executions": 0, "guided": 0, "accepted": 0, "refused": 0}
     failed, each, begun = [], {}, time.perf_counter()
     for name, n in runs.items():
         if only and name not in only:
             continue
-        own = {"executions": 0, "accepted": 0, "refused": 0}
+        own, one = dict.fromkeys(figures, 0), time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="fastnn-fuzz-") as folder:
-            told = Path(folder) / "figures.json"
-            command = [sys.executable, "-m", "tests.trust.fuzz", name, "--runs", n, "--folder", folder]
-            command += ["--figures", told, "--seconds", int(60 * minutes) if minutes else 0]
-            one = time.perf_counter()
-            child = subprocess.run(
-                [*map(str, command), *(["--guided"] if guided and RUNS[name][2] else [])],
-                cwd=HERE.parents[1],
-                env={**os.environ, "FASTNN_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-            own = (
-                json.loads(told.read_text())
-                if told.exists()
-                else {"executions": 0, "accepted": 0, "refused": 0}
-            )
-        if child.returncode:
-            failed.append(f"{name}: {child.stdout[-4000:]}")
-        elif not own["accepted"] or not own["refused"]:
+            if keep:
+                folder = Path(keep) / name
+                folder.mkdir(parents=True, exist_ok=True)
+            parts = [(n, ())]
+            if guided and RUNS[name][2]:
+                parts = [(max(1, round(GUIDED * n)), ("--guided",)), *parts]
+            for part, options in parts:
+                done, wrong = fuzzed(name, part - own["executions"], folder, *options)
+                failed += wrong
+                for key, value in done.items():
+                    own[key] += value
+                own["guided"] += done.get("executions", 0) if options else 0
+        if not failed and not (own["accepted"] and own["refused"]):
             failed.append(f"{name}: nothing was {'refused' if own['accepted'] else 'accepted'}")
         each[name] = {**own, "seconds": round(time.perf_counter() - one, 1)}
         print(f"{name}: {each[name]}", flush=True)
@@ -122,6 +133,9 @@ def parse(argv):
         "--share", type=float, default=1.0, metavar="X", help="of the executions; default: all 10 million"
     )
     options["readers"].add_argument(
+        "--keep", metavar="FOLDER", help="where what guidance finds stays, for the next run to begin with"
+    )
+    options["readers"].add_argument(
         "--unguided", action="store_true", help="by a mutation of our own, even where atheris is installed"
     )
     return parser.parse_args(argv)
@@ -139,7 +153,7 @@ def main(argv=None):
     elif args.command == "readers":
         guided = not quick and not args.unguided and find_spec("atheris") is not None
         runs = {name: n[1] if quick else max(1, round(n[0] * args.share)) for name, n in RUNS.items()}
-        figures = read(runs, guided, args.only)
+        figures = read(runs, guided, args.only, args.keep)
     elif args.command == "kills":
         from . import kills
 
@@ -149,9 +163,9 @@ def main(argv=None):
 
         figures = soak.run(0.1 if quick else args.minutes)
     elif args.command == "bits":
-        from . import bits
+        import bits
 
-        figures = bits.run((1, 2, 16), ("norm", "blocks in a block")) if quick else bits.run()
+        figures = bits.run((1, 2, 16), ("plain", "nested")) if quick else bits.run(range(1, 17))
     elif args.command == "sanitize":
         figures = suites.sanitized(
             args.tests, FASTNN_EXAMPLES=str(2 if quick else args.examples), ROUNDS="50" if quick else "2000"
