@@ -133,8 +133,8 @@ class Exchange(Sums):
     def fail(self, error: Exception) -> None:
         """Tell the others that this rank cannot go on."""
         self.told = True
-        if self.parallel._memory is not None and self.parallel._memory[1].is_shared:
-            self.parallel._memory[1].fail()
+        if self._memory is not None and self._memory.is_shared:
+            self._memory.fail()
         with suppress(RuntimeError):  # they do not listen
             self.parallel._share((error, None))
 
