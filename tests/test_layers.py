@@ -415,6 +415,7 @@ def test_activation_does_not_depend_on_position(isa, team, dtype, kind, n):
 TOO_LARGE = (25 * 2**10, 256)  # 26 MB of float32: stores go around the caches (ops/cost.h)
 
 
+@pytest.mark.parametrize("team", [1, 3], indirect=True)
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("kind", ["ReLU", "GELU", "Dropout", "BatchNorm"])
 def test_what_is_too_large_for_the_caches_gets_the_bits_of_its_pieces(isa, team, kind, shift):

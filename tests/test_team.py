@@ -410,7 +410,7 @@ def stress(request, system, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("work", "limit", "callers", "calls"), [(0, 4, 3, 500), (0, 7, 1, 500), (-1, 2, 2, 1000), (0, 2, 70, 30)]
+    ("work", "limit", "callers", "calls"), [(0, 4, 3, 150), (0, 7, 1, 200), (-1, 2, 2, 300), (0, 2, 70, 20)]
 )
 def test_every_piece_is_done_once(stress, work, limit, callers, calls):
     arguments = map(str, (work, limit, callers, calls))
