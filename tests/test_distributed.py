@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from distributed_ranks import CASES, data, trained, trainer_of
+from distributed_ranks import CASES, data, squares, trained, trainer_of
 from fastnn.distributed import DataParallel
 from native import PYTHON
 from tolerances import assert_same_bits
@@ -216,3 +216,15 @@ def test_weights_that_are_all_zero_are_refused_as_a_trainer_does():
     for step in (DataParallel(trainer_of("plain")).step, trainer_of("plain").step):
         with pytest.raises(ValueError, match="sample_weight must have a finite sum > 0, got 0"):
             step(x[:40], t[:40], np.zeros(40))
+
+
+def test_blocks_that_change_a_shape_are_refused_where_pieces_go_side_by_side():
+    affine = fastnn.Affine.create
+    block = fastnn.Residual(
+        [fastnn.BatchNorm.create(4), affine(4, 1, rng=0)]
+    )  # whose sum NumPy would broadcast
+    net = fastnn.Sequential([affine(12, 4, rng=1), block, affine(4, 5, rng=2)])
+    parallel = DataParallel(fastnn.Trainer(net, squares, fastnn.SGD(0.1)))
+    x, t = data("own")
+    with pytest.raises(ValueError, match="must keep the shape of x"):
+        parallel.step(x[:40], t[:40])

@@ -412,6 +412,21 @@ def test_activation_does_not_depend_on_position(isa, team, dtype, kind, n):
         assert_same_bits(alone.backward(dout[i : i + 1]), dx[i : i + 1])
 
 
+@pytest.mark.parametrize("width", [1, 5, 16, 63, 64, 130])
+@pytest.mark.parametrize("first_row", [0, 1, 7, 64])
+def test_dropout_of_a_part_has_the_masks_of_the_whole(isa, width, first_row, dtype):
+    x = normal((90, width), dtype, 0) + 9
+    whole = ref.Dropout(0.4, seed=5)
+    y = whole.forward(x)[first_row : first_row + 20]
+    for library in (fastnn, ref):
+        part = library.Dropout(0.4, seed=5)
+        part.first_row = first_row
+        rows = x[first_row : first_row + 20]
+        assert_same_bits(part.forward(rows), y)
+        assert_same_bits(part.mask, whole.mask[first_row : first_row + 20])
+        assert_same_bits(part.backward(rows), y)
+
+
 TOO_LARGE = (25 * 2**10, 256)  # 26 MB of float32: stores go around the caches (ops/cost.h)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._exchange import along_tree, moments_of
-from .reference.layers import Residual, each_layer
+from .reference.layers import Residual, each_layer, flattened
 from .reference.network import RUNNING, _without_grads, dropouts_among
 
 if TYPE_CHECKING:
@@ -35,11 +35,8 @@ class Lockstep:
         self.numbers = [piece for piece, *_ in pieces]
         layers = [tuple(map(_without_grads, trainer.net.layers)) for _ in pieces]
         for own, (piece, *_) in zip(layers, pieces, strict=True):
-            for i, dropout in dropouts_among([layer for _, layer in each_layer(own)]):
-                dropout.stream, dropout.first_row = i, sums.first_rows[piece]
-                dropout.step = trainer.steps
-                if not getattr(dropout, "seeded", True):
-                    dropout.seed = trainer.seed
+            every = [layer for _, layer in each_layer(own)]
+            trainer._place_masks(dropouts_among(every), *sums.place(piece))
         outputs = self._forward(layers, [x for _, x, *_ in pieces])
         gradients, losses = [], []
         for y, (_, _, t, weight, share) in zip(outputs, pieces, strict=True):
@@ -62,7 +59,7 @@ class Lockstep:
         for same in zip(*layers, strict=True):
             if isinstance(same[0], Residual):
                 inner = self._forward([block.layers for block in same], xs)
-                xs = [x + y for x, y in zip(xs, inner, strict=True)]
+                xs = [block._added(x, y) for block, x, y in zip(same, xs, inner, strict=True)]
             elif hasattr(same[0], RUNNING[0]):
                 xs = self._normalize(same, xs)
             else:
@@ -83,7 +80,7 @@ class Lockstep:
     def _normalize(self, same: tuple[Any, ...], xs: list[Array]) -> list[Array]:
         gamma, beta = same[0].params["gamma"], same[0].params["beta"]
         shapes = [x.shape for x in xs]
-        rows = [np.asarray(x, gamma.dtype).reshape(len(x), gamma.size) for x in xs]
+        rows = [flattened(np.asarray(x, gamma.dtype), gamma.size) for x in xs]
         by_piece = np.zeros((len(self.rows), 2 * gamma.size), gamma.dtype)
         for piece, x in zip(self.numbers, rows, strict=True):
             mean = by_piece[piece, : gamma.size] = x.mean(axis=0)

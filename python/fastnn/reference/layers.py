@@ -970,9 +970,14 @@ class Residual(Layer):
         y = x
         for layer in self.layers:
             y = layer.forward(y, train)
+        self._saved = x.shape, y.dtype
+        return self._added(x, y)
+
+    @staticmethod
+    def _added(x: Array, y: Array) -> Array:
+        """Return the input of the block plus what its layers have made of it."""
         if y.shape != x.shape:
             raise ValueError(f"the layers of a Residual must keep the shape of x, {x.shape}, got {y.shape}")
-        self._saved = x.shape, y.dtype
         return np.asarray(x + y)
 
     def backward(self, dout: Any) -> Array:

@@ -205,12 +205,7 @@ class Trainer:
             for part, x, t, sample_weight, share in parts:
                 if share == 0:
                     continue
-                stream, first_row = sums.place(part)
-                for i, dropout in self._dropouts:
-                    dropout.stream, dropout.first_row = i + stream, first_row
-                    dropout.step = self.steps
-                    if not getattr(dropout, "seeded", True):
-                        dropout.seed = self.seed
+                self._place_masks(self._dropouts, *sums.place(part))
                 y = self.net.forward(x, True)
                 loss, dout = self._loss_and_gradient(y, t, sample_weight, share)
                 getattr(self.net, "backward_params", self.net.backward)(dout)
@@ -248,6 +243,14 @@ class Trainer:
             for (_, dropout), (_, of_average) in zip(self._dropouts, averaged, strict=False):
                 of_average.step = dropout.step
         return loss
+
+    def _place_masks(self, dropouts: Iterable[tuple[int, Any]], stream: int, first_row: int) -> None:
+        """Have layers of dropout, by their places, draw the masks of this step for rows from the first on."""
+        for i, dropout in dropouts:
+            dropout.stream, dropout.first_row = i + stream, first_row
+            dropout.step = self.steps
+            if not getattr(dropout, "seeded", True):
+                dropout.seed = self.seed
 
     @property
     def _criterion(self) -> Any:

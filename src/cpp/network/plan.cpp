@@ -630,39 +630,59 @@ void Plan<T>::rows_gradient(const Node& node, const T* x, Range rows, T* dx) con
   }
 }
 
+template <class T>
+template <class F>
+void Plan<T>::make_sums(Team& team, const Node& node, const Batch<T>& batch, F&& of_piece) noexcept {
+  const Tree& tree = *batch.tree;
+  const Index cols = node.layer.out;
+  const T* x = input(node, batch);
+  team.each(cols, kColumns, kColumnsEach, [&](Index begin, Index end) {
+    for (Index p = tree.first(); p < tree.last(); ++p) {
+      const Index row = tree.begin(p) - tree.begin(tree.first());
+      ops::NormColumns<T> piece = columns(node, x + row * cols, begin, end);
+      piece.rows = tree.begin(p + 1) - tree.begin(p);
+      if (piece.rows) of_piece(piece, row, node.by_piece + p * 2 * cols);
+    }
+  });
+  if (batch.exchange) batch.exchange->share(batch.exchange->context, node.by_piece, 2 * cols);
+}
+
+template <class T>
+template <class F>
+void Plan<T>::add_sums(const Node& node, const Tree& tree, Range columns, F&& merge) const noexcept {
+  const Index cols = node.layer.out, begin = columns.begin, n = columns.end - begin;
+  const auto room = [&](int i) { return node.rooms + i * 2 * cols + begin; };
+  Index rows[64];  // that have gone into each room: a tree of more levels there is not
+  ops::add_up(
+      tree.all(),
+      [&](const ops::Leaf& leaf, int to) {
+        rows[to] = leaf.end - leaf.begin;
+        for (Index part : {Index{0}, cols}) std::copy_n(node.by_piece + leaf.piece * 2 * cols + part + begin, n, room(to) + part);
+      },
+      [&](int left, int right) {
+        merge(room(left), room(right), rows[left], rows[right]);
+        rows[left] += rows[right];
+      });
+}
+
 // Batch normalization of pieces, by the statistics of all of the batch's.
 template <class T>
 void Plan<T>::normalize_pieces(Team& team, const Node& node, const Pass& pass) noexcept {
   const Layer<T>& layer = node.layer;
   const Tree& tree = *pass.batch.tree;
-  const Index cols = layer.out, origin = tree.begin(tree.first());
-  const T* x = input(node, pass.batch);
-  team.each(cols, kColumns, kColumnsEach, [&](Index begin, Index end) {
-    for (Index p = tree.first(); p < tree.last(); ++p) {
-      const Index row = tree.begin(p) - origin, rows = tree.begin(p + 1) - tree.begin(p);
-      T* const own = node.by_piece + p * 2 * cols;
-      if (rows) ops::moments<T>({rows, begin, end, x + row * cols, cols, own, nullptr, own + cols, layer.eps});
-    }
+  const Index cols = layer.out, all = tree.begin(tree.count());
+  make_sums(team, node, pass.batch, [&](ops::NormColumns<T> piece, Index, T* to) {
+    piece.mean = to;
+    piece.var = to + cols;
+    ops::moments(piece);
   });
-  if (pass.batch.exchange) pass.batch.exchange->share(pass.batch.exchange->context, node.by_piece, 2 * cols);
   team.each(cols, kColumns, kColumnsEach, [&](Index begin, Index end) {
-    Index counts[64];
-    const auto room = [&](int i) { return node.rooms + i * 2 * cols + begin; };
-    ops::add_up(
-        tree.all(),
-        [&](const ops::Leaf& leaf, int to) {
-          counts[to] = leaf.end - leaf.begin;
-          for (Index part : {Index{0}, cols})
-            std::copy_n(node.by_piece + leaf.piece * 2 * cols + part + begin, end - begin, room(to) + part);
-        },
-        [&](int left, int right) {
-          ops::merge_moments(counts[left], counts[right], end - begin, room(left), room(left) + cols, room(right),
-                             room(right) + cols);
-          counts[left] += counts[right];
-        });
-    std::copy_n(room(0), end - begin, node.mean + begin);
-    for (Index j = begin; j < end; ++j) node.var[j] = node.rooms[cols + j] / static_cast<T>(counts[0]);
-    ops::normalize_by_moments(columns(node, x, begin, end), layer.weight.p, layer.bias.p, node.y);
+    add_sums(node, tree, {begin, end}, [&](T* left, const T* right, Index rows, Index others) {
+      ops::merge_moments(rows, others, end - begin, left, left + cols, right, right + cols);
+    });
+    std::copy(node.rooms + begin, node.rooms + end, node.mean + begin);
+    for (Index j = begin; j < end; ++j) node.var[j] = node.rooms[cols + j] / static_cast<T>(all);
+    ops::normalize_by_moments(columns(node, input(node, pass.batch), begin, end), layer.weight.p, layer.bias.p, node.y);
   });
 }
 
@@ -670,31 +690,16 @@ template <class T>
 void Plan<T>::pieces_gradient(Team& team, const Node& node, const Pass& pass, T* dx) noexcept {
   const Layer<T>& layer = node.layer;
   const Tree& tree = *pass.batch.tree;
-  const Index cols = layer.out, origin = tree.begin(tree.first());
-  const T* x = input(node, pass.batch);
-  team.each(cols, kColumns, kColumnsEach, [&](Index begin, Index end) {
-    for (Index p = tree.first(); p < tree.last(); ++p) {
-      const Index row = tree.begin(p) - origin, rows = tree.begin(p + 1) - tree.begin(p);
-      T* const own = node.by_piece + p * 2 * cols;
-      if (rows)
-        ops::normalize_gradient<T>({rows, begin, end, x + row * cols, cols, node.mean, node.rstd, node.var, layer.eps},
-                                   layer.weight.p, node.dy + row * cols, own, own + cols, static_cast<T*>(nullptr));
-    }
+  const Index cols = layer.out, all = tree.begin(tree.count());
+  make_sums(team, node, pass.batch, [&](const ops::NormColumns<T>& piece, Index row, T* to) {
+    ops::normalize_gradient(piece, layer.weight.p, node.dy + row * cols, to, to + cols, static_cast<T*>(nullptr));
   });
-  if (pass.batch.exchange) pass.batch.exchange->share(pass.batch.exchange->context, node.by_piece, 2 * cols);
   if (!dx) return;
   team.each(cols, kColumns, kColumnsEach, [&](Index begin, Index end) {
-    const auto room = [&](int i) { return node.rooms + i * 2 * cols + begin; };
-    ops::add_up(
-        tree.all(),
-        [&](const ops::Leaf& leaf, int to) {
-          for (Index part : {Index{0}, cols})
-            std::copy_n(node.by_piece + leaf.piece * 2 * cols + part + begin, end - begin, room(to) + part);
-        },
-        [&](int left, int right) {
-          for (Index part : {Index{0}, cols}) ops::add_run(room(left) + part, room(right) + part, end - begin, room(left) + part);
-        });
-    ops::normalize_gradient_by_sums(columns(node, x, begin, end), tree.begin(tree.count()), layer.weight.p, node.rooms,
+    add_sums(node, tree, {begin, end}, [&](T* left, const T* right, Index, Index) {
+      for (Index part : {Index{0}, cols}) ops::add_run(left + part, right + part, end - begin, left + part);
+    });
+    ops::normalize_gradient_by_sums(columns(node, input(node, pass.batch), begin, end), all, layer.weight.p, node.rooms,
                                     node.rooms + cols, node.dy, dx);
   });
 }

@@ -177,6 +177,12 @@ class Plan {
   void with_part(const Op& op, const Pass& pass, F&& f) noexcept;
   RowNorm<T> rows_to_normalize(const Node& node, const T* x, Range rows) const noexcept;
   void rows_gradient(const Node& node, const T* x, Range rows, T* dx) const noexcept;
+  // of_piece(its columns, its first row, what they come to) for the pieces at hand; then all processes have what all come to.
+  template <class F>
+  void make_sums(Team& team, const Node& node, const Batch<T>& batch, F&& of_piece) noexcept;
+  // Adds up columns [begin, end) of these along the tree, to the first room: merge(left, right, rows of each).
+  template <class F>
+  void add_sums(const Node& node, const Tree& tree, Range columns, F&& merge) const noexcept;
   void normalize_pieces(Team& team, const Node& node, const Pass& pass) noexcept;
   void pieces_gradient(Team& team, const Node& node, const Pass& pass, T* dx) noexcept;
   void loss(const Pass& pass, Range rows) noexcept;

@@ -33,7 +33,7 @@ struct Done {
   double loss;           // of that step
 };
 
-// Where the first of so many pieces, and so on, of n rows begin: none is empty but the last.
+// Where the first of so many pieces, and so on, of n rows begin: only the last are empty, if there are fewer rows.
 constexpr Index begin_of_piece(Index piece, Index pieces, Index n) {
   const Index whole = pieces < n ? pieces : n;
   return n * (piece < whole ? piece : whole) / whole;
