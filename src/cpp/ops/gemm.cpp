@@ -559,8 +559,8 @@ void gemm_piece(const Gemm<T>& given, const GemmPlan& plan, const GemmCut& cut, 
 
 namespace {
 
-// A part of C that is added up at once: its rooms stay near. With 16384 numbers a step of 784-512-512-10 in 8 pieces takes 1.05 and
-// 1.08 times as long as without (one thread, two), with 8192 1.04 and 1.03 (Emerald Rapids).
+// A part of C that is added up at once: its rooms stay near. With 16384 numbers a step of 784-512-512-10 in 8 pieces takes 1.05
+// and 1.08 times as long as without (one thread, two), with 8192 1.04 and 1.03 (Emerald Rapids).
 constexpr Index kTreeColumns = 512, kTreeNumbers = 8192;
 template <class T>
 Index tree_part_rows(Index cols) {
